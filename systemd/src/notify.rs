@@ -1,0 +1,56 @@
+//! Readiness, status and watchdog messages to the service manager.
+//!
+//! Without `NOTIFY_SOCKET` every function here does nothing. A message that cannot be delivered is
+//! logged and forgotten: a daemon does not stop serving because nobody listens to its status.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// Says that the daemon can serve now, and in one line how it is.
+pub fn ready(text: &str) {
+    send(&[NotifyState::Ready, NotifyState::Status(&one_line(text))]);
+}
+
+/// Says in one line how the daemon is, as `systemctl status` shows it.
+pub fn status(text: &str) {
+    send(&[NotifyState::Status(&one_line(text))]);
+}
+
+/// Says that the daemon is on its way out.
+pub fn stopping() {
+    send(&[NotifyState::Stopping]);
+}
+
+/// How often [`ping`] is wanted, if the unit sets `WatchdogSec=`: half of it, so that one late
+/// ping does not kill the daemon.
+pub fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|deadline| deadline / 2)
+}
+
+/// Says that the daemon's work goes on. To be called from the loop whose standstill ought to
+/// restart the daemon, and from nowhere else.
+pub fn ping() {
+    send(&[NotifyState::Watchdog]);
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot reach the service manager over NOTIFY_SOCKET");
+    }
+}
+
+/// A message is a list of lines: a newline inside a status would start another assignment.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_cannot_carry_another_assignment() {
+        assert_eq!(one_line("token gone\nREADY=1\r\0"), "token gone READY=1  ");
+    }
+}
