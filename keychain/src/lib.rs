@@ -27,6 +27,8 @@
 pub mod cesr;
 // pub mod chain;
 // pub mod endorsement;
+#[cfg(feature = "directory")]
+pub mod directory;
 pub mod error;
 pub mod json;
 pub mod key;

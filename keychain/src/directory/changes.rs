@@ -1,0 +1,178 @@
+//! What changes in the directory, as it changes: the server pushes the names of changed keys.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Client, PushInfo, PushKind, RedisResult, Value};
+use tokio::sync::mpsc::{self, Receiver};
+use tokio::time::{sleep, timeout};
+
+use super::lane::config;
+
+/// The most changes handed over at once.
+pub const BATCH_MAX: usize = 1024;
+/// Pushes that wait for a consumer that is busy. Beyond it the consumer reads everything again, which costs
+/// less than the memory would.
+const PUSHES_MAX: usize = 4096;
+/// Silence after which the connection is tried: a peer that vanished without a word is noticed this much later.
+const SILENCE: Duration = Duration::from_secs(2);
+/// The first and the longest pause between attempts to reconnect.
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+const PAUSE_LONGEST: Duration = Duration::from_millis(500);
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Everything is gone (`FLUSHALL` or `FLUSHDB`).
+    Flushed,
+    /// The entry of this name was written, deleted or expired, in one of the databases: the server does not
+    /// say in which. The name has the form of a public key or of a digest; it is not otherwise checked.
+    Key(String),
+    /// Changes may have been missed: a connection was made (the first one too), or the consumer was slow.
+    /// Read everything again.
+    Reconnected,
+}
+
+/// The changes, in order, for ever: it reconnects by itself, at once and then with growing pauses. A
+/// consumer that sees an outage nowhere else asks [`ping`](super::Directory::ping).
+///
+/// It holds one connection of its own (`HELLO 3`, `CLIENT TRACKING ON BCAST`). Nothing runs while it is not
+/// polled but the reading of that connection.
+pub struct Changes {
+    client: Client,
+    feed: Option<Feed>,
+    waiting: VecDeque<Change>,
+    pause: Duration,
+}
+
+impl Changes {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, feed: None, waiting: VecDeque::new(), pause: PAUSE_FIRST }
+    }
+
+    /// The next change. Dropping the future before it is ready loses nothing.
+    pub async fn next(&mut self) -> Change {
+        loop {
+            if let Some(change) = self.waiting.pop_front() {
+                return change;
+            }
+            match &mut self.feed {
+                Some(feed) => match feed.wait().await {
+                    Some(push) => self.take(push),
+                    None => self.feed = None,
+                },
+                None => self.reconnect().await,
+            }
+            self.note_overflow();
+        }
+    }
+
+    /// The next change with all that are already here, at most [`BATCH_MAX`], each once. Dropping the
+    /// future before it is ready loses nothing.
+    pub async fn batch(&mut self) -> BTreeSet<Change> {
+        let mut batch = BTreeSet::from([self.next().await]);
+        while batch.len() < BATCH_MAX {
+            if let Some(change) = self.waiting.pop_front() {
+                batch.insert(change);
+            } else if let Some(push) = self.feed.as_mut().and_then(|feed| feed.pushes.try_recv().ok()) {
+                self.take(push);
+            } else {
+                break;
+            }
+        }
+        batch
+    }
+
+    async fn reconnect(&mut self) {
+        match Feed::open(&self.client).await {
+            Ok(feed) => {
+                self.feed = Some(feed);
+                self.pause = PAUSE_FIRST;
+                self.waiting.push_back(Change::Reconnected);
+            }
+            Err(_down) => {
+                sleep(self.pause).await;
+                self.pause = self.pause.saturating_mul(2).min(PAUSE_LONGEST);
+            }
+        }
+    }
+
+    fn take(&mut self, push: PushInfo) {
+        match push.kind {
+            PushKind::Disconnection => self.feed = None,
+            PushKind::Invalidate => self.waiting.extend(push.data.into_iter().flat_map(changes_of)),
+            _ => {}
+        }
+    }
+
+    fn note_overflow(&mut self) {
+        if self.feed.as_ref().is_some_and(|feed| feed.overflowed.swap(false, Ordering::Relaxed)) {
+            self.waiting.push_back(Change::Reconnected);
+        }
+    }
+}
+
+/// Prints no address: it may hold a password.
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Changes").field("waiting", &self.waiting.len()).finish_non_exhaustive()
+    }
+}
+
+/// A connection that tracks changes.
+struct Feed {
+    connection: MultiplexedConnection,
+    pushes: Receiver<PushInfo>,
+    overflowed: Arc<AtomicBool>,
+}
+
+impl Feed {
+    async fn open(client: &Client) -> RedisResult<Self> {
+        let (sender, pushes) = mpsc::channel(PUSHES_MAX);
+        let overflowed = Arc::new(AtomicBool::new(false));
+        let full = Arc::clone(&overflowed);
+        let push =
+            move |push: PushInfo| sender.try_send(push).inspect_err(|_| full.store(true, Ordering::Relaxed));
+        let config = config().set_push_sender(push);
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        redis::cmd("CLIENT")
+            .arg(&["TRACKING", "ON", "BCAST", "PREFIX", "1AAI", "PREFIX", "E"])
+            .exec_async(&mut connection)
+            .await?;
+        Ok(Self { connection, pushes, overflowed })
+    }
+
+    /// The next push, or nothing if the connection is dead.
+    async fn wait(&mut self) -> Option<PushInfo> {
+        loop {
+            match timeout(SILENCE, self.pushes.recv()).await {
+                Ok(push) => return push,
+                Err(_silence) => redis::cmd("PING").exec_async(&mut self.connection).await.ok()?,
+            }
+        }
+    }
+}
+
+/// The changes in one part of a push: an array of names, or null for a flush.
+fn changes_of(part: Value) -> Vec<Change> {
+    match part {
+        Value::Nil => vec![Change::Flushed],
+        Value::Array(names) => names.into_iter().filter_map(name).map(Change::Key).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A name of the directory's, by lead and length; others share the prefix by accident or malice.
+fn name(value: Value) -> Option<String> {
+    let Value::BulkString(bytes) = value else { return None };
+    let named = match bytes.len() {
+        44 => bytes.starts_with(b"E"),
+        48 => bytes.starts_with(b"1AAI"),
+        _ => false,
+    };
+    named.then(|| String::from_utf8(bytes).ok()).flatten()
+}

@@ -1,0 +1,61 @@
+//! What can go wrong with the directory.
+
+use thiserror::Error as ThisError;
+
+/// Why a call on the directory failed. None of these says that a key is bad: they say that it cannot be
+/// known now.
+#[derive(Debug, ThisError)]
+pub enum Error {
+    /// The address of the directory cannot be one. The address itself is not repeated: it may hold a password.
+    #[error("the directory's address is no `redis://`, `rediss://` or `unix://` URL: correct it")]
+    Address(#[source] Cause),
+    /// A whole read met more entries than any deployment has; somebody is filling the directory.
+    #[error("the directory holds more than {most} entries of one kind: remove what does not belong there")]
+    Full {
+        /// The most entries that are read.
+        most: usize,
+    },
+    /// The directory did not answer in time.
+    #[error(
+        "cannot {operation}: the directory did not answer in time, check that it runs and is not overloaded"
+    )]
+    Slow {
+        /// What was being done.
+        operation: &'static str,
+    },
+    /// The directory could not be reached, or refused.
+    #[error("cannot {operation}: the directory failed, check that it runs and lets this service in")]
+    Unavailable {
+        /// What was being done.
+        operation: &'static str,
+        /// What the directory or the network said.
+        #[source]
+        cause: Cause,
+    },
+    /// An entry is no text, or longer than any that belongs there.
+    #[error("entry `{name}` of the directory is no text of at most {most} bytes: remove it")]
+    Unreadable {
+        /// The entry's name.
+        name: String,
+        /// The longest text that is carried, in bytes.
+        most: usize,
+    },
+}
+
+/// What the directory or the network said.
+#[derive(Debug, ThisError)]
+#[error(transparent)]
+pub struct Cause(redis::RedisError);
+
+impl Error {
+    pub(super) fn address(error: redis::RedisError) -> Self {
+        Self::Address(Cause(error))
+    }
+
+    pub(super) fn failed(operation: &'static str, error: redis::RedisError) -> Self {
+        if error.is_timeout() {
+            return Self::Slow { operation };
+        }
+        Self::Unavailable { operation, cause: Cause(error) }
+    }
+}

@@ -1,0 +1,222 @@
+//! The key directory: a client for the Redis databases that services share
+//! ([PROTOCOL.md#directory](../../PROTOCOL.md#directory)).
+//!
+//! What it is: names, databases, expiry and bounds, in one place, for whoever publishes or reads.
+//!
+//! What it is not: a judge. It carries texts; an endorsement or an event read here proves nothing until the
+//! caller has verified it. It is the only part of this crate that does IO, and nothing else here imports it.
+//!
+//! Invariants:
+//! - every call ends within [`CALL_DEADLINE`] ([`SCAN_DEADLINE`] where a whole database is read);
+//! - no value longer than [`VALUE_MAX`] and no foreign name crosses the wire: the server cuts and filters;
+//! - every call may be repeated: a call whose connection broke is tried once more on a new one.
+//!
+//! It needs Redis 7 or later (`PEXPIRE … GT`) and no configuration of the server.
+
+mod changes;
+mod error;
+mod lane;
+mod read;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Client, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
+
+use crate::cesr::{Digest, PublicKey};
+
+pub use changes::{BATCH_MAX, Change, Changes};
+pub use error::{Cause, Error};
+use lane::Lane;
+pub use lane::{CALL_DEADLINE, CONNECT_DEADLINE, REPLY_DEADLINE};
+pub use read::{ENTRIES_MAX, NAMES_PER_PAGE, REVOKED_MAX, SCAN_DEADLINE, VALUE_MAX};
+
+/// A directory of endorsements, chosen by what the endorsed key signs
+/// ([PROTOCOL.md#directory](../../PROTOCOL.md#directory)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Db {
+    /// Database 0: keys that sign access tokens.
+    Access,
+    /// Database 1: keys that sign responses.
+    Response,
+}
+
+/// A handle on the key directory. Clones share their connections; each database gets its own when it is
+/// first used. Opening one does not connect: a daemon may start while the directory is down.
+#[derive(Clone)]
+pub struct Directory {
+    lanes: Arc<Lanes>,
+}
+
+impl Directory {
+    /// Takes the address, `redis://[user:password@]host:port`, `rediss://…` for TLS, or
+    /// `unix:///path/to/socket`, without connecting to it.
+    pub fn connect(url: &str) -> Result<Self, Error> {
+        let info = url.into_connection_info().map_err(Error::address)?;
+        let open = |settings: RedisConnectionInfo| {
+            Client::open(info.clone().set_redis_settings(settings)).map_err(Error::address)
+        };
+        let lane = |database: i64| {
+            let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
+            open(settings.set_db(database)).map(Lane::new)
+        };
+        let lanes = Lanes {
+            access: lane(0)?,
+            response: lane(1)?,
+            spent: lane(2)?,
+            revoked: lane(3)?,
+            chain: lane(4)?,
+            // Pushes need RESP3, and come for every database whichever this one is.
+            feed: open(info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_db(4))?,
+        };
+        Ok(Self { lanes: Arc::new(lanes) })
+    }
+
+    /// Whether the directory answers.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.lanes.chain.run("ping", redis::pipe().cmd("PING").ignore()).await
+    }
+
+    /// Publishes an endorsement, as it stands, under the key that it endorses. It disappears after `ttl`.
+    pub async fn publish(&self, db: Db, key: &PublicKey, text: &str, ttl: Duration) -> Result<(), Error> {
+        read::bounded(&key.to_string(), text)?;
+        let mut set = redis::pipe();
+        set.cmd("SET").arg(key.to_string()).arg(text).arg("PX").arg(millis(ttl)).ignore();
+        self.endorsements(db).run("publish an endorsement", &set).await
+    }
+
+    /// Takes an endorsement out of the directory, as when its key is done with.
+    pub async fn withdraw(&self, db: Db, key: &PublicKey) -> Result<(), Error> {
+        let mut delete = redis::pipe();
+        delete.cmd("DEL").arg(key.to_string()).ignore();
+        self.endorsements(db).run("withdraw an endorsement", &delete).await
+    }
+
+    /// The endorsement of one key, unverified.
+    pub async fn endorsement(&self, db: Db, key: &PublicKey) -> Result<Option<String>, Error> {
+        read::one(self.endorsements(db), "read an endorsement", &key.to_string()).await
+    }
+
+    /// Every response key with its endorsement, unverified, sorted by key. An entry that cannot be one (too
+    /// long, not text, another name) is left out: it must not hide the others.
+    pub async fn all_response(&self) -> Result<Vec<(String, String)>, Error> {
+        read::all(&self.lanes.response, "read all endorsements", read::Name::Key).await
+    }
+
+    /// Publishes one event of the HSM chain, for good, under its id.
+    pub async fn publish_event(&self, id: &Digest, text: &str) -> Result<(), Error> {
+        read::bounded(&id.to_string(), text)?;
+        let mut set = redis::pipe();
+        set.cmd("SET").arg(id.to_string()).arg(text).ignore();
+        self.lanes.chain.run("publish an event", &set).await
+    }
+
+    /// Takes one event out of the directory: public verifiers fail on a chain that shows a branch that did
+    /// not survive ([PROTOCOL.md#contested](../../PROTOCOL.md#contested)).
+    pub async fn withdraw_event(&self, id: &Digest) -> Result<(), Error> {
+        let mut delete = redis::pipe();
+        delete.cmd("DEL").arg(id.to_string()).ignore();
+        self.lanes.chain.run("withdraw an event", &delete).await
+    }
+
+    /// One published event, unverified.
+    pub async fn event(&self, id: &Digest) -> Result<Option<String>, Error> {
+        read::one(&self.lanes.chain, "read an event", &id.to_string()).await
+    }
+
+    /// Every published event, unverified, in no order that means anything. Unreadable entries are left out.
+    pub async fn events(&self) -> Result<Vec<String>, Error> {
+        let entries = read::all(&self.lanes.chain, "read all events", read::Name::Digest).await?;
+        Ok(entries.into_iter().map(|(_, text)| text).collect())
+    }
+
+    /// Reserves the digest of a revealed access key for one request. True if this request holds it, whether
+    /// by this call or by an earlier one; false if another request does.
+    pub async fn reserve(&self, key: &Digest, request: &Digest, ttl: Duration) -> Result<bool, Error> {
+        let (key, request) = (key.to_string(), request.to_string());
+        let mut reserve = redis::pipe();
+        reserve.cmd("SET").arg(&key).arg(&request).arg("NX").arg("PX").arg(millis(ttl)).ignore();
+        reserve.cmd("GET").arg(&key);
+        let (holder,): (Option<String>,) = self.lanes.spent.run("reserve an access key", &reserve).await?;
+        Ok(holder.as_deref() == Some(request.as_str()))
+    }
+
+    /// Denies a device or an identity to every edge: for `ttl`, or until lifted if there is none. A shorter
+    /// denial never cuts a longer one short.
+    pub async fn revoke(&self, who: &Digest, ttl: Option<Duration>) -> Result<(), Error> {
+        let who = who.to_string();
+        let mut set = redis::pipe();
+        if let Some(ttl) = ttl {
+            // In this order no expiry can fall between the two: what PEXPIRE finds, it leaves at `ttl` or more.
+            set.cmd("PEXPIRE").arg(&who).arg(millis(ttl)).arg("GT").ignore();
+            set.cmd("SET").arg(&who).arg(DENIED).arg("NX").arg("PX").arg(millis(ttl)).ignore();
+        } else {
+            set.cmd("SET").arg(&who).arg(DENIED).ignore();
+        }
+        self.lanes.revoked.run("revoke", &set).await
+    }
+
+    /// Ends a denial.
+    pub async fn lift(&self, who: &Digest) -> Result<(), Error> {
+        let mut delete = redis::pipe();
+        delete.cmd("DEL").arg(who.to_string()).ignore();
+        self.lanes.revoked.run("lift a revocation", &delete).await
+    }
+
+    /// Which of these devices and identities are denied, in their order.
+    pub async fn revoked(&self, who: &[Digest]) -> Result<Vec<bool>, Error> {
+        let mut found = Vec::with_capacity(who.len());
+        for page in who.chunks(NAMES_PER_PAGE) {
+            let mut exists = redis::pipe();
+            for one in page {
+                exists.cmd("EXISTS").arg(one.to_string());
+            }
+            let answers: Vec<bool> = self.lanes.revoked.run("look up revocations", &exists).await?;
+            found.extend(answers);
+        }
+        Ok(found)
+    }
+
+    /// Every denied device and identity, sorted.
+    pub async fn all_revoked(&self) -> Result<Vec<Digest>, Error> {
+        let names = read::names(&self.lanes.revoked, "read all revocations", REVOKED_MAX).await?;
+        Ok(names.iter().filter_map(|name| Digest::parse(name).ok()).collect())
+    }
+
+    /// What changes in the directory from now on, whoever changes it, expiries included.
+    pub fn changes(&self) -> Changes {
+        Changes::new(self.lanes.feed.clone())
+    }
+
+    fn endorsements(&self, db: Db) -> &Lane {
+        match db {
+            Db::Access => &self.lanes.access,
+            Db::Response => &self.lanes.response,
+        }
+    }
+}
+
+/// Prints no address: it may hold a password.
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Directory")
+    }
+}
+
+struct Lanes {
+    access: Lane,
+    response: Lane,
+    spent: Lane,
+    revoked: Lane,
+    chain: Lane,
+    feed: Client,
+}
+
+/// The value of a denial: peers test only that there is one.
+const DENIED: &str = "1";
+
+/// Redis refuses an expiry of nothing; what should already be gone goes in a millisecond.
+fn millis(ttl: Duration) -> u64 {
+    u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX >> 1).clamp(1, i64::MAX.unsigned_abs() >> 1)
+}

@@ -1,0 +1,164 @@
+//! Reading without trusting who wrote: the server filters names and cuts values before they cross the wire.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Error;
+use super::lane::Lane;
+
+/// The longest text carried, in bytes. An endorsement or an event is under 1 KiB; four times that leaves
+/// room for members that the future adds.
+pub const VALUE_MAX: usize = 4096;
+/// Names asked for at once: a page of the longest values stays at 2 MiB.
+pub const NAMES_PER_PAGE: usize = 512;
+/// The most endorsements or events read: a thousand services and a rotation every hour for seven years.
+pub const ENTRIES_MAX: usize = 65_536;
+/// The most revocations read: 45 MiB of names, far beyond any ban list that is alive at once.
+pub const REVOKED_MAX: usize = 1_048_576;
+/// How long the reading of a whole database may take.
+pub const SCAN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The names of a database's entries.
+#[derive(Clone, Copy)]
+pub(super) enum Name {
+    Digest,
+    Key,
+}
+
+impl Name {
+    /// A pattern that matches the lead and the exact length, so that no longer name is ever sent.
+    fn pattern(self) -> String {
+        match self {
+            Self::Digest => format!("E{}", "?".repeat(43)),
+            Self::Key => format!("1AAI{}", "?".repeat(44)),
+        }
+    }
+}
+
+/// One value, if there is one.
+pub(super) async fn one(lane: &Lane, operation: &'static str, name: &str) -> Result<Option<String>, Error> {
+    let mut get = redis::pipe();
+    cut(&mut get, name);
+    let (value,): (Vec<u8>,) = lane.run(operation, &get).await?;
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let unreadable = || Error::Unreadable { name: name.to_owned(), most: VALUE_MAX };
+    text(value).map(Some).ok_or_else(unreadable)
+}
+
+/// Every entry of a database, sorted by name; entries that cannot be read are left out.
+pub(super) async fn all(
+    lane: &Lane,
+    operation: &'static str,
+    name: Name,
+) -> Result<Vec<(String, String)>, Error> {
+    let read = async {
+        let mut entries = BTreeMap::new();
+        let mut cursor = Cursor::Start;
+        while let Some(page) = page(lane, operation, name, &mut cursor).await? {
+            for (name, value) in values(lane, operation, page).await? {
+                entries.insert(name, value);
+            }
+            refuse_beyond(entries.len(), ENTRIES_MAX)?;
+        }
+        Ok(entries.into_iter().collect())
+    };
+    timeout(SCAN_DEADLINE, read).await.unwrap_or(Err(Error::Slow { operation }))
+}
+
+/// The names of every entry, sorted, without their values.
+pub(super) async fn names(
+    lane: &Lane,
+    operation: &'static str,
+    most: usize,
+) -> Result<BTreeSet<String>, Error> {
+    let read = async {
+        let mut names = BTreeSet::new();
+        let mut cursor = Cursor::Start;
+        while let Some(page) = page(lane, operation, Name::Digest, &mut cursor).await? {
+            names.extend(page);
+            refuse_beyond(names.len(), most)?;
+        }
+        Ok(names)
+    };
+    timeout(SCAN_DEADLINE, read).await.unwrap_or(Err(Error::Slow { operation }))
+}
+
+/// Refuses to publish what readers would not read.
+pub(super) fn bounded(name: &str, text: &str) -> Result<(), Error> {
+    if text.is_empty() || text.len() > VALUE_MAX {
+        return Err(Error::Unreadable { name: name.to_owned(), most: VALUE_MAX });
+    }
+    Ok(())
+}
+
+/// Where a SCAN stands. The server's number is opaque; 0 ends it.
+enum Cursor {
+    Start,
+    At(u64),
+    Done,
+}
+
+async fn page(
+    lane: &Lane,
+    operation: &'static str,
+    name: Name,
+    cursor: &mut Cursor,
+) -> Result<Option<Vec<String>>, Error> {
+    let from = match cursor {
+        Cursor::Start => 0,
+        Cursor::At(from) => *from,
+        Cursor::Done => return Ok(None),
+    };
+    let mut scan = redis::pipe();
+    scan.cmd("SCAN").arg(from).arg("MATCH").arg(name.pattern()).arg("COUNT").arg(NAMES_PER_PAGE);
+    let ((next, page),): ((u64, Vec<Vec<u8>>),) = lane.run(operation, &scan).await?;
+    *cursor = if next == 0 { Cursor::Done } else { Cursor::At(next) };
+    Ok(Some(page.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect()))
+}
+
+/// The values of one page. SCAN may answer more names than asked for, so this cuts pages of its own.
+async fn values(
+    lane: &Lane,
+    operation: &'static str,
+    names: Vec<String>,
+) -> Result<Vec<(String, String)>, Error> {
+    let mut entries = Vec::with_capacity(names.len());
+    for page in names.chunks(NAMES_PER_PAGE) {
+        let mut get = redis::pipe();
+        get.ignore_errors(); // an entry of another type must not hide the rest
+        for name in page {
+            cut(&mut get, name);
+        }
+        let answers: Vec<redis::RedisResult<Vec<u8>>> = lane.run(operation, &get).await?;
+        for (name, answer) in page.iter().zip(answers) {
+            if let Some(value) = answer.ok().and_then(text) {
+                entries.push((name.clone(), value));
+            }
+        }
+    }
+    Ok(entries)
+}
+
+/// Asks for a value up to one byte more than allowed, so that a longer one is seen to be longer without
+/// being sent.
+fn cut(pipeline: &mut redis::Pipeline, name: &str) {
+    pipeline.cmd("GETRANGE").arg(name).arg(0).arg(VALUE_MAX);
+}
+
+fn text(value: Vec<u8>) -> Option<String> {
+    if value.is_empty() || value.len() > VALUE_MAX {
+        return None;
+    }
+    String::from_utf8(value).ok()
+}
+
+fn refuse_beyond(count: usize, most: usize) -> Result<(), Error> {
+    if count > most {
+        return Err(Error::Full { most });
+    }
+    Ok(())
+}

@@ -1,0 +1,372 @@
+//! The key directory client against a real Redis server (`PROTOCOL.md#directory`).
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "tests assert by panicking"
+)]
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use keychain::directory::{Change, Changes, Db, Directory, ENTRIES_MAX, Error, VALUE_MAX};
+use keychain::{Digest, PublicKey, SigningKey};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+/// How long anything that should happen at once may take on a busy machine.
+const SOON: Duration = Duration::from_secs(20);
+const HOUR: Duration = Duration::from_hours(1);
+
+/// A redis-server of the test's own, on a Unix socket in a directory of its own.
+struct Redis {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Redis {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let redis = Self { child: spawn(dir.path()), dir };
+        redis.until_answering().await;
+        redis
+    }
+
+    async fn restart(&mut self) {
+        self.stop();
+        self.child = spawn(self.dir.path());
+        self.until_answering().await;
+    }
+
+    fn stop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    async fn until_answering(&self) {
+        let directory = self.directory();
+        timeout(SOON, async { while directory.ping().await.is_err() {} })
+            .await
+            .expect("redis-server answers");
+    }
+
+    fn url(&self) -> String {
+        format!("unix://{}", self.dir.path().join("socket").display())
+    }
+
+    fn directory(&self) -> Directory {
+        Directory::connect(&self.url()).unwrap()
+    }
+
+    /// A command as somebody else would give it, in database `database`.
+    async fn command<T: redis::FromRedisValue>(&self, database: i64, words: &[&str]) -> T {
+        let url = format!("{}?db={database}", self.url());
+        let mut other = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
+        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut other).await.unwrap()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn spawn(dir: &Path) -> Child {
+    Command::new("redis-server")
+        .args(["--port", "0", "--unixsocket", "socket", "--appendonly", "yes", "--save", ""])
+        .current_dir(dir)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is installed")
+}
+
+fn key(number: u8) -> PublicKey {
+    SigningKey::from_seed(&[number; 32]).unwrap().public_key()
+}
+
+fn digest(text: &str) -> Digest {
+    Digest::of(text)
+}
+
+async fn next(changes: &mut Changes) -> Change {
+    timeout(SOON, changes.next()).await.expect("a change arrives")
+}
+
+/// A stream that has said that it is connected.
+async fn connected(redis: &Redis) -> Changes {
+    let mut changes = redis.directory().changes();
+    assert_eq!(next(&mut changes).await, Change::Reconnected);
+    changes
+}
+
+#[tokio::test]
+async fn endorsements_are_kept_apart_by_purpose_and_expire() {
+    let redis = Redis::start().await;
+    let directory = redis.directory();
+    directory.publish(Db::Access, &key(1), "access", HOUR).await.unwrap();
+    directory.publish(Db::Response, &key(1), "response", HOUR).await.unwrap();
+    directory.publish(Db::Response, &key(2), "passing", Duration::from_millis(1)).await.unwrap();
+
+    assert_eq!(directory.endorsement(Db::Access, &key(1)).await.unwrap().as_deref(), Some("access"));
+    assert_eq!(directory.endorsement(Db::Response, &key(1)).await.unwrap().as_deref(), Some("response"));
+    assert_eq!(directory.endorsement(Db::Access, &key(2)).await.unwrap(), None);
+    let gone = async { while directory.endorsement(Db::Response, &key(2)).await.unwrap().is_some() {} };
+    timeout(SOON, gone).await.expect("the entry expires");
+
+    assert_eq!(redis.command::<String>(0, &["GET", &key(1).to_string()]).await, "access");
+    let left: i64 = redis.command(1, &["TTL", &key(1).to_string()]).await;
+    assert!((3590..=3600).contains(&left), "{left}");
+
+    directory.withdraw(Db::Response, &key(1)).await.unwrap();
+    assert_eq!(directory.endorsement(Db::Response, &key(1)).await.unwrap(), None);
+    assert_eq!(directory.endorsement(Db::Access, &key(1)).await.unwrap().as_deref(), Some("access"));
+}
+
+#[tokio::test]
+async fn whole_reads_page_through_everything_and_skip_what_does_not_belong() {
+    let redis = Redis::start().await;
+    let directory = redis.directory();
+    let mut ids = BTreeSet::new();
+    for number in 0..1500 {
+        let text = format!("event {number}");
+        directory.publish_event(&digest(&text), &text).await.unwrap();
+        ids.insert(text);
+    }
+    let foreign = digest("too long").to_string();
+    let listed = digest("another type").to_string();
+    let binary = digest("not text").to_string();
+    let long = "x".repeat(VALUE_MAX + 1);
+    redis.command::<()>(4, &["SET", &foreign, &long]).await;
+    redis.command::<()>(4, &["RPUSH", &listed, "x"]).await;
+    redis.command::<()>(4, &["SETBIT", &binary, "0", "1"]).await;
+    redis.command::<()>(4, &["SET", "Eels", "are not digests"]).await;
+    redis.command::<()>(4, &["SET", &format!("{foreign}E"), "longer"]).await;
+
+    let events = directory.events().await.unwrap();
+    assert_eq!(events.iter().cloned().collect::<BTreeSet<_>>(), ids);
+    assert_eq!(events.len(), ids.len(), "each once");
+
+    for bad in ["too long", "not text"] {
+        let error = directory.event(&digest(bad)).await.unwrap_err();
+        assert!(matches!(error, Error::Unreadable { .. }), "{error}");
+    }
+    let error = directory.event(&digest("another type")).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    assert_eq!(directory.event(&digest("event 7")).await.unwrap().as_deref(), Some("event 7"));
+    directory.withdraw_event(&digest("event 7")).await.unwrap();
+    assert_eq!(directory.event(&digest("event 7")).await.unwrap(), None);
+
+    let error = directory.publish_event(&digest("x"), &long).await.unwrap_err();
+    assert!(matches!(error, Error::Unreadable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn all_response_keys_come_sorted() {
+    let redis = Redis::start().await;
+    let directory = redis.directory();
+    let mut expected = Vec::new();
+    for number in [3, 1, 2] {
+        directory.publish(Db::Response, &key(number), &format!("{number}"), HOUR).await.unwrap();
+        expected.push((key(number).to_string(), number.to_string()));
+    }
+    directory.publish(Db::Access, &key(4), "another purpose", HOUR).await.unwrap();
+    expected.sort();
+    assert_eq!(directory.all_response().await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_database_that_somebody_fills_is_refused() {
+    let redis = Redis::start().await;
+    let fill = format!(
+        "for n = 1, {} do redis.call('SET', 'E' .. string.format('%043d', n), 'x') end",
+        ENTRIES_MAX + 1
+    );
+    redis.command::<()>(4, &["EVAL", &fill, "0"]).await;
+    let error = redis.directory().events().await.unwrap_err();
+    assert!(matches!(error, Error::Full { most: ENTRIES_MAX }), "{error}");
+}
+
+#[tokio::test]
+async fn one_of_many_racing_requests_reserves_a_key_and_may_repeat() {
+    let redis = Redis::start().await;
+    let directory = redis.directory();
+    let mut racing = tokio::task::JoinSet::new();
+    for number in 0..50 {
+        let directory = if number % 2 == 0 { directory.clone() } else { redis.directory() };
+        racing.spawn(async move {
+            let request = digest(&format!("request {number}"));
+            (number, directory.reserve(&digest("key"), &request, HOUR).await.unwrap())
+        });
+    }
+    let outcomes = racing.join_all().await;
+    let winners: Vec<_> = outcomes.iter().filter(|(_, won)| *won).map(|(number, _)| *number).collect();
+    assert_eq!(winners.len(), 1);
+
+    let again = digest(&format!("request {}", winners[0]));
+    assert!(directory.reserve(&digest("key"), &again, HOUR).await.unwrap());
+    assert!(!directory.reserve(&digest("key"), &digest("another"), HOUR).await.unwrap());
+    let stored: String = redis.command(2, &["GET", &digest("key").to_string()]).await;
+    assert_eq!(stored, again.to_string());
+}
+
+#[tokio::test]
+async fn denials_last_as_long_as_the_longest_asked_for() {
+    type Case<'a> = (&'a str, &'a [Option<Duration>], RangeInclusive<i64>);
+    const MINUTE: Duration = Duration::from_mins(1);
+    const SECOND: Duration = Duration::from_secs(1);
+    let redis = Redis::start().await;
+    let directory = redis.directory();
+    let cases: [Case; 5] = [
+        ("shorter after longer", &[Some(MINUTE), Some(SECOND)], 55_000..=60_000),
+        ("longer after shorter", &[Some(SECOND), Some(MINUTE)], 55_000..=60_000),
+        ("ban", &[None], -1..=-1),
+        ("revocation after ban", &[None, Some(SECOND)], -1..=-1),
+        ("ban after revocation", &[Some(SECOND), None], -1..=-1),
+    ];
+    for (who, asked, left) in &cases {
+        for ttl in *asked {
+            directory.revoke(&digest(who), *ttl).await.unwrap();
+        }
+        let pttl: i64 = redis.command(3, &["PTTL", &digest(who).to_string()]).await;
+        assert!(left.contains(&pttl), "{who}: {pttl}");
+        assert_eq!(redis.command::<String>(3, &["GET", &digest(who).to_string()]).await, "1");
+    }
+    let who: Vec<_> = cases.iter().map(|(who, ..)| digest(who)).collect();
+    let mut sorted = who.clone();
+    sorted.sort_by_key(ToString::to_string);
+    assert_eq!(directory.all_revoked().await.unwrap(), sorted);
+
+    directory.lift(&who[2]).await.unwrap();
+    let asked = [who[0], who[2], digest("nobody"), who[4]];
+    assert_eq!(directory.revoked(&asked).await.unwrap(), [true, false, false, true]);
+    assert!(directory.revoked(&[]).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn changes_of_every_database_are_pushed_whoever_makes_them() {
+    let redis = Redis::start().await;
+    let directory = redis.directory();
+    let mut changes = connected(&redis).await;
+
+    directory.publish(Db::Access, &key(1), "x", HOUR).await.unwrap();
+    assert_eq!(next(&mut changes).await, Change::Key(key(1).to_string()));
+    directory.publish_event(&digest("event"), "x").await.unwrap();
+    assert_eq!(next(&mut changes).await, Change::Key(digest("event").to_string()));
+    directory.revoke(&digest("device"), Some(Duration::from_millis(50))).await.unwrap();
+    assert_eq!(next(&mut changes).await, Change::Key(digest("device").to_string()));
+    assert_eq!(next(&mut changes).await, Change::Key(digest("device").to_string()), "its expiry");
+
+    redis.command::<()>(7, &["SET", "Elsewhere", "not a name of the directory"]).await;
+    redis.command::<()>(3, &["SET", &digest("raw").to_string(), "by hand"]).await;
+    assert_eq!(next(&mut changes).await, Change::Key(digest("raw").to_string()));
+    redis.command::<()>(0, &["FLUSHALL"]).await;
+    assert_eq!(next(&mut changes).await, Change::Flushed);
+}
+
+#[tokio::test]
+async fn a_batch_names_each_change_once() {
+    let redis = Redis::start().await;
+    let directory = redis.directory();
+    let mut changes = connected(&redis).await;
+    for round in 0..20 {
+        for number in 1..=5 {
+            directory.publish(Db::Response, &key(number), &format!("{round}"), HOUR).await.unwrap();
+        }
+    }
+    directory.publish_event(&digest("last"), "x").await.unwrap();
+    let last = Change::Key(digest("last").to_string());
+    let mut seen = BTreeSet::new();
+    while !seen.contains(&last) {
+        seen.extend(timeout(SOON, changes.batch()).await.expect("a batch arrives"));
+    }
+    let mut expected: BTreeSet<_> = (1..=5).map(|number| Change::Key(key(number).to_string())).collect();
+    expected.insert(last);
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_consumer_that_was_slow_reads_everything_again() {
+    let redis = Redis::start().await;
+    let mut changes = connected(&redis).await;
+    let mut other =
+        redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let overflow = async {
+        for number in 0..20_000 {
+            let name = digest(&number.to_string()).to_string();
+            redis::cmd("SET").arg(name).arg("x").exec_async(&mut other).await.unwrap();
+        }
+    };
+    overflow.await;
+    let told = async { while changes.next().await != Change::Reconnected {} };
+    timeout(SOON, told).await.expect("the consumer is told");
+}
+
+#[tokio::test]
+async fn a_restarted_server_is_found_again_by_calls_and_changes() {
+    let mut redis = Redis::start().await;
+    let directory = redis.directory();
+    let mut changes = connected(&redis).await;
+    directory.publish(Db::Response, &key(1), "kept", HOUR).await.unwrap();
+    assert_eq!(next(&mut changes).await, Change::Key(key(1).to_string()));
+
+    redis.stop();
+    let error = directory.endorsement(Db::Response, &key(1)).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+
+    redis.restart().await;
+    let kept = directory.endorsement(Db::Response, &key(1)).await.unwrap();
+    assert_eq!(kept.as_deref(), Some("kept"), "the first call after the outage succeeds");
+    assert_eq!(next(&mut changes).await, Change::Reconnected);
+    directory.publish(Db::Response, &key(2), "x", HOUR).await.unwrap();
+    assert_eq!(next(&mut changes).await, Change::Key(key(2).to_string()));
+}
+
+#[tokio::test]
+async fn a_connection_cut_between_two_calls_is_not_noticed() {
+    let redis = Redis::start().await;
+    let directory = redis.directory();
+    let mut changes = connected(&redis).await;
+    directory.publish(Db::Access, &key(1), "x", HOUR).await.unwrap();
+    redis.command::<i64>(0, &["CLIENT", "KILL", "TYPE", "normal"]).await;
+    assert_eq!(directory.endorsement(Db::Access, &key(1)).await.unwrap().as_deref(), Some("x"));
+    let told = async { while changes.next().await != Change::Reconnected {} };
+    timeout(SOON, told).await.expect("the stream reconnects");
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_costs_a_deadline() {
+    let redis = Redis::start().await;
+    let directory = redis.directory();
+    directory.ping().await.unwrap();
+    let url = redis.url();
+    let mut other = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("CLIENT").arg(&["PAUSE", "3000", "ALL"]).exec_async(&mut other).await.unwrap();
+    let error = timeout(SOON, directory.ping()).await.expect("the call ends").unwrap_err();
+    assert!(matches!(error, Error::Slow { operation: "ping" }), "{error}");
+    timeout(SOON, async { while directory.ping().await.is_err() {} }).await.expect("it recovers");
+}
+
+#[tokio::test]
+async fn nothing_is_needed_of_the_server_to_open_and_no_address_is_repeated() {
+    for bad in ["", "redis", "http://127.0.0.1", "redis://"] {
+        let error = Directory::connect(bad).map(|_| ()).unwrap_err();
+        assert!(matches!(error, Error::Address(_)), "{bad}: {error}");
+    }
+    let port = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let directory = Directory::connect(&format!("redis://user:secret@127.0.0.1:{port}")).unwrap();
+    let error = directory.ping().await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    let changes = directory.changes();
+    for printed in [format!("{error:?}"), format!("{directory:?}"), format!("{changes:?}")] {
+        assert!(!printed.contains("secret"), "{printed}");
+    }
+}
