@@ -134,6 +134,7 @@ where
         .build()
         .map_err(Failure::io)
         .and_then(|runtime| {
+            runtime.spawn(notify::ping_by_default());
             let ended = runtime.block_on(async { main().await });
             notify::stopping();
             runtime.shutdown_timeout(BLOCKING_WORK_MAX);

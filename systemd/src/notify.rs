@@ -3,6 +3,7 @@
 //! Without `NOTIFY_SOCKET` every function here does nothing. A message that cannot be delivered is
 //! logged and forgotten: a daemon does not stop serving because nobody listens to its status.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -24,14 +25,38 @@ pub fn stopping() {
 
 /// How often [`ping`] is wanted, if the unit sets `WatchdogSec=`: half of it, so that one late
 /// ping does not kill the daemon.
+///
+/// Until a daemon asks this, [`crate::exit::run`] pings for it, which says no more than that its
+/// runtime still runs tasks. Who asks takes the duty over.
 pub fn watchdog() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|deadline| deadline / 2)
+    TAKEN_OVER.store(true, Ordering::Relaxed);
+    interval()
 }
 
 /// Says that the daemon's work goes on. To be called from the loop whose standstill ought to
 /// restart the daemon, and from nowhere else.
 pub fn ping() {
     send(&[NotifyState::Watchdog]);
+}
+
+/// Whether the daemon pings from its own loop.
+static TAKEN_OVER: AtomicBool = AtomicBool::new(false);
+
+/// Pings until the daemon does so itself.
+pub(crate) async fn ping_by_default() {
+    let Some(interval) = interval() else { return };
+    let mut interval = tokio::time::interval(interval);
+    loop {
+        interval.tick().await;
+        if TAKEN_OVER.load(Ordering::Relaxed) {
+            return;
+        }
+        ping();
+    }
+}
+
+fn interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|deadline| deadline / 2).filter(|interval| !interval.is_zero())
 }
 
 fn send(states: &[NotifyState<'_>]) {
