@@ -8,9 +8,8 @@ use tokio::time::timeout;
 use super::Error;
 use super::lane::Lane;
 
-/// The longest text carried, in bytes. An endorsement or an event is under 1 KiB; four times that leaves
-/// room for members that the future adds.
-pub const VALUE_MAX: usize = 4096;
+/// The longest text carried, in bytes.
+pub const VALUE_MAX: usize = crate::limits::DIRECTORY_VALUE_MAX;
 /// Names asked for at once: a page of the longest values stays at 2 MiB.
 pub const NAMES_PER_PAGE: usize = 512;
 /// The most endorsements or events read: a thousand services and a rotation every hour for seven years.
