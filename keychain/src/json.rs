@@ -156,8 +156,8 @@ mod tests {
         ] {
             assert!(Object::parse(bad).is_err(), "{bad}");
         }
-        let many: String = (0..=MEMBERS_MAX).map(|place| format!("\"m{place}\":1,")).collect();
-        assert!(Object::parse(&format!("{{{}}}", many.trim_end_matches(','))).is_err());
+        let many: Vec<_> = (0..=MEMBERS_MAX).map(|place| format!("\"m{place}\":1")).collect();
+        assert!(Object::parse(&format!("{{{}}}", many.join(","))).is_err());
         assert!(Object::parse_bytes(b"{\"a\":\"\xff\"}").is_err());
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
         let mut object = Object::parse(&deep).expect("depth costs no stack");

@@ -25,7 +25,7 @@
 
 // pub mod access;
 pub mod cesr;
-// pub mod chain;
+pub mod chain;
 // pub mod endorsement;
 #[cfg(feature = "directory")]
 pub mod directory;
@@ -34,7 +34,7 @@ pub mod json;
 pub mod key;
 pub mod limits;
 // pub mod message;
-// pub mod said;
+pub mod said;
 pub mod signed;
 pub mod time;
 // pub mod token;
