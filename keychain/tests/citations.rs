@@ -1,4 +1,4 @@
-//! Every `PROTOCOL.md#anchor` cited anywhere in the repository exists, and the page's table of error codes
+//! Every `PROTOCOL.md#…` cited anywhere in the repository exists, and the page's table of error codes
 //! is the table of the code.
 
 #![expect(clippy::unwrap_used, reason = "tests assert by panicking")]
