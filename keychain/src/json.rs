@@ -14,8 +14,9 @@ use serde_json::value::RawValue;
 
 use crate::error::{Code, Refusal};
 
-/// Most members that an object of the protocol may have; the largest honest one has nine.
-const MEMBERS_MAX: usize = 32;
+/// Most members that an object of the protocol may have. The largest with a fixed form has nine; the roles
+/// of a token are members too.
+pub const MEMBERS_MAX: usize = 32;
 
 /// The members of one JSON object, each value still as it was received.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ impl<'a> Object<'a> {
     /// Takes a member out, as the text received.
     pub fn take(&mut self, name: &str) -> Option<&'a str> {
         let place = self.members.iter().position(|(known, _)| *known == name)?;
-        Some(self.members.swap_remove(place).1.get())
+        Some(self.members.remove(place).1.get())
     }
 
     /// Takes out a member that must be there, as the text received.
@@ -67,6 +68,11 @@ impl<'a> Object<'a> {
         read: impl FnOnce(&'a str) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         read(self.string(name)?).map_err(|refusal| refusal.with("member", name))
+    }
+
+    /// The members that nobody took, in the order received.
+    pub fn into_members(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.members.into_iter().map(|(name, value)| (name, value.get()))
     }
 
     /// Refuses members that nobody took.

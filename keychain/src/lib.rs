@@ -23,12 +23,12 @@
 //! - Everything that comes from outside is bounded ([`limits`]) before anything is spent on it.
 //! - Nothing here panics on any input.
 
-// pub mod access;
+pub mod access;
 pub mod cesr;
 pub mod chain;
-// pub mod endorsement;
 #[cfg(feature = "directory")]
 pub mod directory;
+pub mod endorsement;
 pub mod error;
 pub mod json;
 pub mod key;
@@ -37,7 +37,7 @@ pub mod limits;
 pub mod said;
 pub mod signed;
 pub mod time;
-// pub mod token;
+pub mod token;
 
 pub use cesr::{Digest, Nonce, PublicKey, Signature};
 pub use error::{Code, Refusal};
