@@ -61,13 +61,20 @@ fn routes(config: &mut ServiceConfig) {
         .default_service(web::to(|| async { fault(404, "no such path") }));
 }
 
-async fn foo_bar(request: HttpRequest, body: Bytes, secret: Data<Secret>) -> HttpResponse {
+async fn foo_bar(
+    request: HttpRequest,
+    body: Result<Bytes, actix_web::Error>,
+    secret: Data<Secret>,
+) -> HttpResponse {
     if !secret.is_in(&request) {
         return fault(403, "only the edge may call this app");
     }
+    let Ok(body) = body else {
+        return fault(413, "the body is too large");
+    };
     match serde_json::from_slice::<Request>(&body) {
-        Ok(Request { foo, bar }) => {
-            HttpResponse::Ok().json(Answer { was_foo: foo, was_bar: bar, server_name: "rust" })
+        Ok(asked) => {
+            HttpResponse::Ok().json(Answer { was_foo: asked.foo, was_bar: asked.bar, server_name: "rust" })
         }
         Err(_) => fault(400, "the body must be a JSON object with foo and bar"),
     }

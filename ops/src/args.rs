@@ -1,0 +1,132 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::{chain, dev, generation, status};
+
+const EXAMPLES: &str = "\
+Examples:
+  opsctl dev --endpoints dev.json             run everything here, for development
+  opsctl status --endpoints dev.json          what is up, and how the chain stands
+  opsctl identity export                      the string that verifiers pin
+  opsctl chain show                           its generations
+  opsctl chain verify chain.json --identity E…
+  opsctl rotate
+  opsctl taint --reason 'stolen disk image'
+
+Exit codes:
+  0 done   1 the answer is no   64 wrong usage   65 wrong data
+  69 something needed is not there   70 a fault in opsctl   74 input or output failed
+  75 try again   77 not allowed   78 this machine is not set up for it";
+
+/// Rotate, taint, verify, probe and run the fleet
+#[derive(Debug, Parser)]
+#[command(name = "opsctl", version, after_help = EXAMPLES, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Say nothing but errors on standard error
+    #[arg(long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// The HSM identity: what every verifier pins
+    Identity {
+        #[command(subcommand)]
+        verb: IdentityVerb,
+    },
+    /// The chain of key generations
+    Chain {
+        #[command(subcommand)]
+        verb: ChainVerb,
+    },
+    /// Go on to the next generation; the old one stays live for its window
+    Rotate(generation::Rotate),
+    /// Go on to the next generation and refuse the current one everywhere, at once
+    Taint(generation::Taint),
+    /// What is up, and how the chain stands
+    Status(status::Options),
+    /// Run the entire system here, in the foreground, for development
+    Dev(dev::Options),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Initialise a SoftHSM token with the PIN given on standard input
+    #[command(hide = true)]
+    InitialiseToken(dev::Initialise),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IdentityVerb {
+    /// Print the identity, from a chain that verifies
+    Export {
+        #[command(flatten)]
+        source: chain::Source,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ChainVerb {
+    /// Print the generations of a chain that verifies
+    Show {
+        #[command(flatten)]
+        source: chain::Source,
+        /// As JSON: the published events, verbatim
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say whether the chain verifies; exit code 1 when it does not
+    Verify {
+        #[command(flatten)]
+        source: chain::Source,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn command_lines() {
+        let table = [
+            ("identity export", true),
+            ("chain show --json", true),
+            ("chain show -", true),
+            ("chain verify chain.json --identity EJ5tD2EZ8IRj4t4pmMtVkCsMvlbXH7Ghr4kE6oo1xK5r", true),
+            ("chain verify chain.json --from http://127.0.0.1:1", false),
+            ("chain verify --identity nonsense", false),
+            ("rotate --dry-run", true),
+            ("taint", false),
+            ("taint --reason drill --yes", true),
+            ("taint --reason  --yes", false),
+            ("status --json --endpoints f", true),
+            ("dev --dir d --endpoints f --database sqlite://x --apps a", true),
+            ("completions bash", true),
+            ("completions csh", false),
+            ("--quiet rotate", true),
+            ("rotate --quiet", true),
+            ("", false),
+        ];
+        for (line, good) in table {
+            let parsed = Arguments::try_parse_from(
+                std::iter::once("opsctl").chain(line.split(' ').filter(|_| !line.is_empty())),
+            );
+            assert_eq!(parsed.is_ok(), good, "{line}: {:?}", parsed.err());
+        }
+    }
+}

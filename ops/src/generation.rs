@@ -1,0 +1,153 @@
+//! `opsctl rotate` and `opsctl taint`: the next generation.
+
+use std::io::{BufRead, IsTerminal};
+
+use keychain::Digest;
+use serde::Serialize;
+
+use crate::chain::Proved;
+use crate::deployment::Deployment;
+use crate::door::Door;
+use crate::failure::{Exit, Failure, OrFail};
+use crate::talk::Talk;
+
+/// How many of the identity's last characters confirm a taint.
+const TAIL: usize = 6;
+/// The longest reason that is kept with a taint.
+const REASON_MAX: usize = 500;
+
+/// Options of `opsctl rotate`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Rotate {
+    #[command(flatten)]
+    deployment: Deployment,
+    /// Rotate only if this generation is the current one; naming it makes a repetition harmless
+    /// [default: whichever is current when the command starts]
+    #[arg(long, value_name = "E…")]
+    from: Option<Digest>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// As JSON: hsmd's answer, verbatim
+    #[arg(long)]
+    json: bool,
+}
+
+/// Options of `opsctl taint`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Taint {
+    #[command(flatten)]
+    deployment: Deployment,
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    reason: String,
+    /// The compromised generation; naming it makes a repetition harmless [default: the current one]
+    #[arg(long, value_name = "E…")]
+    generation: Option<Digest>,
+    /// Do not ask for confirmation (needed without a terminal)
+    #[arg(long)]
+    yes: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// As JSON: hsmd's answer, verbatim
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct RotateRequest {
+    from: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TaintRequest<'a> {
+    generation_id: String,
+    reason: &'a str,
+}
+
+/// `opsctl rotate`.
+pub(crate) async fn rotate(options: &Rotate, talk: Talk) -> Result<(), Failure> {
+    let hsmd = options.deployment.admin()?;
+    let before = chain(&hsmd).await?;
+    let from = options.from.unwrap_or(before.head()?.id());
+    if options.dry_run {
+        talk.say(format!("would rotate from generation {from}; it stays live for its window"));
+        return Ok(());
+    }
+    let answer =
+        hsmd.post("/rotate", to_json(&RotateRequest { from: from.to_string() })?).await?.ok(&hsmd)?;
+    report(&hsmd, &before, &answer, options.json, talk).await
+}
+
+/// `opsctl taint`.
+pub(crate) async fn taint(options: &Taint, talk: Talk) -> Result<(), Failure> {
+    let hsmd = options.deployment.admin()?;
+    let before = chain(&hsmd).await?;
+    let generation = options.generation.unwrap_or(before.head()?.id());
+    talk.say(format!("every key that generation {generation} endorsed is refused from now on, everywhere;"));
+    talk.say("services make themselves new keys within seconds, and devices refresh");
+    if options.dry_run {
+        talk.say("dry run: nothing was done");
+        return Ok(());
+    }
+    if !options.yes {
+        confirm(&before)?;
+    }
+    let request = TaintRequest { generation_id: generation.to_string(), reason: &options.reason };
+    let answer = hsmd.post("/taint", to_json(&request)?).await?.ok(&hsmd)?;
+    report(&hsmd, &before, &answer, options.json, talk).await
+}
+
+/// hsmd's chain, proved.
+pub(crate) async fn chain(hsmd: &Door) -> Result<Proved, Failure> {
+    Proved::parse(&hsmd.get("/chain").await?.ok(hsmd)?, None)
+}
+
+/// Believes the chain, not the answer: it must have grown from where it was.
+async fn report(hsmd: &Door, before: &Proved, answer: &str, json: bool, talk: Talk) -> Result<(), Failure> {
+    let after = chain(hsmd).await?;
+    let (old, new) = (before.head()?, after.head()?);
+    if after.identity() != before.identity() || !after.events().iter().any(|event| event.id() == old.id()) {
+        return Err(Failure::new(Exit::No, format!("the chain no longer holds generation {}", old.id())));
+    }
+    if json {
+        println!("{}", answer.trim_end());
+    } else {
+        println!("{}", new.id());
+    }
+    if new.id() == old.id() {
+        talk.say(format!("already done: generation {} is current", new.id()));
+    } else {
+        talk.say(format!("generation {} (number {}) is current", new.id(), new.event().sequence_number));
+    }
+    Ok(())
+}
+
+/// The last characters of the identity, typed by a person.
+fn confirm(chain: &Proved) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::new(Exit::Usage, "a taint without a terminal needs --yes"));
+    }
+    let identity = chain.identity().to_string();
+    let tail = identity.get(identity.len().saturating_sub(TAIL)..).unwrap_or(&identity);
+    eprint!("type the last {TAIL} characters of the identity {identity} to go on: ");
+    let mut typed = String::new();
+    std::io::stdin().lock().read_line(&mut typed).or_fail(Exit::Io, || "cannot read the confirmation")?;
+    if typed.trim() == tail {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::No, "not confirmed: nothing was done"))
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() || text.len() > REASON_MAX || text.chars().any(char::is_control) {
+        return Err(format!("a reason is 1 to {REASON_MAX} bytes of text"));
+    }
+    Ok(text.to_owned())
+}
+
+fn to_json(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value).or_fail(Exit::Software, || "cannot write JSON")
+}

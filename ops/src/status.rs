@@ -1,0 +1,139 @@
+//! `opsctl status`: the chain and every daemon's own word, on one screen.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::chain::{Proved, print_json};
+use crate::clock;
+use crate::deployment::Deployment;
+use crate::door::Address;
+use crate::failure::{Exit, Failure, OrFail};
+use crate::generation;
+
+/// The version of what `--json` prints.
+const JSON_VERSION: u32 = 1;
+/// Where the daemons' units serve their metrics; those of the edges are instances, named by their users.
+const UNITS: [(&str, &str); 1] = [("hsmd", "unix:/run/hsmd/metrics.sock")];
+
+/// Options of `opsctl status`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    deployment: Deployment,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Status {
+    version: u32,
+    ready: bool,
+    chain: ChainStatus,
+    daemons: BTreeMap<String, DaemonStatus>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ChainStatus {
+    identity: Option<String>,
+    generation: Option<String>,
+    sequence_number: Option<u64>,
+    created_at: Option<String>,
+    age_seconds: Option<u64>,
+    problem: Option<String>,
+}
+
+#[derive(Serialize)]
+struct DaemonStatus {
+    ready: bool,
+    /// What the daemon says about itself, or why it cannot be asked.
+    detail: Vec<String>,
+}
+
+/// `opsctl status`.
+pub(crate) async fn status(options: &Options) -> Result<(), Failure> {
+    let chain = match options.deployment.admin() {
+        Err(failure) => Err(failure),
+        Ok(hsmd) => generation::chain(&hsmd).await,
+    };
+    let mut daemons = BTreeMap::new();
+    for (name, address) in metrics(&options.deployment)? {
+        daemons.insert(name, ask(&options.deployment, &address).await);
+    }
+    let ready = chain.is_ok() && daemons.values().all(|daemon| daemon.ready);
+    let status = Status { version: JSON_VERSION, ready, chain: describe(chain)?, daemons };
+    if options.json {
+        print_json(&status)?;
+    } else {
+        print(&status);
+    }
+    if ready { Ok(()) } else { Err(Failure::new(Exit::No, "not everything is ready")) }
+}
+
+fn metrics(deployment: &Deployment) -> Result<BTreeMap<String, String>, Failure> {
+    Ok(match deployment.endpoints()? {
+        Some(endpoints) => endpoints.metrics,
+        None => UNITS.into_iter().map(|(name, address)| (name.to_owned(), address.to_owned())).collect(),
+    })
+}
+
+async fn ask(deployment: &Deployment, metrics: &str) -> DaemonStatus {
+    let readyz = async {
+        let address: Address =
+            metrics.trim_end_matches("/metrics").parse().or_fail(Exit::Data, || "metrics")?;
+        deployment.open(&address)?.get("/readyz").await
+    };
+    match readyz.await {
+        Ok(answer) => DaemonStatus {
+            ready: answer.is_ok(),
+            detail: answer.body.lines().skip(1).map(str::to_owned).collect(),
+        },
+        Err(failure) => DaemonStatus { ready: false, detail: vec![failure.to_string()] },
+    }
+}
+
+fn describe(chain: Result<Proved, Failure>) -> Result<ChainStatus, Failure> {
+    Ok(match chain {
+        Ok(chain) => {
+            let head = chain.head()?.event();
+            ChainStatus {
+                identity: Some(chain.identity().to_string()),
+                generation: Some(head.id.to_string()),
+                sequence_number: Some(head.sequence_number),
+                created_at: Some(head.created_at.to_string()),
+                age_seconds: Some(clock::now().since(head.created_at).as_secs()),
+                problem: None,
+            }
+        }
+        Err(failure) => ChainStatus {
+            identity: None,
+            generation: None,
+            sequence_number: None,
+            created_at: None,
+            age_seconds: None,
+            problem: Some(failure.to_string()),
+        },
+    })
+}
+
+fn print(status: &Status) {
+    let chain = &status.chain;
+    if let (Some(identity), Some(generation), Some(number), Some(since)) =
+        (&chain.identity, &chain.generation, chain.sequence_number, &chain.created_at)
+    {
+        println!("identity    {identity}");
+        println!("generation  {generation}");
+        println!("            number {number}, since {since}");
+    }
+    if let Some(problem) = &chain.problem {
+        println!("chain       {problem}");
+    }
+    for (name, daemon) in &status.daemons {
+        println!("{name:16}{}", if daemon.ready { "ready" } else { "NOT READY" });
+        for line in &daemon.detail {
+            println!("{:16}  {line}", "");
+        }
+    }
+}
