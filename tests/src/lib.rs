@@ -1,1 +1,27 @@
-//! placeholder
+//! The test kit: real servers and the whole system on free ports, a device made by hand, and what
+//! the suites in `tests/tests/` share.
+//!
+//! What it is not: a mock of anything. redis-server, PostgreSQL, SoftHSM and every daemon are the
+//! real ones; a missing program fails the test that needs it and is never a reason to skip it.
+//!
+//! Invariants:
+//! - No fixed port and no shared path: two runs at once do not meet.
+//! - Nothing outlives the test process, however it ends (the kernel sees to it).
+//! - Waiting is polling with a deadline; what was waited for, and the logs, are in the failure.
+//! - It reports by panicking, as the assertions of a test do.
+#![expect(clippy::unwrap_used, reason = "the kit reports by panicking, as assertions do")]
+#![expect(clippy::expect_used, reason = "the kit reports by panicking, as assertions do")]
+#![expect(clippy::panic, reason = "the kit reports by panicking, as assertions do")]
+
+pub mod craft;
+pub mod http;
+pub mod postgres;
+pub mod process;
+pub mod proxy;
+pub mod redis_server;
+pub mod token;
+pub mod until;
+pub mod world;
+
+pub use until::until;
+pub use world::World;
