@@ -65,6 +65,7 @@ impl Keys {
     }
 
     /// One step ahead: the committed key in use, a fresh commitment.
+    #[must_use]
     pub fn ahead(&self) -> Self {
         Self { current: SigningKey::from_seed(self.next.seed()).unwrap(), next: key() }
     }
@@ -125,6 +126,7 @@ impl Device {
     }
 
     /// A further device for the same account, not linked yet.
+    #[must_use]
     pub fn another(&self) -> Self {
         let keys = Keys::draw();
         let recovery = SigningKey::from_seed(self.recovery.seed()).unwrap();
@@ -196,14 +198,20 @@ impl Device {
     /// Creates an account on `auth`.
     pub async fn create(auth: &Http) -> Self {
         let device = Self::draw();
-        let answer = auth.post("/account/create", message(&device.create_request(), &device.keys.current)).await;
+        let answer =
+            auth.post("/account/create", message(&device.create_request(), &device.keys.current)).await;
         assert_eq!(answer.response(), serde_json::json!({}));
         device
     }
 
     /// Sends a rotation-gated request, made from the keys one step ahead; on success they are taken
     /// into use.
-    pub async fn gated(&mut self, auth: &Http, path: &str, request: impl FnOnce(&Self, &Keys) -> String) -> Answer {
+    pub async fn gated(
+        &mut self,
+        auth: &Http,
+        path: &str,
+        request: impl FnOnce(&Self, &Keys) -> String,
+    ) -> Answer {
         let keys = self.keys.ahead();
         let answer = auth.post(path, message(&request(self, &keys), &keys.current)).await;
         if answer.status == 200 {
@@ -221,7 +229,8 @@ impl Device {
     pub async fn link(&mut self, auth: &Http) -> Self {
         let other = self.another();
         let container = other.link_container();
-        let answer = self.gated(auth, "/device/link", |device, keys| device.link_request(keys, &container)).await;
+        let answer =
+            self.gated(auth, "/device/link", |device, keys| device.link_request(keys, &container)).await;
         assert_eq!(answer.response(), serde_json::json!({}));
         other
     }
@@ -261,7 +270,9 @@ impl Device {
     /// Tries to refresh; on success the new access keys and token are taken into use.
     pub async fn try_refresh(&mut self, auth: &Http) -> Answer {
         let keys = self.session().keys.ahead();
-        let answer = auth.post("/session/refresh", message(&self.session().refresh_request(&keys), &keys.current)).await;
+        let answer = auth
+            .post("/session/refresh", message(&self.session().refresh_request(&keys), &keys.current))
+            .await;
         if answer.status == 200 {
             self.session = Some(Session { token: token_of(&answer), keys });
         }

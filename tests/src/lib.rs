@@ -9,6 +9,7 @@
 //! - Nothing outlives the test process, however it ends (the kernel sees to it).
 //! - Waiting is polling with a deadline; what was waited for, and the logs, are in the failure.
 //! - It reports by panicking, as the assertions of a test do.
+#![expect(clippy::missing_panics_doc, reason = "every function of the kit panics when the test has failed")]
 #![expect(clippy::unwrap_used, reason = "the kit reports by panicking, as assertions do")]
 #![expect(clippy::expect_used, reason = "the kit reports by panicking, as assertions do")]
 #![expect(clippy::panic, reason = "the kit reports by panicking, as assertions do")]

@@ -82,6 +82,7 @@ fn open_to_nobody(folder: &Path) {
 
 fn user_id(name: &str) -> u32 {
     let users = std::fs::read_to_string("/etc/passwd").unwrap();
-    let line = users.lines().find(|line| line.split(':').next() == Some(name)).expect("the user in /etc/passwd");
+    let line =
+        users.lines().find(|line| line.split(':').next() == Some(name)).expect("the user in /etc/passwd");
     line.split(':').nth(2).unwrap().parse().unwrap()
 }

@@ -123,9 +123,9 @@ pub fn send(id: u32, signal: Signal) {
 /// The last lines of a log.
 pub fn tail(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
-    let lines: Vec<_> = text.split(|byte| *byte == b'\n').collect();
-    let from = lines.len().saturating_sub(LOG_LINES);
-    lines.into_iter().skip(from).map(|line| format!("{}\n", line.escape_ascii())).collect()
+    let lines: Vec<_> =
+        text.split(|byte| *byte == b'\n').map(|line| line.escape_ascii().to_string()).collect();
+    lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default().join("\n")
 }
 
 /// Starts children from one thread that lives as long as the process: a parent-death signal is

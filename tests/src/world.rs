@@ -107,7 +107,8 @@ impl World {
 
     /// The edge before the app of that name.
     pub fn app(&self, name: &str) -> Http {
-        let base = self.endpoints.apps.get(name).unwrap_or_else(|| panic!("no app {name}: {:?}", self.endpoints));
+        let base =
+            self.endpoints.apps.get(name).unwrap_or_else(|| panic!("no app {name}: {:?}", self.endpoints));
         Http::to(base)
     }
 
@@ -136,7 +137,9 @@ impl World {
     pub fn kill(&self, executable: &str) {
         let found = self.children(executable);
         assert!(!found.is_empty(), "no {executable} is running");
-        found.into_iter().for_each(|id| send(id, Signal::KILL));
+        for id in found {
+            send(id, Signal::KILL);
+        }
     }
 
     /// The ends of all logs, for a failure.
@@ -171,7 +174,9 @@ fn logs(folder: &Path) -> String {
     let Ok(entries) = std::fs::read_dir(folder.join("dev/log")) else { return String::new() };
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    files.iter().map(|file| format!("--- {} ---\n{}", file.display(), tail(file))).collect()
+    let ends: Vec<_> =
+        files.iter().map(|file| format!("--- {} ---\n{}", file.display(), tail(file))).collect();
+    ends.join("\n")
 }
 
 fn children_of(parent: u32) -> Vec<u32> {

@@ -1,0 +1,152 @@
+//! The shape of the workspace: which crate may use which, what must never enter the tree, and how
+//! large a file may grow.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::root;
+
+/// Which of our crates each may use. Everything points at `keychain`; daemons never depend on each
+/// other, but for authd, which verifies at refresh and uses `edge`'s library for that.
+const ARROWS: [(&str, &[&str]); 8] = [
+    ("keychain", &[]),
+    ("systemd", &[]),
+    ("hsmd", &["keychain", "systemd"]),
+    ("edge", &["keychain", "systemd"]),
+    ("authd", &["edge", "keychain", "systemd"]),
+    ("ops", &["keychain", "systemd"]),
+    ("app-rust", &[]),
+    ("tests", &["edge", "keychain"]),
+];
+
+/// One crypto and TLS stack: aws-lc-rs under rustls.
+const OTHER_STACKS: [&str; 5] = ["native-tls", "openssl", "openssl-sys", "ring", "schannel"];
+
+/// What does input and output, or holds a runtime: never under `keychain` without its feature.
+const WORLDLY: [&str; 9] =
+    ["actix-web", "async-std", "hyper", "mio", "redis", "reqwest", "socket2", "sqlx", "tokio"];
+
+/// Lines of a source file: past the first it is split when touched, past this it does not land.
+const FILE_LINES_MAX: usize = 600;
+
+/// Names that say nothing of what is inside.
+const EMPTY_NAMES: [&str; 8] =
+    ["common", "helper", "helpers", "manager", "misc", "util", "utilities", "utils"];
+
+fn cargo(arguments: &[&str]) -> String {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo).args(arguments).current_dir(root()).output().unwrap();
+    let complaints = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "cargo {arguments:?}: {complaints}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Every package under the given ones, by name, dependencies of tests included on demand.
+fn tree(package: &[&str], edges: &str) -> BTreeSet<String> {
+    let fixed = ["tree", "--locked", "--edges", edges, "--prefix", "none", "--format", "{p}"];
+    let text = cargo(&[&fixed[..], package].concat());
+    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+fn sources() -> Vec<PathBuf> {
+    let mut folders = vec![root()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() && name != "target" && !name.starts_with('.') {
+                folders.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    assert!(files.len() > 50, "the sources were not found");
+    files
+}
+
+fn manifest(folder: &Path) -> toml::Table {
+    fs::read_to_string(folder.join("Cargo.toml")).unwrap().parse().unwrap()
+}
+
+fn members() -> Vec<PathBuf> {
+    let workspace = manifest(&root());
+    let members = workspace["workspace"]["members"].as_array().unwrap();
+    members.iter().map(|member| root().join(member.as_str().unwrap())).collect()
+}
+
+#[test]
+fn crates_use_only_those_that_the_design_lets_them_use() {
+    let metadata: serde_json::Value =
+        serde_json::from_str(&cargo(&["metadata", "--format-version", "1", "--no-deps", "--locked"]))
+            .unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let ours: BTreeSet<_> = packages.iter().map(|package| package["name"].as_str().unwrap()).collect();
+    assert_eq!(ours, ARROWS.iter().map(|(name, _)| *name).collect(), "a member without a row in ARROWS");
+    for package in packages {
+        let name = package["name"].as_str().unwrap();
+        let (_, allowed) = ARROWS.iter().find(|(row, _)| *row == name).unwrap();
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let used = dependency["name"].as_str().unwrap();
+            if ours.contains(used) {
+                assert!(allowed.contains(&used), "{name} must not depend on {used}");
+            }
+        }
+    }
+}
+
+#[test]
+fn there_is_one_crypto_stack() {
+    let all = tree(&["--workspace"], "normal,build,dev");
+    assert!(all.contains("aws-lc-rs"), "the tree was not read");
+    for other in OTHER_STACKS {
+        assert!(!all.contains(other), "{other} is in the tree: cargo tree -i {other}");
+    }
+}
+
+#[test]
+fn keychain_alone_touches_nothing() {
+    let all = tree(&["--package", "keychain", "--no-default-features"], "normal,build");
+    assert!(all.contains("p256"), "the tree was not read");
+    for crate_name in WORLDLY {
+        assert!(!all.contains(crate_name), "keychain without features depends on {crate_name}");
+    }
+}
+
+#[test]
+fn every_member_takes_the_lints_of_the_workspace() {
+    for folder in members() {
+        let inherited = manifest(&folder).get("lints").and_then(|lints| lints.get("workspace")?.as_bool());
+        assert_eq!(inherited, Some(true), "{} lacks [lints] workspace = true", folder.display());
+    }
+}
+
+#[test]
+fn files_are_small_and_have_names_that_mean_something() {
+    for path in sources() {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= FILE_LINES_MAX, "{} has {lines} lines; split it", path.display());
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(!EMPTY_NAMES.contains(&name), "{}: name it after what it does", path.display());
+    }
+}
+
+#[test]
+fn exceptions_have_a_lifetime_and_no_test_is_put_aside() {
+    // Spelled in halves, so that this file does not find itself.
+    let banned = [
+        (concat!("#[", "allow("), "use #[expect(…, reason)]"),
+        (concat!("#![", "allow("), "use #![expect(…, reason)]"),
+        (concat!("#[", "ignore"), "repair it or delete it"),
+        (concat!("todo", "!("), "finish it"),
+    ];
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        for (banned, instead) in banned {
+            assert!(!text.contains(banned), "{} has {banned}: {instead}", path.display());
+        }
+    }
+}
