@@ -33,7 +33,7 @@ pub mod error;
 pub mod json;
 pub mod key;
 pub mod limits;
-// pub mod message;
+pub mod message;
 pub mod said;
 pub mod signed;
 pub mod time;
