@@ -98,6 +98,11 @@ impl Directory {
         read::one(self.endorsements(db), "read an endorsement", &key.to_string()).await
     }
 
+    /// Every access key with its endorsement, as [`Self::all_response`] reads those of responses.
+    pub async fn all_access(&self) -> Result<Vec<(String, String)>, Error> {
+        read::all(&self.lanes.access, "read all access endorsements", read::Name::Key).await
+    }
+
     /// Every response key with its endorsement, unverified, sorted by key. An entry that cannot be one (too
     /// long, not text, another name) is left out: it must not hide the others.
     pub async fn all_response(&self) -> Result<Vec<(String, String)>, Error> {

@@ -1,0 +1,86 @@
+//! The verifier with everything that keeps it informed: what an app server puts before its app.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use keychain::Refusal;
+use keychain::directory::Directory;
+
+use crate::chain_feed::ChainFeed;
+use crate::clock;
+use crate::issuer_feed::IssuerFeed;
+use crate::revocations::RevocationFeed;
+use crate::updates::Updates;
+use crate::verifier::{AccessVerifier, Admitted, Demand, Held, Settings};
+
+/// Admits access requests. Cloning shares everything.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    verifier: Arc<AccessVerifier>,
+    chain: ChainFeed,
+    issuers: IssuerFeed,
+    revocations: RevocationFeed,
+}
+
+impl Gate {
+    /// A gate that learns from the directory.
+    pub fn start(directory: &Directory, updates: &Updates, chain: ChainFeed, settings: Settings) -> Self {
+        let revocations = RevocationFeed::start(directory, updates);
+        let verifier = Arc::new(AccessVerifier::new(settings, revocations.denials()));
+        let issuers = IssuerFeed::start(directory, updates, chain.clone(), Arc::clone(&verifier));
+        Self { verifier, chain, issuers, revocations }
+    }
+
+    /// Waits until nothing is missing for a verdict: revocations and issuing keys are read.
+    pub async fn ready(&self) {
+        self.revocations.loaded().await;
+        self.issuers.loaded().await;
+    }
+
+    /// Judges one request now. Only a token of an issuer never heard of costs IO, and of all of those
+    /// together at most one reading a second.
+    pub async fn admit<'a>(&self, body: &'a [u8], demand: Demand<'_>) -> Result<Admitted<'a>, Refusal> {
+        let started = Instant::now();
+        let verdict = match self.verifier.check(body, demand, &self.chain.chain(), clock::now()) {
+            Err(Held::UnknownIssuer(key)) => match self.issuers.learn(key).await {
+                Ok(()) => self.verifier.check(body, demand, &self.chain.chain(), clock::now()),
+                Err(refusal) => Err(refusal.into()),
+            },
+            verdict => verdict,
+        };
+        let verdict = verdict.map_err(Held::into_refusal);
+        record(&verdict, started);
+        verdict
+    }
+
+    /// The verifier inside.
+    pub fn verifier(&self) -> &AccessVerifier {
+        &self.verifier
+    }
+
+    /// Sets the gauges of what is held, and gives memory back.
+    pub fn tidy(&self) {
+        self.verifier.nonces().forget(clock::now());
+        let held = |kind, count: u64| {
+            metrics::gauge!("edge_cache_entries", "kind" => kind)
+                .set(u32::try_from(count).unwrap_or(u32::MAX));
+        };
+        if let Some(head) = self.chain.chain().head() {
+            let sequence = head.event().sequence_number;
+            metrics::gauge!("edge_chain_sequence").set(u32::try_from(sequence).unwrap_or(u32::MAX));
+        }
+        held("token", self.verifier.tokens_held());
+        held("issuer", self.verifier.issuers().held());
+        held("nonce", self.verifier.nonces().held() as u64);
+        held("revocation", self.revocations.denials().held() as u64);
+    }
+}
+
+fn record(verdict: &Result<Admitted<'_>, Refusal>, started: Instant) {
+    let (decision, code, path) = match verdict {
+        Ok(admitted) => ("admitted", "", if admitted.warm() { "warm" } else { "cold" }),
+        Err(refusal) => ("refused", refusal.code().as_str(), "refused"),
+    };
+    metrics::counter!("edge_decisions_total", "decision" => decision, "code" => code).increment(1);
+    metrics::histogram!("edge_verify_duration_seconds", "path" => path).record(started.elapsed());
+}

@@ -1,0 +1,220 @@
+//! Teaches the verifier the keys that issue tokens, as the directory announces them (`PROTOCOL.md#directory`,
+//! database 0), and when a request names one that was not announced.
+//!
+//! A stranger can name as many keys as he likes. Whatever he names, the directory is read at most once a
+//! second, all of it in one go, for everyone who waits; and not many may wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keychain::directory::{self, Db, Directory};
+use keychain::{Code, PublicKey, Refusal};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
+
+use crate::chain_feed::ChainFeed;
+use crate::clock;
+use crate::task::Task;
+use crate::updates::{Subscription, Update, Updates};
+use crate::verifier::AccessVerifier;
+use crate::verifier::issuers::{Issuer, Knowledge};
+
+/// Shortest time between two readings of the whole database.
+const READING_EVERY: Duration = Duration::from_secs(1);
+
+/// Requests that may wait for a reading at a time. Honest ones seldom do: keys are announced.
+const WAITING_MAX: usize = 256;
+
+/// Longest that a request waits: one pause and one reading.
+const WAIT_MAX: Duration = Duration::from_millis(2_500);
+
+/// Names in one update above which reading all keys is cheaper than reading each.
+const SINGLE_READS_MAX: usize = 16;
+
+/// How often expired keys are dropped.
+const TIDY_EVERY: Duration = Duration::from_mins(1);
+
+/// Entries kept that did not verify yet: their generation's event may still be on its way.
+const UNPROVEN_MAX: usize = 1_024;
+
+/// Keeps a verifier's issuing keys current. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct IssuerFeed {
+    verifier: Arc<AccessVerifier>,
+    /// Asks for a reading; one request stands for all that came before it is served.
+    wanted: mpsc::Sender<()>,
+    readings: watch::Receiver<Reading>,
+    waiting: Arc<Semaphore>,
+    _task: Arc<Task>,
+}
+
+/// How many readings have begun and ended, and how the last went.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reading {
+    begun: u64,
+    ended: u64,
+    failed: bool,
+}
+
+impl IssuerFeed {
+    /// Begins to teach `verifier`.
+    pub fn start(
+        directory: &Directory,
+        updates: &Updates,
+        feed: ChainFeed,
+        verifier: Arc<AccessVerifier>,
+    ) -> Self {
+        let (wanted, asked) = mpsc::channel(1);
+        let (progress, readings) = watch::channel(Reading::default());
+        let follower = Follower {
+            directory: directory.clone(),
+            feed,
+            verifier: Arc::clone(&verifier),
+            unproven: BTreeMap::new(),
+            progress,
+        };
+        let task = Arc::new(Task::spawn(follower.run(updates.subscribe(), asked)));
+        Self { verifier, wanted, readings, waiting: Arc::new(Semaphore::new(WAITING_MAX)), _task: task }
+    }
+
+    /// Waits until the directory was read in full once.
+    pub async fn loaded(&self) {
+        let mut readings = self.readings.clone();
+        if readings.wait_for(|reading| reading.ended > 0 && !reading.failed).await.is_err() {
+            std::future::pending::<()>().await; // the feed never ends before its owner
+        }
+    }
+
+    /// Looks for a key that nothing is known of, in a reading that begins after this call.
+    ///
+    /// `Unavailable` if it cannot be known now; otherwise the verifier knows after this, one way or the other.
+    pub async fn learn(&self, key: PublicKey) -> Result<(), Refusal> {
+        let Ok(_place) = self.waiting.try_acquire() else {
+            return Err(Refusal::new(Code::Unavailable, "too many requests wait for the key directory"));
+        };
+        let mut readings = self.readings.clone();
+        let begun = readings.borrow().begun;
+        // A full channel means that a reading is asked for already.
+        let _asked_already = self.wanted.try_send(());
+        let read = readings.wait_for(|reading| reading.ended > begun);
+        let failed = match tokio::time::timeout(WAIT_MAX, read).await {
+            Ok(Ok(reading)) => reading.failed,
+            Ok(Err(_)) | Err(_) => true,
+        };
+        if failed {
+            return Err(Refusal::new(Code::Unavailable, "the key directory does not answer"));
+        }
+        if matches!(self.verifier.issuers().look_up(&key), Knowledge::Nothing) {
+            self.verifier.issuers().note_absent(key);
+        }
+        Ok(())
+    }
+}
+
+struct Follower {
+    directory: Directory,
+    feed: ChainFeed,
+    verifier: Arc<AccessVerifier>,
+    unproven: BTreeMap<PublicKey, String>,
+    progress: watch::Sender<Reading>,
+}
+
+impl Follower {
+    async fn run(mut self, mut updates: Subscription, mut asked: mpsc::Receiver<()>) {
+        let mut chain = self.feed.version();
+        let mut pending = Update::default();
+        let mut quiet_until = Instant::now();
+        loop {
+            let quiet = Instant::now() < quiet_until;
+            tokio::select! {
+                update = updates.next() => pending.merge(&update),
+                _ = chain.changed() => self.prove_again(),
+                Some(()) = asked.recv(), if !quiet => pending.everything = true,
+                () = tokio::time::sleep_until(quiet_until), if quiet => {}
+                () = tokio::time::sleep(TIDY_EVERY) => self.verifier.issuers().forget_expired(clock::now()),
+            }
+            if pending.is_nothing() || (pending.everything && Instant::now() < quiet_until) {
+                continue;
+            }
+            if pending.everything {
+                quiet_until = Instant::now() + READING_EVERY;
+            }
+            match self.read(&pending).await {
+                Ok(()) => pending = Update::default(),
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn StdError,
+                        "cannot read the issuing keys; trying again"
+                    );
+                    pending.everything = true;
+                    quiet_until = Instant::now() + READING_EVERY;
+                }
+            }
+        }
+    }
+
+    async fn read(&mut self, update: &Update) -> Result<(), directory::Error> {
+        let names: BTreeSet<PublicKey> =
+            update.names.iter().filter_map(|name| PublicKey::parse(name).ok()).collect();
+        if update.everything || names.len() > SINGLE_READS_MAX {
+            return self.read_all().await;
+        }
+        for key in names {
+            self.verifier.issuers().forget_absent(&key);
+            if self.verifier.issuers().is_endorsed(&key) {
+                continue;
+            }
+            // Most names are of response keys, and have no entry in this database.
+            if let Some(text) = self.directory.endorsement(Db::Access, &key).await? {
+                self.take(key, text);
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_all(&mut self) -> Result<(), directory::Error> {
+        self.progress.send_modify(|reading| reading.begun += 1);
+        let all = self.directory.all_access().await;
+        let failed = all.is_err();
+        let taken = all.map(|entries| {
+            for (name, text) in entries {
+                if let Ok(key) = PublicKey::parse(&name) {
+                    self.take(key, text);
+                }
+            }
+        });
+        self.progress.send_modify(|reading| {
+            reading.ended = reading.begun;
+            reading.failed = failed;
+        });
+        taken
+    }
+
+    /// Proves an entry and teaches it, or keeps it for when the chain has grown.
+    fn take(&mut self, key: PublicKey, text: String) {
+        if self.verifier.issuers().is_endorsed(&key) {
+            return;
+        }
+        match Issuer::verify(&text, key, &self.feed.chain(), clock::now()) {
+            Ok(issuer) => {
+                self.unproven.remove(&key);
+                self.verifier.issuers().keep(key, issuer);
+            }
+            Err(refusal) => {
+                tracing::debug!(%key, %refusal, "an entry among the issuing keys does not verify now");
+                if self.unproven.len() < UNPROVEN_MAX {
+                    self.unproven.insert(key, text);
+                }
+            }
+        }
+    }
+
+    fn prove_again(&mut self) {
+        self.verifier.issuers().forget_all_absent();
+        for (key, text) in std::mem::take(&mut self.unproven) {
+            self.take(key, text);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Keeps a service's key usable: in the directory, endorsed by a live generation, not too old.
+
+use std::error::Error as StdError;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use keychain::Timestamp;
+
+use super::{Endorsed, Error, Maker};
+use crate::clock;
+use crate::updates::{Subscription, Update};
+
+/// First and longest pause between attempts to get a new key. The longest is short because an outage
+/// of hsmd should cost no more than itself.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_LONGEST: Duration = Duration::from_secs(3);
+
+/// Keys of before whose entries are kept in the directory: what they signed is still on its way. At a
+/// cycle of a quarter of an entry's life there are four; more only after taints, which end them.
+const FORMER_MAX: usize = 16;
+
+pub(super) struct Keeper {
+    maker: Maker,
+    current: Arc<RwLock<Arc<Endorsed>>>,
+    /// All whose entries are kept, the current one last.
+    published: Vec<Arc<Endorsed>>,
+    /// A key made but not yet taken by the directory.
+    candidate: Option<Endorsed>,
+    /// When the current key is to be replaced.
+    due: Timestamp,
+    pause: Duration,
+}
+
+impl Keeper {
+    pub(super) fn new(maker: Maker, first: Arc<Endorsed>, current: Arc<RwLock<Arc<Endorsed>>>) -> Self {
+        let due = due(&maker, first.made);
+        Self { maker, current, published: vec![first], candidate: None, due, pause: PAUSE_FIRST }
+    }
+
+    pub(super) async fn run(mut self, mut updates: Subscription) {
+        let mut chain = self.maker.feed.version();
+        let mut lost = Update::default();
+        loop {
+            let wait = self.due.since(clock::now());
+            let retry = if lost.is_nothing() { Duration::MAX } else { PAUSE_LONGEST };
+            tokio::select! {
+                update = updates.next() => lost.merge(&update),
+                _ = chain.changed() => self.ask_at_once_if_dead(),
+                () = tokio::time::sleep(wait.min(retry)) => {}
+            }
+            if self.due <= clock::now() {
+                self.replace().await;
+            }
+            lost = self.put_back(lost).await;
+        }
+    }
+
+    fn is_dead(&self, key: &Endorsed) -> bool {
+        key.endorsement
+            .verify_alive(&self.maker.feed.chain(), self.maker.plan.window(), clock::now())
+            .is_err()
+    }
+
+    /// A taint does not wait for the next cycle.
+    fn ask_at_once_if_dead(&mut self) {
+        let dead = self.published.last().is_some_and(|key| self.is_dead(key));
+        let soon = clock::now().plus(random_part(self.maker.plan.spread));
+        if dead && soon < self.due {
+            tracing::warn!(
+                "the generation that endorsed this service's key is no longer live; asking for a new key"
+            );
+            self.due = soon;
+        }
+    }
+
+    async fn replace(&mut self) {
+        match self.try_replace().await {
+            Ok(key) => {
+                tracing::info!(key = %key.public_key(), purpose = key.endorsement.subject.purpose.as_str(), "took a new key into use");
+                self.due = due(&self.maker, key.made);
+                self.pause = PAUSE_FIRST;
+                self.published.push(key);
+                if self.published.len() > FORMER_MAX {
+                    self.published.remove(0);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn StdError, "no new key yet; trying again");
+                self.due = clock::now().plus(self.pause + random_part(self.pause));
+                self.pause = (self.pause * 2).min(PAUSE_LONGEST);
+            }
+        }
+    }
+
+    async fn try_replace(&mut self) -> Result<Arc<Endorsed>, Error> {
+        let key = match self.candidate.take().filter(|candidate| !self.is_dead(candidate)) {
+            Some(candidate) => candidate,
+            None => self.maker.make().await?,
+        };
+        if let Err(error) = self.maker.publish(&key).await {
+            self.candidate = Some(key);
+            return Err(error.into());
+        }
+        let key = Arc::new(key);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&key);
+        Ok(key)
+    }
+
+    /// Publishes again what the directory lost; what remains to be done if it does not answer.
+    async fn put_back(&mut self, lost: Update) -> Update {
+        let current = self.published.last().map(|key| key.public_key());
+        let published = std::mem::take(&mut self.published);
+        self.published = published
+            .into_iter()
+            .filter(|key| Some(key.public_key()) == current || !self.is_dead(key))
+            .collect();
+        for key in &self.published {
+            if !lost.touches(&key.public_key().to_string()) || self.is_dead(key) {
+                continue;
+            }
+            let put = match self.maker.is_published(key).await {
+                Ok(true) => continue,
+                Ok(false) => self.maker.publish(key).await,
+                Err(error) => Err(error),
+            };
+            match put {
+                Ok(()) => {
+                    tracing::warn!(key = %key.public_key(), "the directory had lost this key; put back");
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn StdError,
+                        "cannot look after this service's key in the directory"
+                    );
+                    return lost;
+                }
+            }
+        }
+        Update::default()
+    }
+}
+
+/// The cycle after `made`, give or take a tenth.
+fn due(maker: &Maker, made: Timestamp) -> Timestamp {
+    let cycle = maker.plan.cycle;
+    made.plus(cycle * 9 / 10 + random_part(cycle / 5))
+}
+
+/// A random part of `whole`; all of it if the system gives no random numbers.
+fn random_part(whole: Duration) -> Duration {
+    let mut byte = [u8::MAX];
+    if aws_lc_rs::rand::fill(&mut byte).is_err() {
+        return whole;
+    }
+    whole * byte.iter().map(|byte| u32::from(*byte)).sum::<u32>() / u32::from(u8::MAX)
+}

@@ -1,0 +1,229 @@
+//! A service's own key: made in memory, endorsed by the HSM, published, replaced in time.
+//!
+//! Invariants:
+//! - A key is used only once its endorsement verifies against the chain *as verifiers see it* and stands
+//!   in the directory, so that no answer names a key that nobody can check.
+//! - A key whose generation is no longer live is not used for another answer: [`OwnKey::usable`] says so
+//!   at once, and a new key is asked for within a second.
+//! - The private half never leaves this process and is wiped when the key is dropped.
+
+mod keeper;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use keychain::chain::{Chain, windows};
+use keychain::directory::{self, Db, Directory};
+use keychain::endorsement::{Endorsement, Expected, Purpose, SignRequest};
+use keychain::{Code, PublicKey, Refusal, SigningKey, Timestamp};
+use zeroize::Zeroizing;
+
+use crate::chain_feed::ChainFeed;
+use crate::endorser::{self, Endorser};
+use crate::task::Task;
+use crate::updates::Updates;
+use keeper::Keeper;
+
+/// How long a fresh endorsement may take to verify before another is asked for. The chain is pushed
+/// within milliseconds; longer means that its generation was tainted meanwhile.
+const VERIFY_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Draws before giving up on a scalar. One draw in 2^32 is refused.
+const DRAWS_MAX: usize = 8;
+
+/// What a key is for, and when it is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// What the key signs.
+    pub purpose: Purpose,
+    /// The age at which it is replaced (with a tenth of jitter); half of a key's use by default.
+    pub cycle: Duration,
+    /// Longest random delay before a key is asked for after its generation died, so that a fleet does
+    /// not ask at once. authd, which others wait for, takes none.
+    pub spread: Duration,
+}
+
+impl Plan {
+    /// The plan for a key that signs access tokens.
+    pub const fn access(cycle: Duration) -> Self {
+        Self { purpose: Purpose::Access, cycle, spread: Duration::ZERO }
+    }
+
+    /// The plan for a key that signs answers.
+    pub const fn response(cycle: Duration) -> Self {
+        Self { purpose: Purpose::Response, cycle, spread: Duration::from_millis(300) }
+    }
+
+    /// The window of those who verify what the key signs.
+    const fn window(self) -> Duration {
+        match self.purpose {
+            Purpose::Access => windows::EDGE,
+            Purpose::Response => windows::DEVICE,
+        }
+    }
+
+    const fn db(self) -> Db {
+        match self.purpose {
+            Purpose::Access => Db::Access,
+            Purpose::Response => Db::Response,
+        }
+    }
+}
+
+/// A key with its proof.
+#[derive(Debug)]
+pub struct Endorsed {
+    signing_key: SigningKey,
+    endorsement: Endorsement,
+    made: Timestamp,
+}
+
+impl Endorsed {
+    /// Puts a key and its endorsement together, once the endorsement verifies at `now`.
+    pub fn new(
+        signing_key: SigningKey,
+        endorsement: Endorsement,
+        plan: Plan,
+        chain: &Chain,
+        now: Timestamp,
+    ) -> Result<Self, Refusal> {
+        let public_key = signing_key.public_key();
+        let expected = Expected { purpose: plan.purpose, public_key: &public_key, service: None };
+        endorsement.verify(chain, expected, plan.window(), now)?;
+        Ok(Self { signing_key, endorsement, made: now })
+    }
+
+    /// The key itself.
+    pub const fn signing_key(&self) -> &SigningKey {
+        &self.signing_key
+    }
+
+    /// Its public half: the name under which it stands in the directory.
+    pub const fn public_key(&self) -> PublicKey {
+        self.signing_key.public_key()
+    }
+
+    /// What the HSM said about it.
+    pub const fn endorsement(&self) -> &Endorsement {
+        &self.endorsement
+    }
+}
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory did not take it.
+    #[error("the key directory did not take the key's endorsement")]
+    Directory(#[from] directory::Error),
+    /// hsmd did not endorse it.
+    #[error("the key was not endorsed")]
+    Endorser(#[from] endorser::Error),
+    /// The system's random number generator failed.
+    #[error("the system gives no random numbers")]
+    Entropy,
+    /// What hsmd answered does not verify against the chain in the directory.
+    #[error(
+        "the endorsement does not verify against the chain in the directory (is the publisher running, and `identity` right?): {0}"
+    )]
+    Unverified(Refusal),
+}
+
+/// The service's key for one purpose, kept usable in the background. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct OwnKey {
+    current: Arc<RwLock<Arc<Endorsed>>>,
+    plan: Plan,
+    feed: ChainFeed,
+    _task: Arc<Task>,
+}
+
+impl OwnKey {
+    /// Makes the first key, has it endorsed and published, and keeps it so from then on.
+    ///
+    /// One attempt: whoever starts a daemon tries again, and says what it waits for.
+    pub async fn start(
+        plan: Plan,
+        endorser: Endorser,
+        directory: Directory,
+        updates: &Updates,
+        feed: ChainFeed,
+    ) -> Result<Self, Error> {
+        let maker = Maker { plan, endorser, directory, feed: feed.clone() };
+        let subscription = updates.subscribe();
+        let first = maker.make().await?;
+        maker.publish(&first).await?;
+        let first = Arc::new(first);
+        let current = Arc::new(RwLock::new(Arc::clone(&first)));
+        let keeper = Keeper::new(maker, first, Arc::clone(&current));
+        let task = Arc::new(Task::spawn(keeper.run(subscription)));
+        Ok(Self { current, plan, feed, _task: task })
+    }
+
+    /// The key to sign with, whatever has become of its endorsement.
+    pub fn current(&self) -> Arc<Endorsed> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The key to sign with, if verifiers accept it at `now`; otherwise `Unavailable`, because an answer
+    /// that nobody can check is none.
+    pub fn usable(&self, now: Timestamp) -> Result<Arc<Endorsed>, Refusal> {
+        let key = self.current();
+        match key.endorsement.verify_alive(&self.feed.chain(), self.plan.window(), now) {
+            Ok(()) => Ok(key),
+            Err(_) => Err(Refusal::new(Code::Unavailable, "this service's own key is not endorsed now")),
+        }
+    }
+}
+
+/// Makes and publishes keys.
+#[derive(Debug)]
+struct Maker {
+    plan: Plan,
+    endorser: Endorser,
+    directory: Directory,
+    feed: ChainFeed,
+}
+
+impl Maker {
+    /// A new key, endorsed, and verified against the chain as verifiers see it.
+    async fn make(&self) -> Result<Endorsed, Error> {
+        let key = draw()?;
+        let (purpose, public_key) = (self.plan.purpose, key.public_key());
+        let expiration = crate::clock::now().plus(purpose.longest_lifetime());
+        let request = SignRequest { purpose, public_key, expiration };
+        let text = self.endorser.endorse(&request).await?;
+        let endorsement = Endorsement::parse(&text).map_err(Error::Unverified)?;
+        let expected = Expected { purpose, public_key: &public_key, service: None };
+        let verifies = |chain: &Chain| {
+            endorsement.verify(chain, expected, self.plan.window(), crate::clock::now()).is_ok()
+        };
+        // Late is no error here: the verdict below says what is wrong.
+        drop(tokio::time::timeout(VERIFY_DEADLINE, self.feed.wait_until(verifies)).await);
+        Endorsed::new(key, endorsement, self.plan, &self.feed.chain(), crate::clock::now())
+            .map_err(Error::Unverified)
+    }
+
+    /// Puts a key's endorsement into the directory for the rest of its life.
+    async fn publish(&self, key: &Endorsed) -> Result<(), directory::Error> {
+        let left = key.endorsement.subject.expiration.since(crate::clock::now());
+        self.directory.publish(self.plan.db(), &key.public_key(), key.endorsement.text(), left).await
+    }
+
+    /// Whether a key's endorsement stands in the directory as published.
+    async fn is_published(&self, key: &Endorsed) -> Result<bool, directory::Error> {
+        let found = self.directory.endorsement(self.plan.db(), &key.public_key()).await?;
+        Ok(found.as_deref() == Some(key.endorsement.text()))
+    }
+}
+
+/// A fresh key from the system's randomness.
+fn draw() -> Result<SigningKey, Error> {
+    let mut seed = Zeroizing::new([0_u8; 32]);
+    for _ in 0..DRAWS_MAX {
+        aws_lc_rs::rand::fill(seed.as_mut_slice()).map_err(|_| Error::Entropy)?;
+        if let Ok(key) = SigningKey::from_seed(&seed) {
+            return Ok(key);
+        }
+    }
+    Err(Error::Entropy)
+}

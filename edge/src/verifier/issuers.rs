@@ -1,0 +1,122 @@
+//! The keys that issue tokens: authd's access keys, each with an endorsement that verified.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keychain::chain::{Chain, windows};
+use keychain::endorsement::{Endorsement, Expected, Purpose};
+use keychain::{PublicKey, Refusal, Timestamp, VerifyingKey};
+use moka::sync::Cache;
+
+/// Issuing keys kept. An authd has at most five at a time; only the HSM can make more.
+const ENDORSED_MAX: u64 = 10_000;
+
+/// Keys known to be absent that are kept: more than a flood can name between two readings.
+const ABSENT_MAX: u64 = 16_384;
+
+/// How long a key stays absent without being looked for. The directory's announcements end it sooner.
+const ABSENT_FOR: Duration = Duration::from_secs(10);
+
+/// A key that the HSM endorsed to sign tokens.
+#[derive(Debug)]
+pub struct Issuer {
+    key: VerifyingKey,
+    endorsement: Endorsement,
+}
+
+impl Issuer {
+    /// Reads and verifies the entry of `public_key` in the directory.
+    pub fn verify(text: &str, public_key: PublicKey, chain: &Chain, now: Timestamp) -> Result<Self, Refusal> {
+        let endorsement = Endorsement::parse(text)?;
+        let expected = Expected { purpose: Purpose::Access, public_key: &public_key, service: None };
+        endorsement.verify(chain, expected, windows::EDGE, now)?;
+        Ok(Self { key: VerifyingKey::new(&public_key)?, endorsement })
+    }
+
+    /// Whether its endorsement still holds. Cheap: done for every request.
+    pub fn check(&self, chain: &Chain, now: Timestamp) -> Result<(), Refusal> {
+        self.endorsement.verify_alive(chain, windows::EDGE, now)
+    }
+
+    /// The key that verifies its tokens.
+    pub(super) const fn key(&self) -> &VerifyingKey {
+        &self.key
+    }
+}
+
+/// What is known of an issuing key.
+#[derive(Debug, Clone)]
+pub enum Knowledge {
+    /// It was looked for lately, and the directory has no endorsement of it that verifies.
+    Absent,
+    /// Its endorsement verified.
+    Endorsed(Arc<Issuer>),
+    /// It has not been looked for.
+    Nothing,
+}
+
+/// The issuing keys known to one verifier. Verified ones stay until they expire, whatever becomes of the
+/// directory; strangers cannot push them out, because only the HSM makes keys that enter.
+#[derive(Debug)]
+pub struct Issuers {
+    endorsed: Cache<PublicKey, Arc<Issuer>>,
+    absent: Cache<PublicKey, ()>,
+}
+
+impl Issuers {
+    pub(super) fn new() -> Self {
+        Self {
+            endorsed: Cache::builder().max_capacity(ENDORSED_MAX).build(),
+            absent: Cache::builder().max_capacity(ABSENT_MAX).time_to_live(ABSENT_FOR).build(),
+        }
+    }
+
+    /// What is known of `key`.
+    pub fn look_up(&self, key: &PublicKey) -> Knowledge {
+        match self.endorsed.get(key) {
+            Some(issuer) => Knowledge::Endorsed(issuer),
+            None if self.absent.contains_key(key) => Knowledge::Absent,
+            None => Knowledge::Nothing,
+        }
+    }
+
+    /// Whether `key` is known and its endorsement holds.
+    pub fn is_endorsed(&self, key: &PublicKey) -> bool {
+        self.endorsed.contains_key(key)
+    }
+
+    /// Takes in a verified key.
+    pub fn keep(&self, key: PublicKey, issuer: Issuer) {
+        self.absent.invalidate(&key);
+        self.endorsed.insert(key, Arc::new(issuer));
+    }
+
+    /// Notes that the directory has no good endorsement of `key`.
+    pub fn note_absent(&self, key: PublicKey) {
+        self.absent.insert(key, ());
+    }
+
+    /// Forgets absences: the directory or the chain has changed.
+    pub fn forget_absent(&self, key: &PublicKey) {
+        self.absent.invalidate(key);
+    }
+
+    /// Forgets all absences.
+    pub fn forget_all_absent(&self) {
+        self.absent.invalidate_all();
+    }
+
+    /// Drops keys whose endorsements have expired.
+    pub fn forget_expired(&self, now: Timestamp) {
+        for (key, issuer) in &self.endorsed {
+            if issuer.endorsement.subject.expiration <= now {
+                self.endorsed.invalidate(&*key);
+            }
+        }
+    }
+
+    /// How many keys are known.
+    pub fn held(&self) -> u64 {
+        self.endorsed.entry_count()
+    }
+}
