@@ -26,6 +26,7 @@
 pub mod access;
 pub mod cesr;
 pub mod chain;
+pub mod device;
 #[cfg(feature = "directory")]
 pub mod directory;
 pub mod endorsement;
@@ -34,6 +35,7 @@ pub mod json;
 pub mod key;
 pub mod limits;
 pub mod message;
+pub mod recovery;
 pub mod said;
 pub mod signed;
 pub mod time;
