@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{chain, dev, generation, status};
+use crate::{chain, dev, generation, probe, status};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -13,6 +13,7 @@ Examples:
   opsctl chain show                           its generations
   opsctl chain verify chain.json --identity E…
   opsctl rotate
+  opsctl probe --endpoints dev.json
   opsctl taint --reason 'stolen disk image'
 
 Exit codes:
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Taint(generation::Taint),
     /// What is up, and how the chain stands
     Status(status::Options),
+    /// Walk every operation against a deployment with a device of its own, and clean up after it
+    Probe(probe::Options),
     /// Run the entire system here, in the foreground, for development
     Dev(dev::Options),
     /// Print a completion script for a shell
@@ -116,6 +119,13 @@ mod tests {
             ("taint --reason  --yes", false),
             ("status --json --endpoints f", true),
             ("dev --dir d --endpoints f --database sqlite://x --apps a", true),
+            ("probe", false),
+            ("probe --endpoints f --with-admin --json", true),
+            (
+                "probe --auth http://a --keys http://k --identity EJ5tD2EZ8IRj4t4pmMtVkCsMvlbXH7Ghr4kE6oo1xK5r --app x=http://x",
+                true,
+            ),
+            ("probe --endpoints f --app http://x", false),
             ("completions bash", true),
             ("completions csh", false),
             ("--quiet rotate", true),

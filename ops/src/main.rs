@@ -26,6 +26,7 @@ mod dev;
 mod door;
 mod failure;
 mod generation;
+mod probe;
 mod status;
 mod talk;
 
@@ -86,6 +87,7 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
         Command::Rotate(options) => generation::rotate(&options, talk).await,
         Command::Taint(options) => generation::taint(&options, talk).await,
         Command::Status(options) => status::status(&options).await,
+        Command::Probe(options) => probe::probe(&options).await,
         Command::Dev(options) => dev::run(&options, talk).await,
         // Handled before the runtime starts.
         Command::Completions { .. } | Command::InitialiseToken(_) => Ok(()),

@@ -12,6 +12,7 @@ from .refusal import require
 TOKEN_LIMIT = 64 * 1024
 MINUTE = 60 * 10**9
 HOUR = 60 * MINUTE
+NAME = re.compile(r"[ !#-%'-;=?-\[\]-~]{1,64}")  # printable ASCII without " & < > \\
 
 
 def make_endorsement(hsm_key, generation, purpose, public_key, expiration, service=None):
@@ -122,13 +123,17 @@ class Token:
             claims[name] = parse_time(claims[name].string())
         (roles,) = claims["attributes"].members("permissionsByRole")
         require(isinstance(roles.value, dict), "InvalidToken", "roles are no object")
-        claims["attributes"] = {role: _permissions(names) for role, names in roles.value.items()}
+        claims["attributes"] = {r: _permissions(r, n) for r, n in roles.value.items()}
         return claims
 
 
-def _permissions(node):
+def _permissions(role, node):
     require(isinstance(node.value, list), "InvalidToken", "permissions are no list")
-    return [item.string() for item in node.value]
+    names = [item.string() for item in node.value]
+    for name in (role, *names):
+        require(NAME.fullmatch(name), "InvalidToken", "a name that some peers would escape")
+        require(not name.isdigit(), "InvalidToken", "integer-like name")
+    return names
 
 
 def _base64url(text):
