@@ -154,3 +154,77 @@ pub(crate) fn unix(path: &Path) -> String {
 pub(crate) fn sqlite(path: &Path) -> String {
     format!("sqlite://{}", path.display())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDENTITY: &str = "EPbuZh5cD6_UzVaYhQKa2gsnMGTOjbtjeTVH37nP9zv0";
+
+    fn port(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    /// The binaries lie beside the tests' folder.
+    fn check(binary: &str, file: &Path) {
+        let test = std::env::current_exe().unwrap();
+        let program = test.parent().unwrap().with_file_name(binary);
+        let output = std::process::Command::new(&program)
+            .arg("--config")
+            .arg(file)
+            .arg("--check-config")
+            .output()
+            .unwrap_or_else(|error| panic!("`{}`: {error}: build the workspace first", program.display()));
+        let said = (output.stdout.escape_ascii(), output.stderr.escape_ascii());
+        assert!(output.status.success(), "{binary}: {said:?}\n{}", std::fs::read_to_string(file).unwrap());
+    }
+
+    #[test]
+    fn every_daemon_accepts_its_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        super::super::layout::secret(&folder.join("pin")).unwrap();
+        super::super::layout::secret(&folder.join("app-secret")).unwrap();
+        let user = rustix::process::getuid().as_raw();
+        let socket = |name: &str| folder.join(format!("{name}.sock"));
+        let listen = vec![
+            Listen::admin(&socket("admin"), user),
+            Listen::endorse(&socket("authd"), user, Service::Authd),
+            Listen::endorse(&socket("edge"), user, Service::Edge("python")),
+            Listen::endorse(&socket("endorse"), user, Service::Laboratory),
+        ];
+        let verifier = Verifier {
+            identity: IDENTITY.to_owned(),
+            listen: port(1),
+            redis: "redis://127.0.0.1:2".to_owned(),
+            metrics: port(3),
+            state: folder.to_owned(),
+        };
+        let endorse = unix(&socket("authd"));
+        let file = |name: &str| folder.join(name);
+        write(
+            &file("hsmd"),
+            &Hsmd::new(folder, Path::new("/usr/lib/softhsm/libsofthsm2.so"), port(4), listen),
+        )
+        .unwrap();
+        let publisher =
+            Publisher { endorse: endorse.clone(), redis: verifier.redis.clone(), metrics: port(5) };
+        write(&file("hsm-publisher"), &publisher).unwrap();
+        let database = sqlite(&file("accounts.db"));
+        write(&file("authd"), &Authd { verifier: verifier.clone(), endorse: endorse.clone(), database })
+            .unwrap();
+        write(&file("keysd"), &verifier).unwrap();
+        let edge = Edge {
+            verifier,
+            endorse,
+            name: "python".to_owned(),
+            app: "http://127.0.0.1:6".to_owned(),
+            app_secret: folder.join("app-secret"),
+            route: vec![SAMPLE_ROUTE],
+        };
+        write(&file("edge"), &edge).unwrap();
+        for binary in ["hsmd", "hsm-publisher", "authd", "keysd", "edge"] {
+            check(binary, &file(binary));
+        }
+    }
+}
