@@ -1,2 +1,160 @@
-//! placeholder
-fn main() {}
+//! The binary: follows hsmd's chain and the directory's changes, and publishes what is owed.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use clap::Parser;
+use hsmd::publisher::{Carrier, Config, Source, follow};
+use keychain::directory::Directory;
+use systemd::{
+    exit::{self, Failure},
+    notify, shutdown,
+    telemetry::{Health, Metrics},
+};
+use tokio::{sync::mpsc, time};
+
+/// Carries the key chain from hsmd into the key directory.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// The configuration file.
+    #[arg(long)]
+    config: PathBuf,
+    /// Check the configuration and exit.
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// How often the whole copy is compared, in case a change was not pushed.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// How soon what is owed is tried again, and how often the watchdog is told.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Answers of hsmd that wait while the directory is slow; hsmd is asked again only once there is room.
+const TOLD_MAX: usize = 4;
+
+type Shared = Arc<Mutex<Health>>;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let printed = error.print().is_ok();
+            return ExitCode::from(if error.use_stderr() || !printed { exit::USAGE } else { exit::OK });
+        }
+    };
+    exit::run("hsm-publisher", || run(args))
+}
+
+async fn run(args: Args) -> Result<(), Failure> {
+    let config = Config::load(&args.config)?;
+    let directory = Directory::connect(&config.redis).map_err(Failure::config)?;
+    if args.check_config {
+        say_ok();
+        return Ok(());
+    }
+    let metrics = Metrics::install("hsm-publisher")?;
+    let health = Shared::default();
+    let told = Arc::clone(&health);
+    let metrics = metrics.serve(&config.metrics, move || read(&told))?;
+    let source = Source::new(&config.socket()).map_err(Failure::software)?;
+    tokio::select! {
+        () = shutdown::signal() => {}
+        () = carry(source, directory, &health) => {}
+    }
+    notify::stopping();
+    metrics.stop(false).await;
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of --check-config")]
+fn say_ok() {
+    println!("ok");
+}
+
+async fn carry(source: Source, directory: Directory, health: &Shared) {
+    let (to, mut events) = mpsc::channel(TOLD_MAX);
+    let follower = tokio::spawn(follow(source, to));
+    let mut changes = directory.changes();
+    let mut carrier = Carrier::new(directory);
+    let mut sweep = time::interval(SWEEP);
+    let mut tick = time::interval(TICK);
+    let mut state = State::default();
+    loop {
+        let done = tokio::select! {
+            told = events.recv() => match told {
+                Some(Ok(events)) => {
+                    state.hsmd = None;
+                    carrier.learn(events);
+                    Ok(())
+                }
+                Some(Err(error)) => {
+                    state.hsmd = Some(Failure::unavailable(error).to_string());
+                    Ok(())
+                }
+                None => break,
+            },
+            batch = changes.batch() => carrier.notice(batch).await,
+            _ = sweep.tick() => carrier.sweep().await,
+            _ = tick.tick() => {
+                notify::ping();
+                Ok(())
+            }
+        };
+        let settled = match done {
+            Ok(()) => carrier.settle().await.map(drop),
+            // What changed is not known any more: look at everything once the directory answers.
+            Err(error) => {
+                carrier.owe_everything();
+                Err(error)
+            }
+        };
+        state.directory = settled.err().map(|error| Failure::unavailable(error).to_string());
+        state.tell(&carrier, health);
+    }
+    follower.abort();
+}
+
+/// How both ends are, and whether readiness was announced.
+#[derive(Default)]
+struct State {
+    hsmd: Option<String>,
+    directory: Option<String>,
+    announced: bool,
+    status: String,
+}
+
+impl State {
+    fn tell(&mut self, carrier: &Carrier, health: &Shared) {
+        let ok = |problem: &Option<String>| problem.clone().unwrap_or_else(|| "ok".to_owned());
+        let detail = vec![("hsmd".to_owned(), ok(&self.hsmd)), ("directory".to_owned(), ok(&self.directory))];
+        let up = |problem: &Option<String>| if problem.is_none() { 1.0 } else { 0.0 };
+        metrics::gauge!("hsm_publisher_source_up").set(up(&self.hsmd));
+        metrics::gauge!("hsm_publisher_directory_up").set(up(&self.directory));
+        let ready = carrier.is_settled() && self.hsmd.is_none() && self.directory.is_none();
+        *health.lock().unwrap_or_else(PoisonError::into_inner) = Health { ready, detail };
+        let status = match (&self.hsmd, &self.directory) {
+            (Some(problem), _) => format!("hsmd: {problem}"),
+            (_, Some(problem)) => format!("directory: {problem}"),
+            _ => format!("{} events published", carrier.events()),
+        };
+        if ready && !self.announced {
+            self.announced = true;
+            notify::ready(&status);
+        }
+        if status != self.status {
+            tracing::info!(status, "changed");
+            notify::status(&status);
+            self.status = status;
+        }
+    }
+}
+
+fn read(health: &Shared) -> Health {
+    health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}

@@ -1,0 +1,106 @@
+//! What hsmd asks of an HSM, and how an HSM may fail.
+//!
+//! A backend is blocking, single-threaded and dumb: it generates, signs, lists and destroys, and can
+//! drop its connection and make a new one. What may be signed or destroyed, and when to try again, is
+//! decided above it ([`crate::signer`], [`crate::rotation`]). Every backend passes the one suite in
+//! `hsmd/tests/conformance.rs`.
+
+mod fault;
+mod key_id;
+pub mod pkcs11;
+
+use keychain::{PublicKey, Signature};
+
+pub use fault::Fault;
+pub use key_id::{KeyId, KeyIds};
+
+/// An HSM that holds P-256 keys and signs with them.
+///
+/// An implementation must keep these promises:
+///
+/// - a private key is made inside the device, cannot leave it, and survives a power cut once
+///   [`Backend::generate`] has returned;
+/// - a key is reported with a public key only if a signature by its private half verified under it, in
+///   the same call (two half-made keys under one id must never be mixed up);
+/// - [`Backend::destroy`] destroys what its handle names and nothing else, and a handle from before a
+///   reconnect is refused, not reinterpreted;
+/// - keys that do not bear this program's label and an id of the configured range do not exist for it;
+/// - a refused PIN is never presented a second time.
+pub trait Backend: Send {
+    /// Makes a key pair under `id`, whether or not the id is taken, and proves that it signs.
+    fn generate(&mut self, id: KeyId) -> Result<Key, Fault>;
+
+    /// Signs a SHA-256 digest with the key that `handle` names.
+    fn sign(&mut self, handle: Handle, digest: &[u8; 32]) -> Result<Signature, Fault>;
+
+    /// Lists every key of ours, and every half of one.
+    fn inventory(&mut self) -> Result<Inventory, Fault>;
+
+    /// Destroys one key or half of one: the private part first, so that what an interruption leaves can
+    /// no longer sign.
+    fn destroy(&mut self, handle: Handle) -> Result<(), Fault>;
+
+    /// Drops the connection as far as `rung` says and makes a new one. Earlier handles are void.
+    fn reconnect(&mut self, rung: Rung) -> Result<(), Fault>;
+}
+
+/// How much of the connection to an HSM to give up: the rungs of the ladder out of a fault, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    /// A new session, logged in anew.
+    Session,
+    /// The module or transport initialised anew.
+    Module,
+}
+
+impl Rung {
+    /// Every rung, lowest first.
+    pub const ALL: [Self; 2] = [Self::Session, Self::Module];
+
+    /// The rung's name in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Module => "module",
+        }
+    }
+}
+
+/// Names an object of one connection; void after [`Backend::reconnect`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handle {
+    /// Which connection the handle was given out by.
+    pub epoch: u64,
+    /// The backend's own number for the object in that connection.
+    pub number: u64,
+}
+
+/// A whole key of ours on the token, proven to sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Names the key in this connection.
+    pub handle: Handle,
+    /// The id that it was made under; not unique.
+    pub id: KeyId,
+    /// The public half; unique.
+    pub public_key: PublicKey,
+}
+
+/// A private key without its public one or the other way round: what an interrupted generation or
+/// destruction leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Half {
+    /// Names the object in this connection.
+    pub handle: Handle,
+    /// The id that it was made under.
+    pub id: KeyId,
+}
+
+/// Everything of ours on a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// The whole keys.
+    pub keys: Vec<Key>,
+    /// The halves.
+    pub halves: Vec<Half>,
+}

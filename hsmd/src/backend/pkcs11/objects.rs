@@ -1,0 +1,167 @@
+//! Keys as PKCS#11 objects: their templates, their pairing, their signatures.
+
+use aws_lc_rs::digest;
+use cryptoki::{
+    mechanism::Mechanism,
+    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
+    session::Session,
+};
+use keychain::{PublicKey, Signature, VerifyingKey};
+
+use super::{fault, sign_mechanism};
+use crate::backend::{Fault, KeyId, KeyIds};
+
+/// Marks an object as ours. Short, because a label of more than 40 bytes makes a YubiHSM keep a second
+/// object for each key.
+const LABEL: &[u8] = b"keelson";
+
+/// The object identifier of P-256, in DER.
+const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+
+/// What a key signs to prove which public key is its own. No event or endorsement starts so.
+const PROOF: &[u8] = b"keelson: proof that a key on the token signs as itself";
+
+/// A private and a public object that belong together.
+pub(super) struct Pair {
+    pub(super) id: KeyId,
+    pub(super) private: ObjectHandle,
+    pub(super) public: ObjectHandle,
+    pub(super) public_key: PublicKey,
+}
+
+/// Every object of ours.
+pub(super) struct Found {
+    pub(super) pairs: Vec<Pair>,
+    /// Id, private object, public object: one of the two is absent.
+    pub(super) halves: Vec<(KeyId, Option<ObjectHandle>, Option<ObjectHandle>)>,
+}
+
+/// Makes a key pair; answers the private and the public object.
+pub(super) fn generate(session: &Session, id: KeyId) -> Result<(ObjectHandle, ObjectHandle), Fault> {
+    let common = || {
+        vec![
+            Attribute::Token(true),
+            Attribute::KeyType(KeyType::EC),
+            Attribute::Id(id.bytes().to_vec()),
+            Attribute::Label(LABEL.to_vec()),
+        ]
+    };
+    let mut public = common();
+    public.extend([Attribute::Private(false), Attribute::Verify(true), Attribute::EcParams(P256.to_vec())]);
+    let mut private = common();
+    private.extend([
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(true),
+    ]);
+    let (public, private) =
+        session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private).map_err(fault)?;
+    Ok((private, public))
+}
+
+/// Refuses a private key that the module made extractable against its template.
+pub(super) fn demand_confined(session: &Session, private: ObjectHandle) -> Result<(), Fault> {
+    let wanted = [AttributeType::Sensitive, AttributeType::Extractable, AttributeType::Private];
+    let attributes = session.get_attributes(private, &wanted).map_err(fault)?;
+    let confined = [Attribute::Sensitive(true), Attribute::Extractable(false), Attribute::Private(true)]
+        .iter()
+        .all(|wanted| attributes.contains(wanted));
+    if confined { Ok(()) } else { Err(Fault::Nonsense("a private key that could leave the token")) }
+}
+
+/// The P-256 key of a public object; nothing for another curve.
+pub(super) fn public_key(session: &Session, public: ObjectHandle) -> Result<Option<PublicKey>, Fault> {
+    let attributes = session.get_attributes(public, &[AttributeType::EcPoint]).map_err(fault)?;
+    Ok(attributes.iter().find_map(|attribute| match attribute {
+        Attribute::EcPoint(point) => PublicKey::from_sec1(unwrap_point(point)).ok(),
+        _ => None,
+    }))
+}
+
+/// The point inside `CKA_EC_POINT`: by the book a DER octet string around its 65 bytes, by some modules
+/// the bytes themselves.
+fn unwrap_point(point: &[u8]) -> &[u8] {
+    match point {
+        [0x04, 65, inner @ ..] if inner.len() == 65 => inner,
+        _ => point,
+    }
+}
+
+/// Signs a SHA-256 digest.
+pub(super) fn sign(session: &Session, private: ObjectHandle, digest: &[u8; 32]) -> Result<Signature, Fault> {
+    let signature = session.sign(&sign_mechanism(), private, digest).map_err(fault)?;
+    let bytes =
+        <[u8; 64]>::try_from(signature).map_err(|_| Fault::Nonsense("a signature not of 64 bytes"))?;
+    Ok(Signature::from_bytes(bytes))
+}
+
+/// Whether the private object signs as `public_key`.
+pub(super) fn signs_as(
+    session: &Session,
+    private: ObjectHandle,
+    public_key: &PublicKey,
+) -> Result<bool, Fault> {
+    let mut proof = [0; 32];
+    proof.copy_from_slice(digest::digest(&digest::SHA256, PROOF).as_ref());
+    let signature = sign(session, private, &proof)?;
+    let key = VerifyingKey::new(public_key).map_err(|_| Fault::Nonsense("a point off the curve"))?;
+    Ok(key.verify(PROOF, &signature).is_ok())
+}
+
+/// Finds all that is ours and pairs it. Several keys may bear one id after a crash, so a pair is proven
+/// by a signature, never assumed.
+pub(super) fn find(session: &Session, ids: KeyIds) -> Result<Found, Fault> {
+    let mut publics = Vec::new();
+    for (id, public) in ours(session, ids, ObjectClass::PUBLIC_KEY)? {
+        publics.push((id, public, public_key(session, public)?));
+    }
+    let mut found = Found { pairs: Vec::new(), halves: Vec::new() };
+    for (id, private) in ours(session, ids, ObjectClass::PRIVATE_KEY)? {
+        match partner(session, id, private, &publics)? {
+            Some((index, public, public_key)) => {
+                publics.swap_remove(index);
+                found.pairs.push(Pair { id, private, public, public_key });
+            }
+            None => found.halves.push((id, Some(private), None)),
+        }
+    }
+    found.halves.extend(publics.into_iter().map(|(id, public, _)| (id, None, Some(public))));
+    Ok(found)
+}
+
+fn partner(
+    session: &Session,
+    id: KeyId,
+    private: ObjectHandle,
+    publics: &[(KeyId, ObjectHandle, Option<PublicKey>)],
+) -> Result<Option<(usize, ObjectHandle, PublicKey)>, Fault> {
+    for (index, (public_id, public, public_key)) in publics.iter().enumerate() {
+        if let Some(public_key) = public_key
+            && *public_id == id
+            && signs_as(session, private, public_key)?
+        {
+            return Ok(Some((index, *public, *public_key)));
+        }
+    }
+    Ok(None)
+}
+
+fn ours(session: &Session, ids: KeyIds, class: ObjectClass) -> Result<Vec<(KeyId, ObjectHandle)>, Fault> {
+    let template = [
+        Attribute::Token(true),
+        Attribute::Class(class),
+        Attribute::KeyType(KeyType::EC),
+        Attribute::Label(LABEL.to_vec()),
+    ];
+    let mut objects = Vec::new();
+    for object in session.find_objects(&template).map_err(fault)? {
+        let attributes = session.get_attributes(object, &[AttributeType::Id]).map_err(fault)?;
+        let id = attributes.iter().find_map(|attribute| match attribute {
+            Attribute::Id(bytes) => ids.read(bytes),
+            _ => None,
+        });
+        objects.extend(id.map(|id| (id, object)));
+    }
+    Ok(objects)
+}

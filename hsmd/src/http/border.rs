@@ -1,0 +1,68 @@
+//! What every route shares: bodies read within a bound, answers and refusals written.
+
+use std::time::Instant;
+
+use actix_web::{
+    HttpResponse, Resource, Route,
+    http::{StatusCode, header},
+    web,
+};
+use keychain::{Code, Refusal};
+
+use crate::rotation;
+
+/// Longest body: the longest request is under 300 bytes, and a taint's reason may be 500.
+pub(super) const BODY_MAX: usize = 4096;
+
+/// A route that takes one method and refuses the others.
+pub(super) fn resource(path: &str, route: Route) -> Resource {
+    web::resource(path).route(route).default_service(web::to(method_not_allowed))
+}
+
+/// Reads a body.
+pub(super) async fn read(payload: web::Payload) -> Result<web::Bytes, Refusal> {
+    match payload.to_bytes_limited(BODY_MAX).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(_)) => Err(Refusal::new(Code::InvalidMessage, "the body ended early")),
+        Err(_) => Err(Refusal::new(Code::TooLarge, "the body is longer than 4 KiB")),
+    }
+}
+
+/// Writes the answer to an operation, and counts and times it.
+pub(super) fn answer(op: &'static str, start: Instant, outcome: Result<String, Refusal>) -> HttpResponse {
+    let result = outcome.as_ref().map_or_else(|refusal| refusal.code().as_str(), |_| "ok");
+    metrics::histogram!("hsmd_sign_duration_seconds", "op" => op, "result" => result).record(start.elapsed());
+    match outcome {
+        Ok(body) => json(200, body),
+        Err(refusal) => refused(&refusal),
+    }
+}
+
+/// Writes a refusal.
+pub(super) fn refused(refusal: &Refusal) -> HttpResponse {
+    tracing::debug!(code = refusal.code().as_str(), because = refusal.because(), "refused");
+    json(refusal.code().status(), refusal.body())
+}
+
+/// Turns a fault into what the caller is told; the log is told everything.
+pub(super) fn refuse(error: &rotation::Error) -> Refusal {
+    tracing::warn!(error = error as &dyn std::error::Error, "an operation failed");
+    error.into()
+}
+
+/// Writes JSON.
+pub(super) fn json(status: u16, body: String) -> HttpResponse {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    HttpResponse::build(status)
+        .insert_header(header::ContentType::json())
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .body(body)
+}
+
+pub(super) async fn no_such_route() -> HttpResponse {
+    refused(&Refusal::new(Code::NoSuchRoute, "no such route on this socket"))
+}
+
+async fn method_not_allowed() -> HttpResponse {
+    refused(&Refusal::new(Code::MethodNotAllowed, "the route takes another method"))
+}

@@ -1,0 +1,48 @@
+//! hsmd: the daemon that owns the HSM, the key chain and every endorsement; and hsm-publisher, which
+//! carries the chain into the key directory.
+//!
+//! # What it is
+//!
+//! One process that holds the session of an HSM and the chain's [`ledger`], and answers over Unix sockets:
+//! `POST /sign` endorses the short-lived key of a service whose name the [`policy`] derives from who
+//! connected, and through which socket; `POST /rotate` and `POST /taint` leave a generation for the next;
+//! `GET /chain` tells the chain and can wait for its next event; `GET /health` says what works. `PROTOCOL.md`
+//! of the crate `keychain` says what the bytes are.
+//!
+//! ```text
+//! http (a server each socket) → policy → rotation::Keeper → signer (a thread each token) → backend → HSM
+//!                                             └→ ledger (SQLite or PostgreSQL)
+//! ```
+//!
+//! # What it is not
+//!
+//! It verifies no request of a device, knows no account, and speaks to no other host: it opens no network
+//! socket (but for the laboratory's loopback address, whose setting says that it is insecure). It signs no
+//! bytes that a caller brings: only events and endorsements that it composed itself.
+//!
+//! # Invariants
+//!
+//! - *One event a sequence number.* The ledger's unique index and its turn see to it, for any number of hsmd
+//!   on one ledger.
+//! - *No signature leaves before its event is on disk.* A generation signs endorsements only after its event
+//!   is committed with its signature, and shown; generation id and key change together, under one lock.
+//! - *The ledger decides what a key is for.* A key is used only because the ledger names its digest; a key is
+//!   destroyed only because the ledger does not name it and an interrupted step explains it. A token that
+//!   knows more than its ledger is left untouched.
+//! - *Live and next, nothing else.* After a rotation, and after every start, the token holds those two keys.
+//! - *Default deny.* A caller that no rule names gets nothing signed and changes nothing; purpose `access` is
+//!   authd's alone, whatever the configuration says.
+//! - *A PIN is presented once.* After a refusal it is not tried again.
+//! - *Every queue, body, wait and reason has a bound*, named beside its reason.
+
+pub mod backend;
+pub mod clock;
+pub mod config;
+pub mod health;
+pub mod http;
+pub mod ledger;
+pub mod policy;
+pub mod process;
+pub mod publisher;
+pub mod rotation;
+pub mod signer;

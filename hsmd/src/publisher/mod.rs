@@ -1,0 +1,13 @@
+//! hsm-publisher: carries the chain from hsmd into the key directory, and keeps it there.
+//!
+//! It holds no key and decides nothing: what it carries proves itself, so the worst that it can do is to
+//! withhold. It publishes everything at start and after every reconnection, each new event as it comes,
+//! and whatever disappears or changes in the directory again, byte for byte; it never deletes.
+
+mod carrier;
+mod config;
+mod source;
+
+pub use carrier::Carrier;
+pub use config::Config;
+pub use source::{Source, follow};

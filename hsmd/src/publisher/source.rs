@@ -1,0 +1,97 @@
+//! The chain as hsmd tells it.
+
+use std::{path::Path, time::Duration};
+
+use keychain::{Refusal, chain::SignedEvent};
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+/// How long one question waits for the next event. Below hsmd's own bound of 60 s.
+const WAIT: Duration = Duration::from_secs(50);
+
+/// How long an answer may take beyond the wait.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Longest answer: the longest chain that is read (a million events) would be 700 MB, but hsmd is asked for
+/// what is new; this is for the first answer, a rotation every hour for ten years.
+const ANSWER_MAX: usize = 64 * 1024 * 1024;
+
+/// The first and the longest pause after a failure.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Why the chain could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// hsmd cannot be reached or broke off.
+    #[error("cannot reach hsmd")]
+    Http(#[from] reqwest::Error),
+    /// hsmd refused.
+    #[error("hsmd answered {0}")]
+    Status(u16),
+    /// The answer is no list of events.
+    #[error("the answer is no list of events")]
+    Json(#[from] serde_json::Error),
+    /// An event does not verify.
+    #[error("an event does not verify")]
+    Event(#[from] Refusal),
+    /// The answer is longer than any chain.
+    #[error("the answer is longer than {ANSWER_MAX} bytes")]
+    TooLong,
+}
+
+/// hsmd's socket.
+#[derive(Clone, Debug)]
+pub struct Source {
+    http: reqwest::Client,
+}
+
+impl Source {
+    /// Will ask the hsmd that listens on `socket`.
+    pub fn new(socket: &Path) -> Result<Self, Error> {
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .timeout(WAIT.saturating_add(DEADLINE))
+            .connect_timeout(DEADLINE)
+            .build()?;
+        Ok(Self { http })
+    }
+
+    /// The events after sequence number `after`, waiting for one; all of them if it is absent.
+    pub async fn events(&self, after: Option<u64>) -> Result<Vec<SignedEvent>, Error> {
+        let query = after.map_or_else(String::new, |after| format!("?after={after}&wait={}", WAIT.as_secs()));
+        let mut answer = self.http.get(format!("http://hsmd/chain{query}")).send().await?;
+        if answer.status() != reqwest::StatusCode::OK {
+            return Err(Error::Status(answer.status().as_u16()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await? {
+            if body.len().saturating_add(chunk.len()) > ANSWER_MAX {
+                return Err(Error::TooLong);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let events: Vec<&RawValue> = serde_json::from_slice(&body)?;
+        events.into_iter().map(|event| Ok(SignedEvent::parse(event.get())?)).collect()
+    }
+}
+
+/// Follows the chain for ever: hands over the whole of it first, and again after every interruption, and in
+/// between what is new. An outage is handed over too.
+pub async fn follow(source: Source, to: mpsc::Sender<Result<Vec<SignedEvent>, Error>>) {
+    let mut newest = None;
+    let mut pause = PAUSE.0;
+    loop {
+        let told = source.events(newest).await;
+        if let Ok(events) = &told {
+            newest = events.iter().map(|event| event.event().sequence_number).max().or(newest);
+            pause = PAUSE.0;
+        } else {
+            newest = None;
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(PAUSE.1);
+        }
+        if to.send(told).await.is_err() {
+            return;
+        }
+    }
+}

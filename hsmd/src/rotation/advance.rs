@@ -1,0 +1,168 @@
+//! One step of the chain: a rotation or a taint.
+
+use std::sync::Arc;
+
+use keychain::{
+    Digest, PublicKey,
+    chain::{Draft, SignedEvent},
+};
+
+use super::{Error, Keeper, View};
+use crate::{
+    backend::Fault,
+    clock::Dating,
+    ledger::{self, Turn},
+};
+
+/// What is asked for: leave a generation, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advance {
+    /// The generation to leave; the live one, whichever that is, if absent.
+    pub from: Option<Digest>,
+    /// Whether it is compromised.
+    pub taint: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advanced {
+    /// The generation that was left.
+    pub left: Digest,
+    /// The generation after it.
+    pub new_generation: Digest,
+    /// The key of the generation after it.
+    pub new_public_key: PublicKey,
+    /// Whether this is the answer to an earlier command, and nothing was done now.
+    pub repeated: bool,
+}
+
+impl Keeper {
+    /// Leaves a generation for the next: a compare-and-swap on the generation named, so that a repeated or
+    /// second command never leaves a healthy one.
+    ///
+    /// Once begun it is carried through even if the caller goes away.
+    pub async fn advance(self: &Arc<Self>, advance: Advance) -> Result<Advanced, Error> {
+        let keeper = Arc::clone(self);
+        let carried_through = tokio::spawn(async move { keeper.advance_in_turn(advance).await });
+        carried_through.await.unwrap_or(Err(Error::Hsm(Fault::Stopped)))
+    }
+
+    async fn advance_in_turn(&self, advance: Advance) -> Result<Advanced, Error> {
+        let _turn = self.turn.lock().await;
+        let view = self.settled_in_turn().await?;
+        if let Some(earlier) = earlier(&view, advance)? {
+            return Ok(earlier);
+        }
+        let left = view.live().event();
+        let extended = match self.extend(&view, advance.taint).await {
+            Ok(extended) => Arc::new(extended),
+            Err(error) => return self.resolve(&view, advance, error).await,
+        };
+        let answer = answer(view.live(), extended.live(), false);
+        self.show(extended).await;
+        if let Err(fault) = self.signer.retire(left.public_key).await {
+            // The chain has moved on and the key signs nothing any more; the next start destroys it.
+            tracing::error!(%fault, key = %left.public_key, "a retired key is still on the token");
+            metrics::gauge!("hsmd_token_objects", "state" => "retired").increment(1);
+        }
+        Ok(answer)
+    }
+
+    /// Steps 1 to 5: makes the event after `view` and commits it; answers what is to be seen then.
+    async fn extend(&self, view: &View, taint: bool) -> Result<View, Error> {
+        let newest = view.live().event();
+        let after_next = newest.sequence_number.saturating_add(2);
+        self.ledger.intend(after_next).await?;
+        let created_at = if taint {
+            self.calendar.earliest_after(Some(newest.created_at))
+        } else {
+            self.date_after(newest.created_at).await?
+        };
+        let turn = self.ledger.turn().await?;
+        if turn.head().await? != Some(newest.id) {
+            return Err(ledger::Error::Taken(newest.sequence_number.saturating_add(1)).into());
+        }
+        let key = self.signer.generate(self.key_ids.of(after_next)).await?;
+        let draft = Draft::next(newest, &view.next(), &key.public_key.digest(), created_at, taint);
+        let committed = self.commit(turn, draft, view, key.public_key).await;
+        // What is known not to be committed to is destroyed at once, by its handle; what may have been
+        // committed to is left for the reconciliation, which reads the ledger first.
+        if matches!(
+            committed,
+            Err(Error::Hsm(_) | Error::Unverifiable(_) | Error::Ledger(ledger::Error::Taken(_)))
+        ) && let Err(fault) = self.signer.destroy(key.handle).await
+        {
+            tracing::warn!(%fault, id = %key.id, "a key made in vain is left for the reconciliation");
+        }
+        committed
+    }
+
+    /// Steps 4 and 5.
+    async fn commit(&self, turn: Turn, draft: Draft, view: &View, after: PublicKey) -> Result<View, Error> {
+        let signature = self.sign(view.next(), draft.payload().as_bytes()).await?;
+        let event = draft.seal(&signature)?;
+        let extended = view.with(event, after)?;
+        turn.commit(extended.live()).await?;
+        Ok(extended)
+    }
+
+    /// After a failure: reads from the ledger what has become of the event, and answers accordingly.
+    async fn resolve(&self, before: &View, advance: Advance, error: Error) -> Result<Advanced, Error> {
+        let lost = matches!(error, Error::Ledger(ledger::Error::Taken(_)));
+        if matches!(error, Error::Clock(_)) {
+            return Err(error);
+        }
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "an event failed; reconciling token and ledger"
+        );
+        self.unsettle().await;
+        let after = self.settled_in_turn().await?;
+        if let Some(earlier) = earlier(&after, advance)? {
+            return Ok(Advanced { repeated: lost, ..earlier });
+        }
+        let Some(next) = after.after(before.live()) else { return Err(error) };
+        if lost || next.event().taint_previous != advance.taint {
+            return Err(Error::Conflict("another hsmd left the generation first"));
+        }
+        Ok(answer(before.live(), next, false))
+    }
+
+    async fn date_after(&self, newest: keychain::Timestamp) -> Result<keychain::Timestamp, Error> {
+        loop {
+            match self.calendar.date_after(Some(newest)) {
+                Dating::At(at) => return Ok(at),
+                Dating::Wait(wait) => tokio::time::sleep(wait).await,
+                Dating::Behind(by) => {
+                    return Err(Error::Clock(format!(
+                        "it is {} s before the newest event; set it right and try again",
+                        by.as_secs()
+                    )));
+                }
+                Dating::Jumped(by) => {
+                    return Err(Error::Clock(format!(
+                        "it moved by {} s while hsmd ran; once it is right, restart hsmd",
+                        by.as_secs()
+                    )));
+                }
+            }
+        }
+    }
+}
+
+/// The answer to a command whose work is done already; an error if it can no longer be done.
+fn earlier(view: &View, advance: Advance) -> Result<Option<Advanced>, Error> {
+    let Some(named) = advance.from.filter(|named| *named != view.live().id()) else { return Ok(None) };
+    let left = view.find(&named).ok_or(Error::Conflict("the chain has no such generation"))?;
+    let next = view.after(left).ok_or(Error::Conflict("the chain has no such generation"))?;
+    if advance.taint && !next.event().taint_previous {
+        return Err(Error::Conflict(
+            "the generation was left without a taint; an event taints only the newest",
+        ));
+    }
+    Ok(Some(answer(left, next, true)))
+}
+
+fn answer(left: &SignedEvent, next: &SignedEvent, repeated: bool) -> Advanced {
+    Advanced { left: left.id(), new_generation: next.id(), new_public_key: next.event().public_key, repeated }
+}

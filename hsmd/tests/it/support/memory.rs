@@ -1,0 +1,176 @@
+//! A token in memory that can fail on command, before or after the effect.
+
+use std::sync::{Arc, Mutex};
+
+use hsmd::backend::{Backend, Fault, Half, Handle, Inventory, Key, KeyId, Rung};
+use keychain::{PublicKey, Signature};
+use p256::ecdsa::{SigningKey, signature::hazmat::PrehashSigner as _};
+
+/// What the device holds: survives the connections to it.
+#[derive(Clone, Default)]
+pub struct Device(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    keys: Vec<(KeyId, SigningKey)>,
+    /// Ids of halves of keys.
+    halves: Vec<KeyId>,
+    made: u64,
+    calls: u64,
+    plan: Option<Plan>,
+    dead: bool,
+}
+
+/// When and how to fail.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// At which call, counted from now.
+    pub at: u64,
+    /// Whether the call has its effect.
+    pub after_effect: bool,
+    /// Whether everything fails from then on, as when the process dies there.
+    pub fatal: bool,
+}
+
+impl Device {
+    pub fn plan(&self, plan: Plan) {
+        let mut state = self.0.lock().unwrap();
+        state.calls = 0;
+        state.plan = Some(plan);
+    }
+
+    /// Forgets the plan; true if it was carried out.
+    pub fn heal(&self) -> bool {
+        let mut state = self.0.lock().unwrap();
+        state.dead = false;
+        state.plan.take().is_none()
+    }
+
+    pub fn keys(&self) -> Vec<PublicKey> {
+        self.0.lock().unwrap().keys.iter().map(|(_, key)| public(key)).collect()
+    }
+
+    pub fn add_half(&self, id: KeyId) {
+        self.0.lock().unwrap().halves.push(id);
+    }
+
+    pub fn objects(&self) -> usize {
+        let state = self.0.lock().unwrap();
+        state.keys.len() * 2 + state.halves.len()
+    }
+
+    /// The same contents in a device of its own.
+    pub fn fork(&self) -> Self {
+        let state = self.0.lock().unwrap();
+        let (keys, halves, made) = (state.keys.clone(), state.halves.clone(), state.made + 1000);
+        Self(Arc::new(Mutex::new(State { keys, halves, made, ..State::default() })))
+    }
+
+    pub fn connect(&self) -> Memory {
+        Memory { device: self.clone(), epoch: 0 }
+    }
+}
+
+pub struct Memory {
+    device: Device,
+    epoch: u64,
+}
+
+impl Memory {
+    /// Runs one call under the plan.
+    fn call<T>(&self, work: impl FnOnce(&mut State) -> Result<T, Fault>) -> Result<T, Fault> {
+        let mut state = self.device.0.lock().unwrap();
+        if state.dead {
+            return Err(died());
+        }
+        let call = state.calls;
+        state.calls += 1;
+        let Some(plan) = state.plan.filter(|plan| plan.at == call) else { return work(&mut state) };
+        state.plan = None;
+        state.dead = plan.fatal;
+        if plan.after_effect {
+            work(&mut state)?;
+        }
+        Err(if plan.fatal { died() } else { Fault::Lost { call: "a call".into(), source: "planned".into() } })
+    }
+}
+
+fn died() -> Fault {
+    Fault::Refused { call: "a call".into(), source: "the process died here".into() }
+}
+
+fn public(key: &SigningKey) -> PublicKey {
+    PublicKey::from_sec1(key.verifying_key().to_sec1_point(true).as_bytes()).unwrap()
+}
+
+/// Numbers of keys and halves in one number.
+const HALVES: u64 = 1 << 32;
+
+impl Backend for Memory {
+    fn generate(&mut self, id: KeyId) -> Result<Key, Fault> {
+        let epoch = self.epoch;
+        self.call(|state| {
+            state.made += 1;
+            let mut seed = [1; 32];
+            seed[..8].copy_from_slice(&state.made.to_be_bytes());
+            let key = SigningKey::from_slice(&seed).unwrap();
+            let public_key = public(&key);
+            state.keys.push((id, key));
+            Ok(Key { handle: Handle { epoch, number: state.made }, id, public_key })
+        })
+    }
+
+    fn sign(&mut self, handle: Handle, digest: &[u8; 32]) -> Result<Signature, Fault> {
+        let epoch = self.epoch;
+        self.call(|state| {
+            let found = state.keys.iter().find(|(_, key)| Handle { epoch, number: number(key) } == handle);
+            let (_, key) = found.ok_or(Fault::EarlierHandle)?;
+            let signature: p256::ecdsa::Signature = key.sign_prehash(digest).unwrap();
+            Ok(Signature::from_bytes(signature.to_bytes().into()))
+        })
+    }
+
+    fn inventory(&mut self) -> Result<Inventory, Fault> {
+        let epoch = self.epoch;
+        self.call(|state| {
+            let key = |(id, key): &(KeyId, SigningKey)| Key {
+                handle: Handle { epoch, number: number(key) },
+                id: *id,
+                public_key: public(key),
+            };
+            let half = |(index, id): (u64, &KeyId)| Half {
+                handle: Handle { epoch, number: HALVES + index },
+                id: *id,
+            };
+            Ok(Inventory {
+                keys: state.keys.iter().map(key).collect(),
+                halves: (0..).zip(&state.halves).map(half).collect(),
+            })
+        })
+    }
+
+    fn destroy(&mut self, handle: Handle) -> Result<(), Fault> {
+        let epoch = self.epoch;
+        self.call(|state| {
+            if handle.epoch != epoch {
+                return Err(Fault::EarlierHandle);
+            }
+            match handle.number.checked_sub(HALVES) {
+                // Handles of the other halves must hold: leave the place, take the half.
+                Some(_) => drop(state.halves.pop()),
+                None => state.keys.retain(|(_, key)| number(key) != handle.number),
+            }
+            Ok(())
+        })
+    }
+
+    fn reconnect(&mut self, _: Rung) -> Result<(), Fault> {
+        self.epoch += 1;
+        self.call(|_| Ok(()))
+    }
+}
+
+/// The number that the key was made as: the head of its seed.
+fn number(key: &SigningKey) -> u64 {
+    u64::from_be_bytes(key.to_bytes()[..8].try_into().unwrap())
+}

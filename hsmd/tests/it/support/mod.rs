@@ -1,0 +1,26 @@
+//! What the tests stand on.
+
+pub mod daemon;
+pub mod memory;
+pub mod servers;
+pub mod softhsm;
+pub mod world;
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// Waits until `done` is true; fails the test if it is not within `deadline`.
+pub fn eventually(what: &str, deadline: Duration, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < deadline, "{what} did not happen within {deadline:?}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// Whether a Unix socket accepts connections.
+pub fn listens(socket: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(socket).is_ok()
+}
