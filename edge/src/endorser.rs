@@ -23,7 +23,7 @@ pub struct Endorser {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The configured address cannot be used.
-    #[error("hsmd cannot be reached as configured")]
+    #[error(transparent)]
     Address(#[from] NotAnAddress),
     /// The answer is not an endorsement's size or text.
     #[error("hsmd at `{url}` answered with something that is not an endorsement")]

@@ -67,6 +67,28 @@ pub fn respell(json: &[u8]) -> Result<String, Unsurvivable> {
     if reader.at == text.len() { Ok(reader.out) } else { Err(reader.not_json()) }
 }
 
+/// Whether a JSON text nests no deeper than [`DEPTH_MAX`]. Looks at brackets only, in one pass: whether it is
+/// JSON is another's question.
+pub fn is_shallow(json: &[u8]) -> bool {
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => {
+                depth += 1;
+                if depth > DEPTH_MAX {
+                    return false;
+                }
+            }
+            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    true
+}
+
 /// One pass over the text, writing the respelled form behind it.
 struct Reader<'a> {
     text: &'a str,

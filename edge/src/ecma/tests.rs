@@ -123,3 +123,14 @@ fn nesting_is_bounded() {
     refused(&deeper, &Unsurvivable::Depth { at: DEPTH_MAX });
     refused(&"[{\"a\":".repeat(1_000_000), &Unsurvivable::Depth { at: DEPTH_MAX / 2 * 6 });
 }
+
+#[test]
+fn depth_is_seen_without_parsing() {
+    assert!(is_shallow("[".repeat(DEPTH_MAX).as_bytes()));
+    assert!(!is_shallow("[".repeat(DEPTH_MAX + 1).as_bytes()));
+    assert!(!is_shallow("{\"a\":".repeat(DEPTH_MAX + 1).as_bytes()));
+    assert!(is_shallow(format!("\"{}\"", "[".repeat(1_000)).as_bytes()));
+    assert!(is_shallow(format!("\"\\\"{}\"", "[".repeat(1_000)).as_bytes()));
+    assert!(is_shallow("[],".repeat(1_000).as_bytes()));
+    assert!(!is_shallow(format!("\"\\\\\"{}", "[".repeat(1_000)).as_bytes()));
+}

@@ -28,6 +28,9 @@ use keeper::Keeper;
 /// within milliseconds; longer means that its generation was tainted meanwhile.
 const VERIFY_DEADLINE: Duration = Duration::from_secs(1);
 
+/// Pause between attempts to get the first key.
+const START_PAUSE: Duration = Duration::from_millis(250);
+
 /// Draws before giving up on a scalar. One draw in 2^32 is refused.
 const DRAWS_MAX: usize = 8;
 
@@ -157,6 +160,35 @@ impl OwnKey {
         let keeper = Keeper::new(maker, first, Arc::clone(&current));
         let task = Arc::new(Task::spawn(keeper.run(subscription)));
         Ok(Self { current, plan, feed, _task: task })
+    }
+
+    /// Tries [`Self::start`] until it works, and tells the log and the service manager what it waits for.
+    ///
+    /// The chain is waited for first, so that hsmd is asked only when its answer can be verified.
+    pub async fn await_first(
+        plan: Plan,
+        endorser: Endorser,
+        directory: Directory,
+        updates: &Updates,
+        feed: ChainFeed,
+    ) -> Self {
+        systemd::notify::status("waiting for the key chain in the directory");
+        feed.wait_until(|chain| chain.head().is_some()).await;
+        systemd::notify::status("waiting for an endorsement of this service's key");
+        loop {
+            let (endorser, directory) = (endorser.clone(), directory.clone());
+            match Self::start(plan, endorser, directory, updates, feed.clone()).await {
+                Ok(key) => return key,
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "no endorsed key yet; trying again"
+                    );
+                    systemd::notify::status(&format!("no endorsed key yet: {error}"));
+                    tokio::time::sleep(START_PAUSE).await;
+                }
+            }
+        }
     }
 
     /// The key to sign with, whatever has become of its endorsement.

@@ -1,0 +1,177 @@
+//! The public key directory (`PROTOCOL.md#directory-service`): what devices need to verify answers.
+//!
+//! It serves from memory: no request reaches Redis, and none can cost more than copying an answer. It
+//! shows nothing that does not verify against the pinned chain, and of a contested chain the surviving
+//! branch alone.
+
+mod config;
+mod copy;
+
+use std::path::Path;
+use std::time::Duration;
+
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use keychain::directory::Directory;
+use keychain::{Code, PublicKey, Refusal};
+use systemd::exit::Failure;
+use systemd::telemetry::{Health, Metrics};
+use systemd::{listen, notify, shutdown};
+use tokio::sync::Semaphore;
+
+use crate::chain_feed::{self, ChainFeed};
+use crate::http;
+use crate::updates::Updates;
+pub use config::Config;
+use copy::Copy;
+
+/// How long a question for an unknown key waits for it: a key that was published a moment ago is on its
+/// way, and its owner's first answer may be faster.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Questions that may wait at a time; beyond, the answer is given at once.
+const WAITING_MAX: usize = 256;
+
+/// How long requests in progress may take to end when keysd is stopped.
+const DRAIN_SECONDS: u64 = 5;
+
+/// What `/` answers.
+const INDEX: &str = r#"{"routes":["/","/health","/keys","/keys/{publicKey}","/hsm/keys"]}"#;
+
+struct Shared {
+    copy: Copy,
+    feed: ChainFeed,
+    waiting: Semaphore,
+}
+
+/// Runs keysd as `file` says, until it is asked to stop; with `check_only`, says whether it could.
+pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
+    let config: Config = systemd::config::load(file)?;
+    let directory = Directory::connect(&config.redis)
+        .map_err(|error| systemd::config::Error::value(file, "redis", error.to_string()))?;
+    if check_only {
+        println!("ok");
+        return Ok(());
+    }
+    let metrics = Metrics::install("keysd")?;
+    let updates = Updates::follow(&directory);
+    let feed = ChainFeed::start(&directory, &updates, &chain_settings(&config)).map_err(Failure::config)?;
+    let copy = Copy::start(&directory, &updates, feed.clone());
+    notify::status("waiting for the key chain in the directory");
+    tokio::select! {
+        () = first_listing(&feed, &copy) => {}
+        () = shutdown::signal() => return Ok(()),
+    }
+    let health_feed = feed.clone();
+    metrics.serve(&config.metrics, move || health(&health_feed))?;
+    let shared = web::Data::new(Shared { copy, feed, waiting: Semaphore::new(WAITING_MAX) });
+    serve(&config, shared).await
+}
+
+async fn first_listing(feed: &ChainFeed, copy: &Copy) {
+    feed.wait_until(|chain| chain.head().is_some()).await;
+    let mut version = copy.version();
+    while copy.listing().chain.len() <= "[]".len() {
+        if version.changed().await.is_err() {
+            std::future::pending::<()>().await; // the copy never ends before its owner
+        }
+    }
+}
+
+async fn serve(config: &Config, shared: web::Data<Shared>) -> Result<(), Failure> {
+    let socket = config.listen.bind()?;
+    let server = HttpServer::new(move || {
+        App::new().wrap(from_fn(http::cors)).app_data(shared.clone()).default_service(web::to(answer))
+    })
+    .shutdown_timeout(DRAIN_SECONDS)
+    .disable_signals();
+    let server = listen::attach(server, socket).map_err(Failure::io)?.run();
+    let handle = server.handle();
+    let serving = tokio::spawn(server);
+    tracing::info!(listen = %config.listen, "serving");
+    notify::ready("serving");
+    shutdown::signal().await;
+    notify::stopping();
+    handle.stop(true).await;
+    serving.await.map_err(Failure::software)?.map_err(Failure::io)
+}
+
+async fn answer(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
+    let answer = route(&request, &shared).await;
+    let code = answer.as_ref().err().map_or("", |refusal| refusal.code().as_str());
+    metrics::counter!("keysd_requests_total", "code" => code).increment(1);
+    answer.unwrap_or_else(|refusal| http::refuse(&refusal))
+}
+
+async fn route(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Refusal> {
+    let listing = || shared.copy.listing();
+    let body = match request.path() {
+        "/" => INDEX.to_owned(),
+        "/health" => health_body(&shared.feed),
+        "/keys" => listing().all.clone(),
+        "/hsm/keys" => listing().chain.clone(),
+        path => match path.strip_prefix("/keys/") {
+            Some(key) if request.method() == Method::GET => one_key(key, shared).await?,
+            Some(_) => String::new(),
+            None => return Err(Refusal::new(Code::NoSuchRoute, "no such route")),
+        },
+    };
+    if request.method() != Method::GET {
+        return Err(Refusal::new(Code::MethodNotAllowed, "the key directory is read with GET"));
+    }
+    Ok(http::json(StatusCode::OK, body))
+}
+
+/// The endorsement of one key, waiting a moment for one that is not there yet.
+async fn one_key(key: &str, shared: &Shared) -> Result<String, Refusal> {
+    let unknown = Refusal::new(Code::NoSuchRoute, "no endorsement of that key is known");
+    let mut version = shared.copy.version();
+    version.mark_unchanged();
+    let find = || shared.copy.listing().keys.get(key).map(ToString::to_string);
+    if let Some(text) = find() {
+        return Ok(text);
+    }
+    let Ok(_place) = shared.waiting.try_acquire() else { return Err(unknown) };
+    if PublicKey::parse(key).is_err() {
+        return Err(unknown);
+    }
+    let appears = async {
+        loop {
+            if version.changed().await.is_err() {
+                return None;
+            }
+            if let Some(text) = find() {
+                return Some(text);
+            }
+        }
+    };
+    tokio::time::timeout(GRACE, appears).await.ok().flatten().ok_or(unknown)
+}
+
+fn health_body(feed: &ChainFeed) -> String {
+    let chain = feed.chain();
+    let sequence = chain.head().map_or(0, |head| head.event().sequence_number);
+    let status = if is_healthy(feed) { "healthy" } else { "unhealthy" };
+    format!("{{\"status\":\"{status}\",\"sequenceNumber\":{sequence}}}")
+}
+
+fn is_healthy(feed: &ChainFeed) -> bool {
+    let chain = feed.chain();
+    chain.head().is_some() && !chain.contested() && !chain.rolled_back()
+}
+
+fn health(feed: &ChainFeed) -> Health {
+    let chain = feed.chain();
+    let sequence = chain.head().map_or("none".to_owned(), |head| head.event().sequence_number.to_string());
+    Health { ready: is_healthy(feed), detail: vec![("chain_sequence".into(), sequence)] }
+}
+
+fn chain_settings(config: &Config) -> chain_feed::Settings {
+    chain_feed::Settings {
+        identity: config.identity,
+        clock_skew: config.clock_skew.duration(),
+        pin: config.chain_pin,
+        state: config.state.clone(),
+    }
+}

@@ -1,0 +1,173 @@
+//! From a configuration to a serving edge, and to its end.
+
+use std::fmt::Display;
+use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use actix_web::middleware::from_fn;
+use actix_web::{App as Server, HttpServer, web};
+use keychain::directory::Directory;
+use reqwest::header::{HeaderName, HeaderValue};
+use systemd::config::Error;
+use systemd::exit::Failure;
+use systemd::telemetry::{Health, Metrics};
+use systemd::{credential, listen, notify, shutdown};
+
+use super::app::{App, AppSettings};
+use super::config::Config;
+use super::routes::Routes;
+use super::{Shared, handle};
+use crate::chain_feed::{self, ChainFeed};
+use crate::endorser::Endorser;
+use crate::gate::Gate;
+use crate::own_key::{OwnKey, Plan};
+use crate::peer::Peer;
+use crate::updates::Updates;
+use crate::verifier::{Audience, Settings};
+use crate::{clock, http};
+
+/// Longest secret between edge and app.
+const SECRET_MAX: usize = 1_024;
+
+/// How long requests in progress may take to end when the edge is stopped; beyond the app's deadline
+/// nobody waits for them any more.
+const DRAIN_SECONDS: u64 = 35;
+
+/// How long an idle connection of a device stays open.
+const KEEP_ALIVE: Duration = Duration::from_mins(1);
+
+/// How often memory is given back and gauges are set.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+
+/// Runs an edge as `file` says, until it is asked to stop; with `check_only`, says whether it could.
+pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
+    let config = Config::load(file)?;
+    let wrong = |key, error: &dyn Display| Failure::from(Error::value(file, key, error.to_string()));
+    let routes = Routes::new(&config.route, config.default).map_err(|error| wrong("route", &error))?;
+    let peer = Peer::parse(&config.app).map_err(|error| wrong("app", &error))?;
+    let app = app_settings(&config, peer)?;
+    let endorser = Endorser::new(&config.endorse).map_err(|error| wrong("endorse", &error))?;
+    let directory = Directory::connect(&config.redis).map_err(|error| wrong("redis", &error))?;
+    if check_only {
+        println!("ok");
+        return Ok(());
+    }
+    let metrics = Metrics::install("edge")?;
+    let updates = Updates::follow(&directory);
+    let feed = ChainFeed::start(&directory, &updates, &chain_settings(&config)).map_err(Failure::config)?;
+    let gate = Gate::start(&directory, &updates, feed.clone(), verifier_settings(&config));
+    let ready = async {
+        gate.ready().await;
+        OwnKey::await_first(
+            Plan::response(config.cycle.duration()),
+            endorser,
+            directory,
+            &updates,
+            feed.clone(),
+        )
+        .await
+    };
+    let key = tokio::select! {
+        key = ready => key,
+        () = shutdown::signal() => return Ok(()),
+    };
+    let (health_feed, health_key) = (feed.clone(), key.clone());
+    metrics.serve(&config.metrics, move || health(&health_feed, &health_key))?;
+    let shared = web::Data::new(Shared {
+        gate: gate.clone(),
+        key,
+        routes,
+        request_max: config.max_request.length(),
+        in_progress: AtomicUsize::new(0),
+    });
+    serve(&config, shared, app, gate).await
+}
+
+async fn serve(
+    config: &Config,
+    shared: web::Data<Shared>,
+    app: AppSettings,
+    gate: Gate,
+) -> Result<(), Failure> {
+    App::new(app.clone()).map_err(Failure::config)?; // a client that cannot be made is known before the workers
+    let socket = config.listen.bind()?;
+    let server = HttpServer::new(move || {
+        let server = Server::new().wrap(from_fn(http::cors)).app_data(shared.clone());
+        let server = match App::new(app.clone()) {
+            Ok(app) => server.app_data(web::Data::new(app)),
+            Err(_) => server, // was tried above
+        };
+        server.default_service(web::to(handle))
+    })
+    .keep_alive(KEEP_ALIVE)
+    .shutdown_timeout(DRAIN_SECONDS)
+    .disable_signals();
+    let server = listen::attach(server, socket).map_err(Failure::io)?.run();
+    let handle = server.handle();
+    let serving = tokio::spawn(server);
+    tracing::info!(edge = config.name, listen = %config.listen, "serving");
+    notify::ready(&format!("edge {}: serving", config.name));
+    let mut tidying = tokio::time::interval(TIDY_EVERY);
+    let stop = shutdown::signal();
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            _ = tidying.tick() => gate.tidy(),
+            () = &mut stop => break,
+        }
+    }
+    notify::stopping();
+    handle.stop(true).await;
+    serving.await.map_err(Failure::software)?.map_err(Failure::io)
+}
+
+/// Ready means: a request that is due an admission gets one, and a signed answer.
+fn health(feed: &ChainFeed, key: &OwnKey) -> Health {
+    let now = clock::now();
+    let chain = feed.chain();
+    let usable = key.usable(now);
+    let sequence = chain.head().map_or("none".to_owned(), |head| head.event().sequence_number.to_string());
+    let expiration = key.current().endorsement().subject.expiration;
+    let state = |good: bool, otherwise: &str| if good { "ok".to_owned() } else { otherwise.to_owned() };
+    Health {
+        ready: usable.is_ok(),
+        detail: vec![
+            ("chain".into(), state(!chain.contested() && !chain.rolled_back(), "contested or rolled back")),
+            ("chain_sequence".into(), sequence),
+            ("own_key".into(), state(usable.is_ok(), "not endorsed now")),
+            ("own_key_seconds_left".into(), expiration.since(now).as_secs().to_string()),
+        ],
+    }
+}
+
+fn chain_settings(config: &Config) -> chain_feed::Settings {
+    chain_feed::Settings {
+        identity: config.identity,
+        clock_skew: config.clock_skew.duration(),
+        pin: config.chain_pin,
+        state: config.state.clone(),
+    }
+}
+
+fn verifier_settings(config: &Config) -> Settings {
+    let audience = match &config.audience {
+        Some(origin) => Audience::new(origin, config.audience_required.unwrap_or(true)),
+        None => Audience::default(),
+    };
+    Settings { clock_skew: config.clock_skew.duration(), audience, nonce_capacity: config.nonce_capacity }
+}
+
+fn app_settings(config: &Config, peer: Peer) -> Result<AppSettings, Failure> {
+    let secret = config.app_secret.as_deref().map(|name| credential::read(name, SECRET_MAX)).transpose()?;
+    let secret =
+        secret.map(|secret| HeaderValue::from_bytes(&secret)).transpose().map_err(Failure::config)?;
+    let secret = secret.map(|mut secret| {
+        secret.set_sensitive(true);
+        secret
+    });
+    let forward = config.forward_headers.iter().map(|name| name.parse::<HeaderName>());
+    let forward = forward.collect::<Result<_, _>>().map_err(Failure::config)?;
+    let (answer_max, deadline) = (config.max_answer.length(), config.deadline.duration());
+    Ok(AppSettings { peer, secret, forward, answer_max, deadline })
+}

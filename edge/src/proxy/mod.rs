@@ -1,0 +1,104 @@
+//! The sidecar: takes signed access requests for an app that knows nothing of the protocol.
+//!
+//! One request goes: shape of the path → what the path asks for → body, bounded → verdict → app, with
+//! the caller in headers → answer, respelt and signed. What the device says about itself in headers
+//! never reaches the app, but for an allow-list.
+
+mod app;
+pub mod config;
+mod daemon;
+pub mod routes;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse, web};
+use keychain::{Code, Refusal};
+
+use crate::gate::Gate;
+use crate::own_key::OwnKey;
+use crate::verifier::Demand;
+use crate::{clock, ecma, http};
+use app::App;
+pub use app::AppSettings;
+pub use daemon::run;
+use routes::{Routes, check_place};
+
+/// Most requests in progress at a time; each may hold a body and an answer. Beyond it they are told to
+/// come again rather than made to wait.
+const IN_PROGRESS_MAX: usize = 1_024;
+
+/// What all workers share.
+#[derive(Debug)]
+struct Shared {
+    gate: Gate,
+    key: OwnKey,
+    routes: Routes,
+    request_max: usize,
+    in_progress: AtomicUsize,
+}
+
+/// Every path and method comes here.
+async fn handle(
+    request: HttpRequest,
+    payload: web::Payload,
+    shared: web::Data<Shared>,
+    app: web::Data<App>,
+) -> HttpResponse {
+    match serve(&request, payload, &shared, &app).await {
+        Ok(answer) => answer,
+        Err(refusal) => {
+            tracing::debug!(%refusal, path = request.path(), "refused");
+            http::refuse(&refusal)
+        }
+    }
+}
+
+async fn serve(
+    request: &HttpRequest,
+    payload: web::Payload,
+    shared: &Shared,
+    app: &App,
+) -> Result<HttpResponse, Refusal> {
+    let place = request.uri().path_and_query().map_or("", |place| place.as_str());
+    check_place(place)?;
+    if request.method() != Method::POST {
+        return Err(Refusal::new(Code::MethodNotAllowed, "access requests are POST"));
+    }
+    let permission = shared.routes.permission(request.path())?;
+    let _place = shared.enter()?;
+    let body = http::body(request, payload, shared.request_max).await?;
+    if !ecma::is_shallow(&body) {
+        return Err(Refusal::new(Code::InvalidMessage, "the message nests too deeply"));
+    }
+    // Before the nonce is spent: an answer that cannot be signed helps nobody.
+    shared.key.usable(clock::now())?;
+    let admitted = shared.gate.admit(&body, Demand { place, permission }).await?;
+    let answer = app.ask(place, &admitted, request.headers()).await.inspect_err(note_failure)?;
+    let key = shared.key.usable(clock::now())?;
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    Ok(http::respond_with(status, &admitted.nonce(), &key, &answer.json))
+}
+
+fn note_failure(refusal: &Refusal) {
+    metrics::counter!("edge_app_failures_total", "code" => refusal.code().as_str()).increment(1);
+}
+
+impl Shared {
+    /// A place among the requests in progress, given back when dropped.
+    fn enter(&self) -> Result<Place<'_>, Refusal> {
+        let place = Place(&self.in_progress);
+        if self.in_progress.fetch_add(1, Ordering::Relaxed) >= IN_PROGRESS_MAX {
+            return Err(Refusal::new(Code::Unavailable, "too many requests are in progress"));
+        }
+        Ok(place)
+    }
+}
+
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
