@@ -54,10 +54,12 @@ impl PublicKey {
         Ok(Self(point.as_bytes().try_into().map_err(|_| OFF_CURVE)?))
     }
 
+    /// Only the tags 02 and 03: p256 reads 05 as well, a second spelling of a key by its x alone.
     fn from_compressed(bytes: [u8; 33]) -> Result<Self, Refusal> {
+        let [tag, ..] = bytes;
         match p256::PublicKey::from_sec1_bytes(&bytes) {
-            Ok(_) => Ok(Self(bytes)),
-            Err(_) => Err(OFF_CURVE),
+            Ok(_) if matches!(tag, 2 | 3) => Ok(Self(bytes)),
+            _ => Err(OFF_CURVE),
         }
     }
 

@@ -29,7 +29,7 @@ impl Chain {
         for event in events {
             self.take_in(event, &mut merged);
         }
-        self.move_to_pin();
+        self.move_to_named();
         while let Some(next) = self.next(now) {
             self.accept(next, now, &mut merged);
         }
@@ -117,7 +117,8 @@ impl Chain {
         }
     }
 
-    /// Forgets what can no longer matter: events at or below the head, but for the head's own rivals.
+    /// Forgets what can no longer matter: events at or below the head, but for the head's own rivals, and
+    /// not while they may lead to the remembered event.
     fn drop_settled(&mut self, merged: &mut Merged) {
         let Some(head) = self.accepted.last() else { return };
         let height = head.event().sequence_number;
@@ -127,7 +128,7 @@ impl Chain {
             if self.is_rival(event.event()) && !self.reported.contains(&event.id()) {
                 merged.rivals.push(event.id());
             }
-            if !of_head.contains(&event.id()) {
+            if !of_head.contains(&event.id()) && !self.rolled_back() {
                 settled.push(event.id());
             }
         }
@@ -149,9 +150,12 @@ impl Chain {
         }
     }
 
-    /// Goes back to where the branch that configuration names leaves the accepted one, if it does.
-    fn move_to_pin(&mut self) {
-        let Some(fork) = self.settings.pin.and_then(|pin| self.fork_of(pin)) else { return };
+    /// Goes back to where the branch that configuration names leaves the accepted one, if it does; or that
+    /// of the event remembered from before a restart, without which nothing accepted since has counted.
+    fn move_to_named(&mut self) {
+        let remembered = self.settings.highest.filter(|_| self.rolled_back()).map(|highest| highest.id);
+        let mut named = [self.settings.pin, remembered].into_iter().flatten();
+        let Some(fork) = named.find_map(|named| self.fork_of(named)) else { return };
         let keep = fork.saturating_add(1);
         if keep >= self.accepted.len() {
             return;

@@ -2,7 +2,7 @@
 a verifier at work: at each step it takes in a set of events at `now`, and `ok` says which events it
 has accepted since it began (left out where that says nothing) and which generations are then live for each window (`at`, if it is there,
 is when that is asked). `pin` is the configured event and `highest` what the verifier remembers from
-before, if any."""
+before, if any (with the configured event that its branch held then)."""
 
 from protocol.chain import WINDOWS, Chain, Event, make_event, walk
 from protocol.primitives import format_time
@@ -103,6 +103,8 @@ def _merge(name, tree, steps, pin=None, highest=None):
     if highest:
         event = tree.events[highest]
         case["highest"] = {"id": event.id, "sequenceNumber": event.number}
+        if pin:
+            case["highest"]["pin"] = chain.pin
     for hours, names, accepted, *live, in steps:
         asked = live.pop() if len(live) == 4 else hours
         events = tree[names]

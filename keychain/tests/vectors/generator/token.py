@@ -1,8 +1,9 @@
 """Access tokens. A case without `check` is parsed and its signature verified against `publicKey`, the
-issuing key: `ok` is the claims as they were signed. A case with `check` asks besides whether the token
+issuing key: `ok` is the claims (times to the millisecond). A case with `check` asks besides whether the token
 gives access, or can be refreshed, at `now`."""
 
 import base64
+import json
 import zlib
 
 from protocol.chain import compact
@@ -42,9 +43,16 @@ def _case(name, text, expect, public_key=SERVER.public):
     def attempt():
         token = Token(text)
         token.check(public_key)
-        return token.json
+        return _facts(token)
 
     return agreed(case, attempt)
+
+
+def _facts(token):
+    """The claims as members, with times to the millisecond."""
+    members = json.loads(token.json)
+    times = ("issuedAt", "expiry", "refreshExpiry")
+    return members | {name: format_time(token.claims[name]) for name in times}
 
 
 def _valid():
@@ -69,10 +77,10 @@ def _valid():
     }
     cases = []
     for name, text in made.items():
-        cases.append(_case(name, text, ok(Token(text).json)))
+        cases.append(_case(name, text, ok(_facts(Token(text)))))
     signed = make_token(SERVER, plain, gzip)
     high = SERVER.sign(plain, high_s=True) + signed[88:]
-    cases.append(_case("high s", high, ok(plain)))
+    cases.append(_case("high s", high, ok(_facts(Token(signed)))))
     return cases
 
 
@@ -156,11 +164,6 @@ def _misshapen():
         "roles an array": roles([]),
         "permissions a string": roles({"user": "read"}),
         "a permission that is a number": roles({"user": [1]}),
-        "a role with an ampersand": roles({"a&b": []}),
-        "a permission with an angle bracket": roles({"user": ["a<b"]}),
-        "a role like an integer": roles({"7": []}),
-        "an empty role": roles({"": []}),
-        "a role beyond ASCII": roles({"m\u00fcller": []}),
         "a role twice": make_token(
             SERVER, plain.replace('{"user":', '{"user":[],"user":'), gzip),
         "serverIdentity escaped": make_token(
