@@ -12,11 +12,12 @@
 use std::{fmt::Display, time::Duration};
 
 use keychain::{
-    Code, Digest, Nonce, PublicKey, Refusal, Signature, Timestamp, VerifyingKey,
+    Code, Digest, Nonce, PublicKey, Refusal, Signature, SigningKey, Timestamp, VerifyingKey,
     access::{AccessRequest, Response},
     chain::{self, Chain, Highest, Settings, SignedEvent},
     endorsement::{Endorsement, Expected, Purpose},
     message::{self, Operation, Request},
+    recovery,
     token::Token,
 };
 use serde_json::{Value, json};
@@ -201,6 +202,15 @@ fn response() {
     });
 }
 
+#[test]
+fn passphrase() {
+    check("passphrase", |case| {
+        let seed = recovery::seed_from_passphrase(text(case, "passphrase"))?;
+        let public_key = SigningKey::from_seed(&seed)?.public_key();
+        Ok(json!({"seed": hex(seed.as_slice()), "publicKey": public_key}))
+    });
+}
+
 /// Holds every case of a file against what `attempt` makes of it, and names all that differ.
 fn check(file: &str, attempt: impl Fn(&Value) -> Result<Value, Refusal>) {
     check_some(file, |_| true, attempt);
@@ -237,7 +247,11 @@ fn cases(file: &str) -> Vec<Value> {
 /// The bytes of a primitive in hex, after a look at its text form.
 fn spelt(text: &str, value: impl Display, bytes: &[u8]) -> Value {
     assert_eq!(value.to_string(), text, "a value has one spelling");
-    json!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat())
+    json!(hex(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 fn live(chain: &Chain, case: &Value, now: Timestamp) -> Value {
