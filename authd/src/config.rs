@@ -1,0 +1,137 @@
+//! What authd is told: one TOML file, whose defaults are right for most (`systemd/config/authd.toml`).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use keychain::token::Attributes;
+use keychain::{Digest, Refusal, limits};
+use serde::Deserialize;
+use systemd::config::Span;
+use systemd::listen::Address;
+
+use crate::operation::session::Lifetimes;
+
+/// How long a device may still be sending a request whose token was checked in time.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Denials are rounded up to whole minutes: with the defaults, 16.
+const MINUTE: u64 = 60;
+
+/// Longest that an access token may live: the window of edges allows no more.
+const ACCESS_LIFETIME_MAX: Duration = Duration::from_mins(15);
+
+/// Longest that a session may last: refresh keys are verified against endorsements of 24 h at most, and a
+/// token issued at the end of its key's use must still be refreshable.
+const REFRESH_LIFETIME_MAX: Duration = Duration::from_hours(12);
+
+/// The configuration file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The HSM identity: the chain's prefix, as `opsctl identity export` prints it.
+    pub identity: Digest,
+    /// Where devices reach authd.
+    pub listen: Address,
+    /// `sqlite:///path` or `postgres://…`.
+    pub database: String,
+    /// The key directory.
+    pub redis: String,
+    /// hsmd's endorse socket.
+    pub endorse: String,
+    /// Where `/metrics` is served.
+    pub metrics: Address,
+    /// Clock difference between machines that is tolerated.
+    #[serde(default = "clock_skew")]
+    pub clock_skew: Span,
+    /// Where the highest event seen is kept.
+    pub state: PathBuf,
+    /// The event that decides a contested chain.
+    pub chain_pin: Option<Digest>,
+    /// What every account may do: role to permissions.
+    #[serde(default = "roles")]
+    pub roles: BTreeMap<String, Vec<String>>,
+    /// How long an access token lasts.
+    #[serde(default = "access_lifetime")]
+    pub access_lifetime: Span,
+    /// How long a session lasts from its first token.
+    #[serde(default = "refresh_lifetime")]
+    pub refresh_lifetime: Span,
+    /// How often own keys are replaced.
+    #[serde(default = "cycle")]
+    pub cycle: Span,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("`{key}`: {because}")]
+pub struct Unusable {
+    /// The setting.
+    pub key: &'static str,
+    /// What is wrong with it, and what would be right.
+    pub because: String,
+}
+
+impl Config {
+    /// Checks what the types of the settings do not say.
+    pub fn check(&self) -> Result<(), Unusable> {
+        let unusable = |key, because| Unusable { key, because };
+        crate::store::Store::check_url(&self.database)
+            .map_err(|fault| unusable("database", fault.to_string()))?;
+        self.attributes().map_err(|refusal| unusable("roles", refusal.because().to_owned()))?;
+        let bounds = [
+            ("access_lifetime", self.access_lifetime, ACCESS_LIFETIME_MAX),
+            ("refresh_lifetime", self.refresh_lifetime, REFRESH_LIFETIME_MAX),
+            ("cycle", self.cycle, limits::RESPONSE_KEY_LIFETIME / 2),
+            ("clock_skew", self.clock_skew, Duration::from_secs(30)),
+        ];
+        for (key, span, most) in bounds {
+            if span.duration() > most || (span.duration().is_zero() && key != "clock_skew") {
+                let most = most.as_secs();
+                return Err(unusable(key, format!("give more than zero and at most {most} s")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What every token permits.
+    pub fn attributes(&self) -> Result<Attributes, Refusal> {
+        Attributes::new(self.roles.clone())
+    }
+
+    /// How long tokens and sessions last.
+    pub fn lifetimes(&self) -> Lifetimes {
+        Lifetimes {
+            access: self.access_lifetime.duration(),
+            refresh: self.refresh_lifetime.duration(),
+            skew: self.clock_skew.duration(),
+        }
+    }
+
+    /// How long edges are to deny a revoked device: until its last token has ended on every clock, and
+    /// requests begun by then with it.
+    pub fn denial(&self) -> Duration {
+        let least = self.access_lifetime.duration() + 2 * self.clock_skew.duration() + REQUEST_DEADLINE;
+        Duration::from_secs(least.as_secs().saturating_add(1).div_ceil(MINUTE) * MINUTE)
+    }
+}
+
+fn clock_skew() -> Span {
+    Span::seconds(limits::CLOCK_SKEW.as_secs())
+}
+
+fn roles() -> BTreeMap<String, Vec<String>> {
+    BTreeMap::from([("user".to_owned(), vec!["read".to_owned(), "write".to_owned()])])
+}
+
+fn access_lifetime() -> Span {
+    Span::seconds(limits::ACCESS_LIFETIME.as_secs())
+}
+
+fn refresh_lifetime() -> Span {
+    Span::seconds(limits::REFRESH_LIFETIME.as_secs())
+}
+
+fn cycle() -> Span {
+    Span::seconds(6 * 3_600)
+}

@@ -1,0 +1,203 @@
+//! From a configuration to a running server, and down again.
+
+use std::error::Error;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
+use actix_web::web::Data;
+use actix_web::{App, HttpServer};
+use edge::chain_feed::{self, ChainFeed};
+use edge::clock;
+use edge::endorser::Endorser;
+use edge::own_key::{self, OwnKey, Plan};
+use edge::updates::Updates;
+use keychain::directory::Directory;
+use systemd::exit::Failure;
+use systemd::telemetry::Health;
+use systemd::{listen, notify};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::challenge::Challenger;
+use crate::config::Config;
+use crate::http::{self, Places};
+use crate::issuer::Issuers;
+use crate::outbox;
+use crate::service::Service;
+use crate::store::{Fault, Store};
+
+/// Connections that a worker holds at once. Each may be sending a body of 64 KiB.
+const CONNECTIONS_MAX: usize = 2_048;
+
+/// How long a request begun before the end may still take, in seconds: longer than any wait of the store.
+const DRAIN_SECONDS: u64 = 15;
+
+/// Pause before own keys are asked for again: hsmd or its publisher may be starting as well.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// A running authd.
+pub struct Daemon {
+    service: Data<Service>,
+    address: Option<SocketAddr>,
+    server: ServerHandle,
+    ended: JoinHandle<std::io::Result<()>>,
+    outbox: JoinHandle<()>,
+    // Ends with the daemon: whoever follows the directory hears of it through this.
+    _updates: Updates,
+}
+
+impl Daemon {
+    /// Opens the store, gets its own keys endorsed (waiting for hsmd and the directory as long as it
+    /// takes), and only then begins to serve.
+    pub async fn start(config: &Config) -> Result<Self, Failure> {
+        config.check().map_err(Failure::config)?;
+        let store = Store::open(&config.database).await.map_err(store_failure)?;
+        let directory = Directory::connect(&config.redis).map_err(Failure::config)?;
+        let updates = Updates::follow(&directory);
+        let service = Data::new(service(config, store, directory, &updates).await?);
+        let socket = config.listen.bind().map_err(Failure::unavailable)?;
+        let address = socket.tcp_address();
+        let (server, ended) = serve(&service, socket)?;
+        let outbox = tokio::spawn(outbox::run(service.clone().into_inner(), updates.subscribe()));
+        Ok(Self { service, address, server, ended, outbox, _updates: updates })
+    }
+
+    /// What the operations work with.
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// Where it listens, if that is TCP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// How it is, for `/readyz`; does not block.
+    pub fn health(&self) -> impl Fn() -> Health + Send + Sync + Clone + 'static {
+        let service = self.service.clone().into_inner();
+        move || health(&service)
+    }
+
+    /// Serves until `signal`, then answers what has begun, and ends.
+    pub async fn run_until(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
+        let ended = tokio::select! {
+            () = signal => {
+                notify::stopping();
+                self.server.stop(true).await;
+                Ok(())
+            }
+            ended = self.ended => ended.map_err(Failure::software)?.map_err(Failure::io),
+        };
+        self.outbox.abort();
+        ended
+    }
+}
+
+async fn service(
+    config: &Config,
+    store: Store,
+    directory: Directory,
+    updates: &Updates,
+) -> Result<Service, Failure> {
+    let settings = chain_feed::Settings {
+        identity: config.identity,
+        clock_skew: config.clock_skew.duration(),
+        pin: config.chain_pin,
+        state: config.state.clone(),
+    };
+    let feed = ChainFeed::start(&directory, updates, &settings).map_err(Failure::unavailable)?;
+    let endorser = Endorser::new(&config.endorse).map_err(Failure::config)?;
+    let cycle = config.cycle.duration();
+    let own = |plan: Plan| own_key(plan, &endorser, &directory, updates, &feed);
+    let (access, response) = (own(Plan::access(cycle)).await, own(Plan::response(cycle)).await);
+    let challenger = Challenger::new(store.challenge_key().await.map_err(store_failure)?);
+    Ok(Service {
+        issuers: Issuers::new(directory.clone(), feed),
+        store,
+        directory,
+        challenger,
+        access,
+        response,
+        attributes: config.attributes().map_err(Failure::config)?,
+        lifetimes: config.lifetimes(),
+        denial: config.denial(),
+        revoked: Notify::new(),
+        store_answers: AtomicBool::new(true),
+    })
+}
+
+/// No endorsement, no service: asks until there is one, and says what it waits for.
+async fn own_key(
+    plan: Plan,
+    endorser: &Endorser,
+    directory: &Directory,
+    updates: &Updates,
+    feed: &ChainFeed,
+) -> OwnKey {
+    let mut said = String::new();
+    loop {
+        match OwnKey::start(plan, endorser.clone(), directory.clone(), updates, feed.clone()).await {
+            Ok(key) => return key,
+            Err(error) => say(plan, &error, &mut said),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Says why there is no key yet; the same reason once.
+fn say(plan: Plan, error: &own_key::Error, said: &mut String) {
+    let why = error.to_string();
+    if *said != why {
+        let purpose = plan.purpose.as_str();
+        tracing::warn!(error = error as &dyn Error, purpose, "no key of its own yet; trying again");
+        notify::status(&format!("waiting for its {purpose} key: {why}"));
+        *said = why;
+    }
+}
+
+fn serve(
+    service: &Data<Service>,
+    socket: listen::Socket,
+) -> Result<(ServerHandle, JoinHandle<std::io::Result<()>>), Failure> {
+    let (service, places) = (service.clone(), Data::new(Places::default()));
+    let app = move || {
+        App::new()
+            .wrap(from_fn(edge::http::cors))
+            .app_data(service.clone())
+            .app_data(places.clone())
+            .configure(http::routes)
+    };
+    let server = HttpServer::new(app)
+        .max_connections(CONNECTIONS_MAX)
+        .shutdown_timeout(DRAIN_SECONDS)
+        .disable_signals();
+    let server = listen::attach(server, socket).map_err(Failure::io)?.run();
+    Ok((server.handle(), tokio::spawn(server)))
+}
+
+fn health(service: &Arc<Service>) -> Health {
+    let now = clock::now();
+    let facts = [
+        ("store", service.store_answers.load(Ordering::Relaxed)),
+        ("access key", service.access.usable(now).is_ok()),
+        ("response key", service.response.usable(now).is_ok()),
+    ];
+    let word = |good| if good { "ok" } else { "down" };
+    Health {
+        ready: facts.iter().all(|(_, good)| *good),
+        detail: facts.iter().map(|(name, good)| ((*name).to_owned(), word(*good).to_owned())).collect(),
+    }
+}
+
+fn store_failure(fault: Fault) -> Failure {
+    match fault {
+        Fault::Location(_) => Failure::config(fault),
+        Fault::Unavailable(_) | Fault::Lost(_) => Failure::unavailable(fault),
+        Fault::Corrupt { .. } => Failure::software(fault),
+    }
+}

@@ -1,0 +1,111 @@
+//! The HTTP border: routes, sizes, and the form of answers (`PROTOCOL.md#operations`, `PROTOCOL.md#errors`).
+
+use std::error::Error;
+use std::time::Instant;
+
+use actix_web::http::StatusCode;
+use actix_web::web::{self, Data, Payload, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse};
+use edge::{clock, http};
+use keychain::message::Operation;
+use keychain::{Code, Refusal, limits};
+use tokio::sync::Semaphore;
+
+use crate::service::Service;
+use crate::store::Failure;
+
+/// Requests worked on at once: what the connections to the database can serve within a device's patience.
+/// Further ones are told so at once.
+const REQUESTS_MAX: usize = 512;
+
+/// The places that requests take while they are worked on.
+pub struct Places(Semaphore);
+
+impl Default for Places {
+    fn default() -> Self {
+        Self(Semaphore::new(REQUESTS_MAX))
+    }
+}
+
+/// The routes, for an app that has [`Service`] and [`Places`] as its data and [`http::cors`] around it.
+pub fn routes(config: &mut ServiceConfig) {
+    for operation in Operation::ALL {
+        let handler =
+            move |request, payload, service, places| handle(operation, request, payload, service, places);
+        let resource = web::resource(operation.path()).route(web::post().to(handler));
+        config.service(resource.default_service(web::to(http::method_not_allowed)));
+    }
+    let health = web::resource("/health").route(web::get().to(health));
+    config.service(health.default_service(web::to(http::method_not_allowed)));
+    let index = web::resource("/").route(web::get().to(index));
+    config.service(index.default_service(web::to(http::method_not_allowed)));
+    config.default_service(web::to(http::no_such_route));
+}
+
+async fn handle(
+    operation: Operation,
+    request: HttpRequest,
+    payload: Payload,
+    service: Data<Service>,
+    places: Data<Places>,
+) -> HttpResponse {
+    let begun = Instant::now();
+    let outcome = answer(operation, &request, payload, &service, &places).await;
+    let op = operation.path();
+    let code = outcome.as_ref().err().map_or("ok", |refusal| refusal.code().as_str());
+    metrics::counter!("authd_operations_total", "op" => op, "code" => code).increment(1);
+    metrics::histogram!("authd_operation_seconds", "op" => op).record(begun.elapsed());
+    outcome.unwrap_or_else(|refusal| http::refuse(&refusal))
+}
+
+async fn answer(
+    operation: Operation,
+    request: &HttpRequest,
+    payload: Payload,
+    service: &Service,
+    places: &Places,
+) -> Result<HttpResponse, Refusal> {
+    let body = http::body(request, payload, limits::MESSAGE_MAX).await?;
+    let _place = places.0.try_acquire().map_err(|_| Refusal::new(Code::TooMany, "every place is taken"))?;
+    let now = clock::now();
+    // An answer that nobody can check is none, so nothing is decided without the key for it.
+    let key = service.response.usable(now)?;
+    let answer =
+        service.answer(operation, &body, now).await.map_err(|failure| explain(operation, failure))?;
+    if answer.repeated {
+        metrics::counter!("authd_replayed_operations_total", "op" => operation.path()).increment(1);
+    }
+    Ok(http::respond(&answer.nonce, &key, &answer.response))
+}
+
+/// Says in the log what happened, and to the caller what concerns him.
+fn explain(operation: Operation, failure: Failure) -> Refusal {
+    if let Failure::Store(fault) = &failure {
+        tracing::error!(%operation, error = fault as &dyn Error, "the store failed");
+    }
+    let refusal = failure.into_refusal();
+    tracing::info!(%operation, code = refusal.code().as_str(), because = refusal.because(), "refused");
+    refusal
+}
+
+async fn health(service: Data<Service>) -> HttpResponse {
+    let now = clock::now();
+    let store = service.store.ping().await.is_ok();
+    let keys = service.response.usable(now).is_ok() && service.access.usable(now).is_ok();
+    let word = |good| if good { "ok" } else { "down" };
+    let (status, verdict) = if store && keys {
+        (StatusCode::OK, "healthy")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "unhealthy")
+    };
+    let body = format!(r#"{{"status":"{verdict}","store":"{}","keys":"{}"}}"#, word(store), word(keys));
+    http::json(status, body)
+}
+
+async fn index() -> HttpResponse {
+    let paths: Vec<_> = Operation::ALL.iter().map(|operation| format!(r#""{}""#, operation.path())).collect();
+    http::json(
+        StatusCode::OK,
+        format!(r#"{{"service":"authd","post":[{}],"get":["/health"]}}"#, paths.join(",")),
+    )
+}

@@ -1,0 +1,115 @@
+//! Whose tokens may be refreshed: access keys whose endorsement verifies (`PROTOCOL.md#session-refresh`).
+//!
+//! Anyone can name a key in a token, so a name costs little: an unknown one is one read of the directory,
+//! remembered for a moment as unknown, and only so many reads are under way at once. A key that verified
+//! stays known, so that refreshes go on while the directory is away; whether its endorsement still holds
+//! (time, generation) is asked of the chain each time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use edge::chain_feed::ChainFeed;
+use keychain::chain::windows;
+use keychain::directory::{Db, Directory};
+use keychain::endorsement::{Endorsement, Expected, Purpose};
+use keychain::{Code, PublicKey, Refusal, Timestamp, VerifyingKey};
+use moka::sync::Cache;
+use tokio::sync::Semaphore;
+
+/// The service that alone issues tokens.
+const SERVICE: &str = "authd";
+
+/// Keys that verified. An authd makes four a day; the HSM bounds the rest.
+const KNOWN_MAX: u64 = 4_096;
+
+/// Names that the directory did not have.
+const UNKNOWN_MAX: u64 = 16_384;
+
+/// How long a name stays unknown. A new instance's key is published before it signs anything.
+const UNKNOWN_FOR: Duration = Duration::from_secs(1);
+
+/// Reads of the directory under way at once. Own keys need none.
+const READS_MAX: usize = 16;
+
+/// Longest wait for a read to begin.
+const READ_WAIT: Duration = Duration::from_secs(1);
+
+/// The issuers known to this authd.
+#[derive(Debug)]
+pub struct Issuers {
+    directory: Directory,
+    feed: ChainFeed,
+    known: Cache<PublicKey, Arc<Issuer>>,
+    unknown: Cache<PublicKey, ()>,
+    reads: Semaphore,
+}
+
+/// An access key, and what the HSM said of it.
+#[derive(Debug)]
+struct Issuer {
+    key: VerifyingKey,
+    endorsement: Endorsement,
+}
+
+impl Issuers {
+    /// None known yet.
+    pub fn new(directory: Directory, feed: ChainFeed) -> Self {
+        Self {
+            directory,
+            feed,
+            known: Cache::new(KNOWN_MAX),
+            unknown: Cache::builder().max_capacity(UNKNOWN_MAX).time_to_live(UNKNOWN_FOR).build(),
+            reads: Semaphore::new(READS_MAX),
+        }
+    }
+
+    /// The key that verifies tokens of `name`, if the HSM lets it issue them at `now`.
+    pub async fn key(&self, name: &PublicKey, now: Timestamp) -> Result<VerifyingKey, Refusal> {
+        if let Some(issuer) = self.known.get(name) {
+            issuer.endorsement.verify_alive(&self.feed.chain(), windows::AUTHD, now)?;
+            return Ok(issuer.key.clone());
+        }
+        if self.unknown.contains_key(name) {
+            return Err(unknown());
+        }
+        let Some(text) = self.read(name).await? else {
+            self.unknown.insert(*name, ());
+            return Err(unknown());
+        };
+        let endorsement = Endorsement::parse(&text)?;
+        self.take(name, endorsement, now)
+    }
+
+    /// Learns a key whose endorsement is at hand, as this authd's own is.
+    pub fn take(
+        &self,
+        name: &PublicKey,
+        endorsement: Endorsement,
+        now: Timestamp,
+    ) -> Result<VerifyingKey, Refusal> {
+        let expected = Expected { purpose: Purpose::Access, public_key: name, service: Some(SERVICE) };
+        endorsement.verify(&self.feed.chain(), expected, windows::AUTHD, now)?;
+        let key = VerifyingKey::new(name)?;
+        self.known.insert(*name, Arc::new(Issuer { key: key.clone(), endorsement }));
+        Ok(key)
+    }
+
+    /// Whether a key is known already.
+    pub fn knows(&self, name: &PublicKey) -> bool {
+        self.known.contains_key(name)
+    }
+
+    async fn read(&self, name: &PublicKey) -> Result<Option<String>, Refusal> {
+        let busy = Refusal::new(Code::Unavailable, "too many unknown issuers are being looked up");
+        let permit = tokio::time::timeout(READ_WAIT, self.reads.acquire()).await;
+        let Ok(Ok(_permit)) = permit else { return Err(busy) };
+        self.directory.endorsement(Db::Access, name).await.map_err(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot look up an issuer");
+            Refusal::new(Code::Unavailable, "the directory did not answer")
+        })
+    }
+}
+
+fn unknown() -> Refusal {
+    Refusal::new(Code::UnknownKey, "the directory has no endorsement of the token's issuer")
+}

@@ -1,0 +1,50 @@
+//! authd: accounts, their devices, and sessions. It carries out the ten operations of the protocol
+//! (`keychain/PROTOCOL.md#operations`), keeps what they leave behind, and issues the access tokens that
+//! edges believe.
+//!
+//! # What it is not
+//!
+//! It knows no passwords, e-mail addresses or names: an identity is a digest, and whoever holds the keys is
+//! it. It does not verify access requests (the edge before each app does) and signs nothing with the HSM's
+//! key: its own access and response keys are made in memory, live hours, and are believed because the HSM
+//! endorsed them. It has no way to recover an account without the recovery key committed to.
+//!
+//! # The way of a request
+//!
+//! | step | where | may cost |
+//! |---|---|---|
+//! | size, route, a free place | [`http`] | nothing |
+//! | shape, signatures, all rules that need no store | [`keychain::message`] | one to three verifications |
+//! | the issuer of a token that is refreshed | [`issuer`] | at most one read of the directory |
+//! | what the rows say, on a snapshot | [`operation`] over [`store`] | a few indexed reads |
+//! | the same again, and the rows that follow | the same, under the account's lock | one transaction |
+//! | the answer, signed | [`edge::http`] | one signature |
+//!
+//! # Invariants
+//!
+//! - *Decisions are pure.* [`operation`] has no clock, store or socket; every rule has a row in its tests.
+//! - *One operation, one transaction.* A refused request, and any failure on the way, leaves every table as
+//!   it was. A link, unlink or recovery change whose rotation step fails changes nothing.
+//! - *Records are appended, never changed*; each has its own address and the signed request that caused it
+//!   ([`record`]). A row that is not what its address says is an error, never an input.
+//! - *A lost answer strands nobody*: an exact repeat is answered again and changes nothing. Everything else
+//!   that reveals a spent key is refused.
+//! - *A refresh key is spent once*, by a unique row in the store; the copy in the directory decides nothing.
+//! - *A revocation is never lost*: it is written to the outbox in the transaction that decided it ([`outbox`]).
+//! - *No endorsement, no service*: nothing is decided while the answer could not be checked.
+//! - *The unsigned operation costs no memory*: challenges are recognised, not remembered ([`challenge`]).
+//! - *Unknown, revoked and deleted look alike*, byte for byte.
+//! - *No key outlives the process*, none is written, and no log line holds a key, token or payload.
+//!
+//! Several authd may run on one PostgreSQL; a SQLite file belongs to one.
+
+pub mod challenge;
+pub mod config;
+pub mod daemon;
+pub mod http;
+pub mod issuer;
+pub mod operation;
+pub mod outbox;
+pub mod record;
+pub mod service;
+pub mod store;

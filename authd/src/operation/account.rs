@@ -1,0 +1,111 @@
+//! Creation, recovery and deletion of an account (`PROTOCOL.md#operations`).
+
+use keychain::message::{Authentication, Verified};
+use keychain::{Code, Digest, Refusal, Timestamp};
+
+use super::gate::{self, Gate};
+use super::{DEVICES_RECOVERED_MAX, Decision, View, cause, check_ban, unknown_device};
+use crate::record::{AccountRecord, AccountState, DeviceRecord, DeviceState};
+
+/// `/account/create`: the identity's first record and its first device's.
+pub(super) fn create(
+    request: &Verified,
+    authentication: &Authentication,
+    recovery_hash: Digest,
+    view: &View,
+    now: Timestamp,
+) -> Result<Decision, Refusal> {
+    check_ban(view.banned)?;
+    if is_repeat(request, view) {
+        return Ok(Decision::Repeat);
+    }
+    if view.account.is_some() {
+        return Err(Refusal::new(Code::Conflict, "the identity exists"));
+    }
+    let identity = authentication.identity;
+    let state = AccountState::Active;
+    let account = AccountRecord::new(None, identity, recovery_hash, state, cause(request)?, now);
+    let device = first_device(request, authentication, now)?;
+    Ok(Decision::apply(Some(account), vec![device], Vec::new()))
+}
+
+/// `/account/recover`: the committed recovery key replaces itself, cuts off every device of the account
+/// and registers a new one. `recovery` is the digest of the revealed key and the next recovery hash.
+pub(super) fn recover(
+    request: &Verified,
+    authentication: &Authentication,
+    recovery: (Digest, Digest),
+    view: &View,
+    now: Timestamp,
+) -> Result<Decision, Refusal> {
+    let (revealed, next) = recovery;
+    check_ban(view.banned)?;
+    if is_repeat(request, view) {
+        return Ok(Decision::Repeat);
+    }
+    let account = view.account.as_ref().filter(|account| account.state == AccountState::Active);
+    let account = account.ok_or_else(unknown_device)?;
+    if view.recovery_spent {
+        return Err(Refusal::new(Code::Replay, "the account revealed this recovery key before"));
+    }
+    if revealed != account.recovery_hash {
+        let because = "the recovery key does not digest to the account's recovery hash";
+        return Err(Refusal::new(Code::RotationMismatch, because));
+    }
+    // A device's first keys are used once, or a captured container could bring them back.
+    if view.device.is_some() {
+        return Err(Refusal::new(Code::Conflict, "the account has had this device"));
+    }
+    if view.devices.len() >= DEVICES_RECOVERED_MAX {
+        return Err(Refusal::new(Code::TooMany, "the account has had too many devices"));
+    }
+    let revoked = active(&view.devices);
+    let mut devices = Vec::with_capacity(revoked.len().saturating_add(1));
+    for device in view.devices.iter().filter(|device| device.state == DeviceState::Active) {
+        devices.push(device.revoked(cause(request)?, now));
+    }
+    devices.push(first_device(request, authentication, now)?);
+    let (identity, state) = (account.identity, AccountState::Active);
+    let account = AccountRecord::new(Some(account), identity, next, state, cause(request)?, now);
+    Ok(Decision::apply(Some(account.revealing(revealed)), devices, revoked))
+}
+
+/// `/account/delete`: a tombstone. The acting device is rotated but stays active in its own chain, and so
+/// do the others: while the account is deleted none may act, and an operator who lifts the tombstone
+/// (because the same signed bytes were meant as a rotation) finds each as its owner holds it.
+pub(super) fn delete(
+    request: &Verified,
+    authentication: &Authentication,
+    view: &View,
+    now: Timestamp,
+) -> Result<Decision, Refusal> {
+    let Gate::Open { account, device } = gate::pass(request, authentication, view)? else {
+        return Ok(Decision::Repeat);
+    };
+    let device = gate::rotated(request, authentication, device, DeviceState::Active, now)?;
+    let (identity, recovery_hash) = (account.identity, account.recovery_hash);
+    let state = AccountState::Deleted;
+    let account = AccountRecord::new(Some(account), identity, recovery_hash, state, cause(request)?, now);
+    let revoked = active(&view.devices);
+    Ok(Decision::apply(Some(account), vec![device], revoked))
+}
+
+/// Whether the device that a creation or recovery registers was registered by this very request.
+fn is_repeat(request: &Verified, view: &View) -> bool {
+    view.device.as_ref().is_some_and(|device| device.cause.digest == request.cause())
+}
+
+fn active(devices: &[DeviceRecord]) -> Vec<Digest> {
+    let active = devices.iter().filter(|device| device.state == DeviceState::Active);
+    active.map(|device| device.device).collect()
+}
+
+fn first_device(
+    request: &Verified,
+    authentication: &Authentication,
+    now: Timestamp,
+) -> Result<DeviceRecord, Refusal> {
+    let owner = (authentication.identity, authentication.device);
+    let keys = (authentication.public_key, authentication.rotation_hash);
+    Ok(DeviceRecord::new(None, owner, keys, DeviceState::Active, cause(request)?, now))
+}

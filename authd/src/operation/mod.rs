@@ -1,0 +1,166 @@
+//! What each operation decides, as pure functions: a verified request, the rows that it concerns and the
+//! time go in; what to append, or that nothing is to be appended, or a refusal comes out.
+//!
+//! Nothing here reads a clock, a store or a socket. The store asks twice: on a snapshot first, so that a
+//! refused request never takes the writer's place, then under the writer's lock for what is to be applied.
+//!
+//! | file | operations | `keychain/PROTOCOL.md` |
+//! |---|---|---|
+//! | `account` | `/account/create`, `/account/recover`, `/account/delete` | `#operations`, `#exact-repeats` |
+//! | `device` | `/device/rotate`, `/device/link`, `/device/unlink`, `/recovery/change` | the same |
+//! | `gate` | the rotation step that guards all that act for a device | `#rotation`, `#repeat-gated` |
+//! | `session` | `/session/request`, `/session/create`, `/session/refresh` | `#session-request` and following |
+
+mod account;
+mod device;
+mod gate;
+pub mod session;
+#[cfg(test)]
+mod tests;
+
+use keychain::message::{Authentication, Request, Verified};
+use keychain::{Code, Digest, PublicKey, Refusal, Timestamp};
+
+use crate::record::{AccountRecord, Cause, DeviceRecord};
+
+/// Most devices that an account may ever have had when another is linked. One device a week for nineteen
+/// years; it bounds what a recovery or deletion reads and writes in its one transaction.
+pub const DEVICES_LINKED_MAX: usize = 1000;
+
+/// Most devices that an account may ever have had when it is recovered. Higher than
+/// [`DEVICES_LINKED_MAX`], so that a thief who links devices cannot use up the owner's recoveries.
+pub const DEVICES_RECOVERED_MAX: usize = 2000;
+
+/// Which rows a request needs to be judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// The account.
+    pub identity: Digest,
+    /// The device that acts, or that a creation or recovery registers.
+    pub device: Digest,
+    /// The key that the request reveals for it.
+    pub public_key: PublicKey,
+    /// The device to be linked or unlinked.
+    pub other: Option<Digest>,
+    /// Digest of the recovery key that the request reveals.
+    pub recovery: Option<Digest>,
+    /// Whether all devices of the account are needed.
+    pub devices: bool,
+}
+
+/// The rows that a request concerns, as one transaction sees them.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// The account's newest record.
+    pub account: Option<AccountRecord>,
+    /// Whether the identity is banned.
+    pub banned: bool,
+    /// The acting device's newest record in this account.
+    pub device: Option<DeviceRecord>,
+    /// Whether that device has ever revealed the key that the request reveals.
+    pub key_spent: bool,
+    /// The newest record in this account of the device to be linked or unlinked.
+    pub other: Option<DeviceRecord>,
+    /// Whether the account has ever revealed the recovery key that the request reveals.
+    pub recovery_spent: bool,
+    /// The newest record of each device that this account ever had, where asked for.
+    pub devices: Vec<DeviceRecord>,
+}
+
+/// What is to be done about an acceptable request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Append these records and answer.
+    Apply(Box<Change>),
+    /// An exact repeat: answer, and change nothing.
+    Repeat,
+}
+
+/// Everything that one operation changes, to be written in one transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The account's next record, if it changes.
+    pub account: Option<AccountRecord>,
+    /// The next record of each device that changes.
+    pub devices: Vec<DeviceRecord>,
+    /// Devices whose access tokens are to be denied from now on.
+    pub revoked: Vec<Digest>,
+}
+
+impl Decision {
+    fn apply(account: Option<AccountRecord>, devices: Vec<DeviceRecord>, revoked: Vec<Digest>) -> Self {
+        Self::Apply(Box::new(Change { account, devices, revoked }))
+    }
+}
+
+/// Which rows `request` is judged by; none for the session calls, which [`session`] decides.
+pub fn needs(request: &Request) -> Option<Needs> {
+    let (authentication, other, recovery, devices) = match request {
+        Request::AccountCreate { authentication, .. }
+        | Request::DeviceRotate { authentication }
+        | Request::RecoveryChange { authentication, .. } => (authentication, None, None, false),
+        Request::AccountRecover { authentication, recovery_key, .. } => {
+            (authentication, None, Some(recovery_key.digest()), true)
+        }
+        Request::AccountDelete { authentication } => (authentication, None, None, true),
+        Request::DeviceLink { authentication, link } => {
+            (authentication, Some(link.authentication.device), None, true)
+        }
+        Request::DeviceUnlink { authentication, device } => (authentication, Some(*device), None, false),
+        Request::SessionRequest { .. } | Request::SessionCreate { .. } | Request::SessionRefresh { .. } => {
+            return None;
+        }
+    };
+    let Authentication { device, identity, public_key, .. } = *authentication;
+    Some(Needs { identity, device, public_key, other, recovery, devices })
+}
+
+/// Decides a request that changes an account or a device.
+pub fn decide(request: &Verified, view: &View, now: Timestamp) -> Result<Decision, Refusal> {
+    match request.request() {
+        Request::AccountCreate { authentication, recovery_hash } => {
+            account::create(request, authentication, *recovery_hash, view, now)
+        }
+        Request::AccountRecover { authentication, recovery_hash, recovery_key } => {
+            account::recover(request, authentication, (recovery_key.digest(), *recovery_hash), view, now)
+        }
+        Request::AccountDelete { authentication } => account::delete(request, authentication, view, now),
+        Request::DeviceRotate { authentication } => device::rotate(request, authentication, view, now),
+        Request::DeviceLink { authentication, link } => {
+            device::link(request, authentication, &link.authentication, view, now)
+        }
+        Request::DeviceUnlink { authentication, device } => {
+            device::unlink(request, authentication, *device, view, now)
+        }
+        Request::RecoveryChange { authentication, recovery_hash } => {
+            device::change_recovery(request, authentication, *recovery_hash, view, now)
+        }
+        Request::SessionRequest { .. } | Request::SessionCreate { .. } | Request::SessionRefresh { .. } => {
+            Err(Refusal::new(Code::Internal, "a session call was given to the account operations"))
+        }
+    }
+}
+
+/// The first check of all ten operations: a banned identity is refused, whatever it asks.
+fn check_ban(banned: bool) -> Result<(), Refusal> {
+    if banned { Err(Refusal::new(Code::Revoked, "the identity is banned")) } else { Ok(()) }
+}
+
+/// The one refusal for a device that is unknown, revoked, or of a deleted account. Its reason, too, is the
+/// same: logs of it say nothing that the answer does not.
+pub(crate) fn unknown_device() -> Refusal {
+    Refusal::new(Code::UnknownDevice, "no active device of an active account has this name")
+}
+
+/// What caused the records that `request` leads to.
+fn cause(request: &Verified) -> Result<Cause, Refusal> {
+    let Some(signature) = request.signature() else {
+        return Err(Refusal::new(Code::Internal, "an unsigned request reached a record"));
+    };
+    Ok(Cause {
+        operation: request.operation(),
+        digest: request.cause(),
+        payload: request.payload().to_owned(),
+        signature,
+    })
+}

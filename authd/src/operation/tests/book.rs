@@ -1,0 +1,164 @@
+//! Rows in memory, read as the store reads them, and devices that write real messages.
+
+use keychain::message::{self, AccessKeys, Authentication, Operation, Verified, body};
+use keychain::{Digest, Nonce, PublicKey, Refusal, SigningKey, Timestamp};
+
+use crate::operation::{self, Change, Decision, Needs, View};
+use crate::record::{AccountRecord, DeviceRecord};
+
+/// The key of a seed.
+pub(super) fn key(seed: u8) -> SigningKey {
+    SigningKey::from_seed(&[seed; 32]).unwrap()
+}
+
+pub(super) fn public(seed: u8) -> PublicKey {
+    key(seed).public_key()
+}
+
+pub(super) fn hash(seed: u8) -> Digest {
+    public(seed).digest()
+}
+
+pub(super) fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix_millis(1_800_000_000_000 + seconds * 1000)
+}
+
+/// A device: its names, and the seed of its current key; the next key has the next seed.
+#[derive(Clone, Copy)]
+pub(super) struct Phone {
+    pub(super) identity: Digest,
+    pub(super) device: Digest,
+    pub(super) seed: u8,
+}
+
+impl Phone {
+    /// A device that begins an account with this recovery key.
+    pub(super) fn founder(seed: u8, recovery: u8) -> Self {
+        let (first, next) = (public(seed).to_string(), hash(seed + 1).to_string());
+        let identity = Digest::of_parts(&[&first, &next, &hash(recovery).to_string()]);
+        Self { identity, device: Digest::of_parts(&[&first, &next]), seed }
+    }
+
+    /// A device that joins an account.
+    pub(super) fn joining(identity: Digest, seed: u8) -> Self {
+        Self { identity, ..Self::founder(seed, seed) }
+    }
+
+    /// With its key of now.
+    pub(super) fn here(&self) -> Authentication {
+        let (public_key, rotation_hash) = (public(self.seed), hash(self.seed + 1));
+        Authentication { device: self.device, identity: self.identity, public_key, rotation_hash }
+    }
+
+    /// With its key after the next rotation.
+    pub(super) fn next(&self) -> Self {
+        Self { seed: self.seed + 1, ..*self }
+    }
+
+    pub(super) fn container(&self) -> String {
+        message::link_container(&key(self.seed), &self.here()).unwrap()
+    }
+}
+
+/// A verified request, signed by `signer`, with some nonce.
+pub(super) fn signed(operation: Operation, signer: u8, nonce: u8, request: &str) -> Verified {
+    let text = message::request(&key(signer), &Nonce::from_bytes([nonce; 16]), request).unwrap();
+    message::parse(operation, text.as_bytes()).unwrap().verify().unwrap()
+}
+
+/// A request gated by a rotation of `phone`, which is given as it will be after it.
+pub(super) fn gated(operation: Operation, phone: &Phone, request: &str) -> Verified {
+    signed(operation, phone.seed, 1, request)
+}
+
+pub(super) fn create(phone: &Phone, recovery: u8) -> Verified {
+    let request = body::with_recovery_hash(&phone.here(), &hash(recovery));
+    signed(Operation::AccountCreate, phone.seed, 1, &request)
+}
+
+pub(super) fn recover(phone: &Phone, recovery: u8, next: u8) -> Verified {
+    let request = body::recover(&phone.here(), &hash(next), &public(recovery));
+    signed(Operation::AccountRecover, recovery, 1, &request)
+}
+
+pub(super) fn rotate(phone: &Phone) -> Verified {
+    gated(Operation::DeviceRotate, phone, &body::of_device(&phone.here()))
+}
+
+pub(super) fn delete(phone: &Phone) -> Verified {
+    gated(Operation::AccountDelete, phone, &body::of_device(&phone.here()))
+}
+
+pub(super) fn link(phone: &Phone, new: &Phone) -> Verified {
+    gated(Operation::DeviceLink, phone, &body::link(&phone.here(), &new.container()))
+}
+
+pub(super) fn unlink(phone: &Phone, target: &Digest) -> Verified {
+    gated(Operation::DeviceUnlink, phone, &body::unlink(&phone.here(), target))
+}
+
+pub(super) fn change(phone: &Phone, recovery: u8) -> Verified {
+    let request = body::with_recovery_hash(&phone.here(), &hash(recovery));
+    gated(Operation::RecoveryChange, phone, &request)
+}
+
+pub(super) fn access(seed: u8) -> AccessKeys {
+    AccessKeys { public_key: public(seed), rotation_hash: hash(seed + 1) }
+}
+
+/// All rows, oldest first.
+#[derive(Clone, Default, PartialEq, Debug)]
+pub(super) struct Book {
+    pub(super) accounts: Vec<AccountRecord>,
+    pub(super) devices: Vec<DeviceRecord>,
+    pub(super) revoked: Vec<Digest>,
+    pub(super) banned: bool,
+}
+
+impl Book {
+    /// Decides a request and applies what was decided.
+    pub(super) fn take(&mut self, request: &Verified, now: Timestamp) -> Result<Decision, Refusal> {
+        let needs = operation::needs(request.request()).unwrap();
+        let decision = operation::decide(request, &self.view(&needs), now)?;
+        if let Decision::Apply(change) = &decision {
+            let Change { account, devices, revoked } = change.as_ref();
+            self.accounts.extend(account.clone());
+            self.devices.extend(devices.iter().cloned());
+            self.revoked.extend(revoked);
+        }
+        Ok(decision)
+    }
+
+    pub(super) fn device(&self, phone: &Phone) -> Option<&DeviceRecord> {
+        self.newest(&phone.identity, &phone.device)
+    }
+
+    fn newest(&self, identity: &Digest, device: &Digest) -> Option<&DeviceRecord> {
+        self.devices.iter().rev().find(|row| row.identity == *identity && row.device == *device)
+    }
+
+    pub(super) fn account(&self, identity: &Digest) -> Option<&AccountRecord> {
+        self.accounts.iter().rev().find(|row| row.identity == *identity)
+    }
+
+    fn view(&self, needs: &Needs) -> View {
+        let of_device = |row: &&DeviceRecord| row.identity == needs.identity && row.device == needs.device;
+        let firsts = self.devices.iter().filter(|row| row.identity == needs.identity);
+        let firsts = firsts.filter(|row| row.version.sequence_number == 0);
+        let newest = |device: &Digest| self.newest(&needs.identity, device).cloned();
+        let revealed = |row: &AccountRecord| row.identity == needs.identity && row.revealed == needs.recovery;
+        View {
+            account: self.account(&needs.identity).cloned(),
+            banned: self.banned,
+            device: newest(&needs.device),
+            key_spent: self.devices.iter().filter(of_device).any(|row| row.public_key == needs.public_key),
+            other: needs.other.and_then(|other| newest(&other)),
+            recovery_spent: needs.recovery.is_some() && self.accounts.iter().any(revealed),
+            devices: if needs.devices {
+                firsts.filter_map(|row| newest(&row.device)).collect()
+            } else {
+                Vec::new()
+            },
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! One request from its bytes to its answer: read, prove, decide in the store, answer.
+//!
+//! The order is that of cost: shape and size, the request's own signature and every rule that needs no
+//! store, then one snapshot, then (if something is to be written) one transaction. Nothing is decided here;
+//! the decisions stand in [`crate::operation`].
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use edge::own_key::{Endorsed, OwnKey};
+use keychain::directory::Directory;
+use keychain::message::{self, AccessKeys, Operation, Request, Unverified, Verified};
+use keychain::token::{Attributes, Claims, Token};
+use keychain::{Code, Digest, Nonce, Refusal, Timestamp};
+use tokio::sync::Notify;
+
+use crate::challenge::{Challenge, Challenger};
+use crate::issuer::Issuers;
+use crate::operation::session::{self, Grant, Lifetimes};
+use crate::operation::{self, Decision};
+use crate::store::{Account, Failure, Refreshing, SessionOpening, Store, Verdict};
+
+/// How long an answer waits for the mirror of its refresh: SQL has decided, and a directory that is away
+/// must not make devices wait.
+const MIRROR_WAIT: Duration = Duration::from_millis(200);
+
+/// What the operations work with.
+pub struct Service {
+    /// The records.
+    pub store: Store,
+    /// The key directory.
+    pub directory: Directory,
+    /// Whose tokens may be refreshed.
+    pub issuers: Issuers,
+    /// The session challenges.
+    pub challenger: Challenger,
+    /// Signs tokens.
+    pub access: OwnKey,
+    /// Signs answers.
+    pub response: OwnKey,
+    /// What every token permits.
+    pub attributes: Attributes,
+    /// How long tokens and sessions last.
+    pub lifetimes: Lifetimes,
+    /// How long edges are to deny a revoked device.
+    pub denial: Duration,
+    /// Wakes the task that tells the directory of revocations.
+    pub revoked: Notify,
+    /// Whether the store answered when it was last asked, for `/readyz`.
+    pub store_answers: AtomicBool,
+}
+
+/// A success, not signed yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The request's nonce, which the answer repeats.
+    pub nonce: Nonce,
+    /// The `response` member.
+    pub response: String,
+    /// Whether this was an exact repeat, so that nothing changed.
+    pub repeated: bool,
+}
+
+impl Service {
+    /// Carries out one request.
+    pub async fn answer(&self, operation: Operation, body: &[u8], now: Timestamp) -> Result<Answer, Failure> {
+        let unverified = message::parse(operation, body)?;
+        if let Request::SessionCreate { access, device, challenge } = unverified.request() {
+            let (access, device, challenge) = (*access, *device, *challenge);
+            return self.create_session(unverified, &access, &device, challenge, now).await;
+        }
+        let verified = unverified.verify()?;
+        match verified.request() {
+            Request::SessionRequest { identity } => self.request_session(&verified, identity, now).await,
+            Request::SessionRefresh { access, token } => {
+                self.refresh_session(&verified, access, token, now).await
+            }
+            request => match operation::needs(request) {
+                Some(needs) => self.change_account(&verified, needs, now).await,
+                None => Err(Refusal::new(Code::Internal, "no rows are known for this operation").into()),
+            },
+        }
+    }
+
+    async fn change_account(
+        &self,
+        request: &Verified,
+        needs: operation::Needs,
+        now: Timestamp,
+    ) -> Result<Answer, Failure> {
+        let case = Account { needs, denial: self.denial };
+        let judge = |view: &_| {
+            Ok(match operation::decide(request, view, now)? {
+                Decision::Apply(change) => {
+                    let revokes = !change.revoked.is_empty();
+                    Verdict::Write(*change, (false, revokes))
+                }
+                Decision::Repeat => Verdict::Answer((true, false)),
+            })
+        };
+        let (repeated, revokes) = self.store.decide(&case, now, judge).await?;
+        if revokes {
+            self.revoked.notify_one();
+        }
+        Ok(Answer { nonce: request.nonce(), response: "{}".to_owned(), repeated })
+    }
+
+    async fn request_session(
+        &self,
+        request: &Verified,
+        identity: &Digest,
+        now: Timestamp,
+    ) -> Result<Answer, Failure> {
+        session::request(self.store.is_banned(identity).await?)?;
+        let mut salt = [0; 3];
+        SystemRandom::new()
+            .fill(&mut salt)
+            .map_err(|_| Refusal::new(Code::Unavailable, "the system gives no random numbers"))?;
+        let nonce = self.challenger.issue(identity, now, salt);
+        let response = format!(r#"{{"authentication":{{"nonce":"{nonce}"}}}}"#);
+        Ok(Answer { nonce: request.nonce(), response, repeated: false })
+    }
+
+    async fn create_session(
+        &self,
+        request: Unverified,
+        access: &AccessKeys,
+        device: &Digest,
+        challenge: Nonce,
+        now: Timestamp,
+    ) -> Result<Answer, Failure> {
+        let challenge = self.challenger.recognise(challenge, now, self.lifetimes.skew)?;
+        let identity = self.owner(device, &challenge).await?;
+        let key = self.access.usable(now)?;
+        let nonce = request.nonce();
+        let case = SessionOpening { identity, device: *device, challenge };
+        // The snapshot and the transaction each look up the device's key and judge by the one they find.
+        let judge = |view: &Result<_, Refusal>| {
+            let view = view.as_ref().map_err(Refusal::clone)?;
+            let signer = session::device(view)?.public_key;
+            request.clone().verify_with(&signer)?;
+            session::create(view, access, &self.lifetimes, now).map(|grant| Verdict::Write((), grant))
+        };
+        let grant = self.store.decide(&case, now, judge).await?;
+        Ok(Answer { nonce, response: self.token(&grant, &key)?, repeated: false })
+    }
+
+    async fn refresh_session(
+        &self,
+        request: &Verified,
+        access: &AccessKeys,
+        token: &Token,
+        now: Timestamp,
+    ) -> Result<Answer, Failure> {
+        let claims = token.claims();
+        session::check_token(access, claims, &self.lifetimes, now)?;
+        let key = self.access.usable(now)?;
+        self.learn(&key, now)?;
+        token.verify(&self.issuers.key(&claims.server_identity, now).await?)?;
+        let case = Refreshing {
+            identity: claims.identity,
+            device: claims.device,
+            digest: claims.rotation_hash,
+            next: access.rotation_hash,
+        };
+        let judge = |view: &_| {
+            let decision = session::refresh(request.cause(), access, claims, view, &self.lifetimes, now)?;
+            Ok(match decision {
+                session::Decision::Apply(refresh) => Verdict::Write(refresh.clone(), (refresh.grant, false)),
+                session::Decision::Repeat(refresh) => Verdict::Answer((refresh.grant, true)),
+            })
+        };
+        let (grant, repeated) = self.store.decide(&case, now, judge).await?;
+        self.mirror(claims.rotation_hash, request.cause()).await;
+        let response = self.token(&grant, &key)?;
+        Ok(Answer { nonce: request.nonce(), response, repeated })
+    }
+
+    /// The account that a challenge is for: the one of the device's accounts that it names.
+    async fn owner(&self, device: &Digest, challenge: &Challenge) -> Result<Digest, Failure> {
+        let owners = self.store.owners(device).await?;
+        let owner = owners.into_iter().find(|identity| self.challenger.is_for(challenge, identity));
+        Ok(owner.ok_or_else(operation::unknown_device)?)
+    }
+
+    /// Own tokens are refreshed even while the directory is away.
+    fn learn(&self, key: &Endorsed, now: Timestamp) -> Result<(), Refusal> {
+        let name = key.public_key();
+        if !self.issuers.knows(&name) {
+            self.issuers.take(&name, key.endorsement().clone(), now)?;
+        }
+        Ok(())
+    }
+
+    fn token(&self, grant: &Grant, key: &Arc<Endorsed>) -> Result<String, Refusal> {
+        let claims = Claims {
+            server_identity: key.public_key(),
+            device: grant.device,
+            identity: grant.identity,
+            public_key: grant.public_key,
+            rotation_hash: grant.rotation_hash,
+            issued_at: grant.issued_at,
+            expiry: grant.expiry,
+            refresh_expiry: grant.refresh_expiry,
+            attributes: self.attributes.clone(),
+        };
+        let token = claims.issue(key.signing_key())?;
+        Ok(format!(r#"{{"access":{{"token":"{token}"}}}}"#))
+    }
+
+    /// Tells public auth servers on the same directory that the key is spent. It decides nothing here.
+    async fn mirror(&self, spent: Digest, cause: Digest) {
+        let directory = self.directory.clone();
+        let lifetime = self.lifetimes.refresh;
+        let reserve = async move { directory.reserve(&spent, &cause, lifetime).await };
+        match tokio::time::timeout(MIRROR_WAIT, reserve).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => {
+                tracing::warn!(%spent, "another auth server on this directory accepted the same refresh key");
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a refresh was not mirrored");
+            }
+            Err(_) => tracing::warn!("a refresh was not mirrored in time"),
+        }
+    }
+}

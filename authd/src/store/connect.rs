@@ -1,0 +1,175 @@
+//! Opening the database: where it is, how durable, how long anything may take.
+
+use std::fs::{OpenOptions, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::{ConnectOptions, Database, DatabaseConnection};
+
+use super::Fault;
+
+/// Longest wait for a connection or for another writer: less than a device's own patience, so that the
+/// answer is a 503 with a code and not a broken connection.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Longest single statement.
+const STATEMENT_MAX: &str = "10s";
+
+/// Connections that read snapshots from SQLite at once. It has one writer by nature.
+const SQLITE_READERS: u32 = 4;
+
+/// Connections to PostgreSQL of one authd. Its default allows a hundred in all.
+const POSTGRES_CONNECTIONS: u32 = 16;
+
+/// Where the records are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Location {
+    /// A SQLite file, this authd's own.
+    Sqlite(PathBuf),
+    /// A PostgreSQL server, which several authd may share.
+    Postgres(String),
+}
+
+impl Location {
+    /// Reads `sqlite:///path` or `postgres://…`. What it says of a wrong one holds no password.
+    pub(super) fn parse(url: &str) -> Result<Self, Fault> {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Ok(Self::Postgres(url.to_owned()));
+        }
+        let path = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:"));
+        match path.map(Path::new) {
+            Some(path) if path.is_absolute() && path.file_name().is_some() => {
+                Ok(Self::Sqlite(path.to_owned()))
+            }
+            Some(_) => Err(location(
+                "a SQLite store needs an absolute path, as in `sqlite:///var/lib/authd/accounts.db`",
+            )),
+            None => {
+                Err(location("unknown kind of database: give `sqlite:///path` or `postgres://host/name`"))
+            }
+        }
+    }
+
+    /// Opens it: the connections that read, and those that write.
+    pub(super) async fn connect(&self) -> Result<(DatabaseConnection, DatabaseConnection), Fault> {
+        match self {
+            Self::Sqlite(path) => {
+                own_file(path)?;
+                let writer = Database::connect(sqlite(path, 1)).await?;
+                Ok((Database::connect(sqlite(path, SQLITE_READERS)).await?, writer))
+            }
+            Self::Postgres(url) => {
+                let both = Database::connect(postgres(url)).await?;
+                Ok((both.clone(), both))
+            }
+        }
+    }
+}
+
+/// Durable before fast: a committed transaction survives the power cord.
+fn sqlite(path: &Path, connections: u32) -> ConnectOptions {
+    let mut options = ConnectOptions::new("sqlite:");
+    let path = path.to_owned();
+    options
+        .max_connections(connections)
+        .acquire_timeout(WAIT_MAX)
+        .connect_timeout(WAIT_MAX)
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(move |sqlite| {
+            sqlite
+                .filename(&path)
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Full)
+                .busy_timeout(WAIT_MAX)
+                .foreign_keys(true)
+        });
+    options
+}
+
+fn postgres(url: &str) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(POSTGRES_CONNECTIONS)
+        .acquire_timeout(WAIT_MAX)
+        .connect_timeout(WAIT_MAX)
+        .sqlx_logging(false)
+        .map_sqlx_postgres_opts(|postgres| {
+            postgres.application_name("authd").options([
+                ("lock_timeout", "5s"),
+                ("statement_timeout", STATEMENT_MAX),
+                ("idle_in_transaction_session_timeout", "15s"),
+                ("synchronous_commit", "on"),
+            ])
+        });
+    options
+}
+
+/// Makes the file for this user alone, or refuses one that others can read.
+fn own_file(path: &Path) -> Result<(), Fault> {
+    let shown = path.display();
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    match made {
+        Ok(file) => file
+            .set_permissions(Permissions::from_mode(0o600))
+            .map_err(|error| location(format!("the permissions of `{shown}` cannot be set: {error}"))),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let metadata = path.metadata().map_err(|error| location(format!("`{shown}`: {error}")))?;
+            let others = metadata.permissions().mode() & 0o077;
+            if others == 0 {
+                Ok(())
+            } else {
+                Err(location(format!("others can read `{shown}`: run `chmod 600 {shown}`")))
+            }
+        }
+        Err(error) => Err(location(format!(
+            "`{shown}` cannot be made ({error}): make its folder, owned by the user of authd"
+        ))),
+    }
+}
+
+fn location(what: impl Into<String>) -> Fault {
+    Fault::Location(what.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_are_absolute_files_or_postgres() {
+        let file = |path: &str| Some(Location::Sqlite(PathBuf::from(path)));
+        let table = [
+            ("sqlite:///var/lib/authd/a.db", file("/var/lib/authd/a.db")),
+            ("sqlite:/a.db", file("/a.db")),
+            ("postgres://h/n", Some(Location::Postgres("postgres://h/n".to_owned()))),
+            ("postgresql://u:secret@h/n", Some(Location::Postgres("postgresql://u:secret@h/n".to_owned()))),
+            ("sqlite::memory:", None),
+            ("sqlite://a.db", None),
+            ("sqlite:///", None),
+            ("mysql://u:secret@h/n", None),
+            ("", None),
+        ];
+        for (url, expected) in table {
+            match (Location::parse(url), expected) {
+                (Ok(found), Some(expected)) => assert_eq!(found, expected, "{url}"),
+                (Err(fault), None) => assert!(!fault.to_string().contains("secret"), "{url}"),
+                (found, _) => panic!("`{url}` was read as {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_is_ours_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("accounts.db");
+        own_file(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        own_file(&path).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        assert!(own_file(&path).unwrap_err().to_string().contains("chmod 600"));
+        assert!(own_file(&folder.path().join("no/where.db")).is_err());
+    }
+}

@@ -1,0 +1,141 @@
+//! The schema, made and brought up to date at start.
+
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::schema::{big_integer, big_integer_null, boolean, text, text_null};
+
+/// All migrations, oldest first. One that has been released is never edited.
+pub(super) struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(Accounts)]
+    }
+}
+
+/// Accounts, devices, bans, refreshes, challenges and the outbox.
+struct Accounts;
+
+impl MigrationName for Accounts {
+    fn name(&self) -> &'static str {
+        "m0001_accounts"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Accounts {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for table in [accounts(), devices(), bans(), refreshes(), challenges(), secrets(), outbox()] {
+            manager.create_table(table).await?;
+        }
+        for (table, columns, unique) in INDEXES {
+            let mut index = Index::create();
+            index.name(format!("{table}_{}", columns.join("_"))).table(table);
+            for column in columns {
+                index.col(*column);
+            }
+            if unique {
+                index.unique();
+            }
+            manager.create_index(index).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Table, columns, whether unique. The unique ones decide races that the locks should have decided
+/// already: one record for each place of a chain, one chain for each account, device or ban.
+const INDEXES: [(&str, &[&str], bool); 11] = [
+    ("account_records", &["prefix", "sequence_number"], true),
+    ("account_records", &["identity", "sequence_number"], true),
+    ("account_records", &["identity", "revealed"], false),
+    ("device_records", &["prefix", "sequence_number"], true),
+    ("device_records", &["device", "identity", "sequence_number"], true),
+    ("device_records", &["identity", "sequence_number"], false),
+    ("device_records", &["device", "public_key"], false),
+    ("ban_records", &["prefix", "sequence_number"], true),
+    ("ban_records", &["identity", "sequence_number"], true),
+    ("outbox", &["sent_at", "id"], false),
+    ("outbox", &["expires_at"], false),
+];
+
+fn accounts() -> TableCreateStatement {
+    record("account_records")
+        .col(text("identity"))
+        .col(text("recovery_hash"))
+        .col(text_null("revealed"))
+        .col(text("state"))
+        .col(text("path"))
+        .col(text("cause"))
+        .col(text("payload"))
+        .col(text("signature"))
+        .to_owned()
+}
+
+fn devices() -> TableCreateStatement {
+    record("device_records")
+        .col(text("identity"))
+        .col(text("device"))
+        .col(text("public_key"))
+        .col(text("rotation_hash"))
+        .col(text("state"))
+        .col(text("path"))
+        .col(text("cause"))
+        .col(text("payload"))
+        .col(text("signature"))
+        .to_owned()
+}
+
+fn bans() -> TableCreateStatement {
+    record("ban_records").col(text("identity")).col(boolean("banned")).to_owned()
+}
+
+fn refreshes() -> TableCreateStatement {
+    Table::create()
+        .table("refreshes")
+        .col(text("digest").primary_key())
+        .col(text("cause"))
+        .col(text("identity"))
+        .col(text("device"))
+        .col(text("public_key"))
+        .col(text("rotation_hash"))
+        .col(big_integer("issued_at"))
+        .col(big_integer("expiry"))
+        .col(big_integer("refresh_expiry"))
+        .to_owned()
+}
+
+fn challenges() -> TableCreateStatement {
+    Table::create()
+        .table("spent_challenges")
+        .col(text("nonce").primary_key())
+        .col(big_integer("forgotten_at"))
+        .to_owned()
+}
+
+fn secrets() -> TableCreateStatement {
+    Table::create().table("secrets").col(text("name").primary_key()).col(text("value")).to_owned()
+}
+
+fn outbox() -> TableCreateStatement {
+    Table::create()
+        .table("outbox")
+        .col(big_integer("id").primary_key().auto_increment())
+        .col(text("subject"))
+        .col(boolean("lifted"))
+        .col(big_integer_null("expires_at"))
+        .col(big_integer_null("sent_at"))
+        .to_owned()
+}
+
+/// What every table of records begins with.
+fn record(table: &'static str) -> TableCreateStatement {
+    Table::create()
+        .table(table)
+        .col(text("id").primary_key())
+        .col(text("prefix"))
+        .col(text_null("previous"))
+        .col(big_integer("sequence_number"))
+        .col(big_integer("created_at"))
+        .to_owned()
+}
