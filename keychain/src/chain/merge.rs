@@ -1,6 +1,6 @@
 //! How a chain grows: sets of events merged, branches told apart (`PROTOCOL.md#contested`).
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Chain, Event, SignedEvent};
 use crate::{cesr::Digest, limits, time::Timestamp};
@@ -141,13 +141,34 @@ impl Chain {
         self.drop_farthest(merged);
     }
 
+    /// Keeps to the bound. What leads back to the accepted branch goes last: an event that claims another
+    /// predecessor takes no key of the chain to make, and must not push out the proof of a contest or taint.
     fn drop_farthest(&mut self, merged: &mut Merged) {
-        while self.pending.len() > limits::CHAIN_PENDING_MAX {
-            let farthest = self.pending.all().max_by_key(|event| (event.event().sequence_number, event.id()));
-            let Some(id) = farthest.map(|event| event.id()) else { break };
+        if self.pending.len() <= limits::CHAIN_PENDING_MAX {
+            return;
+        }
+        let rooted = self.rooted();
+        let rank = |event: &Arc<SignedEvent>| {
+            (!rooted.contains(&event.id()), event.event().sequence_number, event.id())
+        };
+        let mut ranked: Vec<_> = self.pending.all().map(rank).collect();
+        ranked.sort_unstable();
+        for (_, _, id) in ranked.into_iter().skip(limits::CHAIN_PENDING_MAX) {
             self.pending.remove(&id);
             merged.left_out = merged.left_out.saturating_add(1);
         }
+    }
+
+    /// The events beside the branch that rightfully lead back to an event of it.
+    fn rooted(&self) -> BTreeSet<Digest> {
+        let mut rooted = BTreeSet::new();
+        let mut open: Vec<_> = self.pending.all().filter(|event| self.is_rival(event.event())).collect();
+        while let Some(event) = open.pop() {
+            if rooted.insert(event.id()) {
+                open.extend(self.pending.successors(event.event()));
+            }
+        }
+        rooted
     }
 
     /// Goes back to where the branch that configuration names leaves the accepted one, if it does; or that

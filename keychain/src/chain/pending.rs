@@ -1,6 +1,9 @@
 //! Events that are valid on their own and stand beside the accepted branch.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{Event, SignedEvent};
 use crate::cesr::Digest;
@@ -9,14 +12,14 @@ use crate::cesr::Digest;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pending {
     events: HashMap<Digest, Arc<SignedEvent>>,
-    /// Ids by `previous`, in the order in which they came.
-    following: HashMap<Digest, Vec<Digest>>,
+    /// Ids by `previous`. Anybody can make thousands that claim one predecessor, so sets.
+    following: HashMap<Digest, BTreeSet<Digest>>,
 }
 
 impl Pending {
     pub(super) fn insert(&mut self, event: Arc<SignedEvent>) {
         if let Some(previous) = event.event().previous {
-            self.following.entry(previous).or_default().push(event.id());
+            self.following.entry(previous).or_default().insert(event.id());
         }
         self.events.insert(event.id(), event);
     }
@@ -25,7 +28,7 @@ impl Pending {
         let Some(event) = self.events.remove(id) else { return };
         let Some(previous) = event.event().previous else { return };
         if let Some(ids) = self.following.get_mut(&previous) {
-            ids.retain(|known| known != id);
+            ids.remove(id);
             if ids.is_empty() {
                 self.following.remove(&previous);
             }
@@ -50,8 +53,8 @@ impl Pending {
 
     /// The rightful successors of `event`, whatever the clock says.
     pub(super) fn successors(&self, event: &Event) -> impl Iterator<Item = &Arc<SignedEvent>> {
-        let ids = self.following.get(&event.id).map(Vec::as_slice).unwrap_or_default();
-        let known = ids.iter().filter_map(|id| self.events.get(id));
+        let ids = self.following.get(&event.id).into_iter().flatten();
+        let known = ids.filter_map(|id| self.events.get(id));
         known.filter(move |next| next.event().follows(event).is_ok())
     }
 }

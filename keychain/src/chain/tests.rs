@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::key::SigningKey;
+use crate::{key::SigningKey, limits};
 
 const SKEW: Duration = Duration::from_secs(5);
 const WINDOW: Duration = Duration::from_mins(1);
@@ -176,6 +176,31 @@ fn who_saw_neither_waits_for_exactly_one_extension() {
     let mut pinned = Chain::new(events[0].id(), settings);
     pinned.merge(events.iter().cloned().chain([rival, mine, theirs.clone()]), at(100));
     assert!(!pinned.contested() && is_live(&pinned, &theirs, at(100)));
+}
+
+/// A Redis full of events that no key of the chain made must not make a verifier forget a contest.
+#[test]
+fn events_that_anybody_can_make_push_out_no_rival() {
+    let events = straight(2);
+    // The honest one would be pushed out first: its id is the highest of all.
+    let mut rivals: Vec<_> = (20..40).map(|second| after(&events[1], 3, at(second), false)).collect();
+    rivals.sort_by_key(SignedEvent::id);
+    let honest = rivals.pop().unwrap();
+    let thief = rivals.remove(0);
+    let flood = (0..).map(|second| {
+        let (key, commitment) = (key(70), key(71).public_key().digest());
+        let draft = Draft::next(events[1].event(), &key.public_key(), &commitment, at(second + 100), false);
+        let signature = key.sign(draft.payload().as_bytes()).unwrap();
+        draft.seal(&signature).unwrap()
+    });
+    let flood = flood.filter(|event| event.id() < honest.id()).take(limits::CHAIN_PENDING_MAX + 1);
+    let flood: Vec<_> = flood.collect();
+    let mut chain = chain();
+    chain.merge(events.clone(), at(5000));
+    let merged = chain.merge(flood.into_iter().chain([honest, thief]), at(5000));
+    assert!(chain.contested() && merged.left_out == 3);
+    chain.merge([], at(5001));
+    assert!(chain.contested() && !is_live(&chain, &events[1], at(5001)));
 }
 
 #[test]

@@ -41,6 +41,7 @@ pub use trust::{Trust, refusal_code, server_identity};
 use crate::{
     cesr::{Digest, Nonce},
     error::{Code, Refusal},
+    limits,
     message::{self, Operation},
     time::Timestamp,
     token::{Claims, Token},
@@ -177,6 +178,9 @@ impl Device {
         now: Timestamp,
     ) -> Result<Operation, Refusal> {
         let pending = self.pending.as_ref().ok_or(IDLE)?;
+        if body.len() > limits::MESSAGE_MAX {
+            return Err(Refusal::new(Code::TooLarge, "the answer is longer than 64 KiB"));
+        }
         let answer = trust.open(body, &pending.nonce, AUTH_SERVICE, now)?;
         let answer = self.read(pending, answer)?;
         let Some(Pending { operation, effect, .. }) = self.pending.take() else { return Err(IDLE) };
@@ -223,4 +227,4 @@ impl fmt::Debug for Device {
 const IDLE: Refusal = Refusal::new(Code::Conflict, "no operation waits for an answer");
 
 /// Room for the saved text, in bytes: two tokens and a request at their longest.
-const SAVED_ROOM: usize = 3 * crate::limits::MESSAGE_MAX;
+const SAVED_ROOM: usize = 3 * limits::MESSAGE_MAX;

@@ -12,6 +12,7 @@ use crate::{
     endorsement::Purpose,
     error::{Code, Refusal},
     key::VerifyingKey,
+    limits,
     message::Operation,
 };
 
@@ -69,6 +70,7 @@ fn answers_that_are_wrong_in_themselves_are_refused() {
         (waiting.answer[..waiting.answer.len() - 1].to_owned(), Code::InvalidMessage),
         (Refusal::new(Code::UnknownDevice, "x").body(), Code::InvalidMessage),
         (String::new(), Code::InvalidMessage),
+        (" ".repeat(limits::MESSAGE_MAX + 1), Code::TooLarge),
     ];
     for (answer, code) in cases {
         assert_eq!(waiting.refuses(&answer, &world.trust()), code, "{answer}");
