@@ -65,7 +65,9 @@ impl Redis {
     /// A command as somebody else would give it, in database `database`.
     async fn command<T: redis::FromRedisValue>(&self, database: i64, words: &[&str]) -> T {
         let url = format!("{}?db={database}", self.url());
-        let mut other = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(SOON));
+        let client = redis::Client::open(url).unwrap();
+        let mut other = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
         redis::cmd(words[0]).arg(&words[1..]).query_async(&mut other).await.unwrap()
     }
 }
@@ -346,7 +348,7 @@ async fn a_server_that_hangs_costs_a_deadline() {
     directory.ping().await.unwrap();
     let url = redis.url();
     let mut other = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
-    redis::cmd("CLIENT").arg(&["PAUSE", "3000", "ALL"]).exec_async(&mut other).await.unwrap();
+    redis::cmd("CLIENT").arg(&["PAUSE", "4000", "ALL"]).exec_async(&mut other).await.unwrap();
     let error = timeout(SOON, directory.ping()).await.expect("the call ends").unwrap_err();
     assert!(matches!(error, Error::Slow { operation: "ping" }), "{error}");
     timeout(SOON, async { while directory.ping().await.is_err() {} }).await.expect("it recovers");

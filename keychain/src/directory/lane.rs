@@ -11,10 +11,10 @@ use super::Error;
 
 /// How long one connection attempt may take, TLS and authentication included.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
-/// How long one answer may take. Redis answers in well under a millisecond; a second is an outage.
-pub const REPLY_DEADLINE: Duration = Duration::from_secs(1);
+/// How long one answer may take. Redis answers in well under a millisecond; two seconds are an outage.
+pub const REPLY_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a call may take in all: two attempts, each with its connection.
-pub const CALL_DEADLINE: Duration = Duration::from_secs(4);
+pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A connection to one database, shared and replaceable.
 ///
