@@ -8,6 +8,7 @@
 )]
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -371,4 +372,19 @@ async fn nothing_is_needed_of_the_server_to_open_and_no_address_is_repeated() {
     for printed in [format!("{error:?}"), format!("{directory:?}"), format!("{changes:?}")] {
         assert!(!printed.contains("secret"), "{printed}");
     }
+}
+
+#[tokio::test]
+async fn tls_is_spoken_where_the_address_asks_for_it() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("rediss://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let greeting = tokio::task::spawn_blocking(move || {
+        let mut record = [0; 3];
+        listener.accept().unwrap().0.read_exact(&mut record).unwrap();
+        record
+    });
+    let (error, record) = (Directory::connect(&url).unwrap().ping().await, greeting.await.unwrap());
+    assert_eq!(record, [0x16, 3, 1], "a TLS handshake record");
+    let error = error.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
 }

@@ -22,7 +22,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Client, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
+use redis::{Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
 
 use crate::cesr::{Digest, PublicKey};
 
@@ -54,6 +54,11 @@ impl Directory {
     /// `unix:///path/to/socket`, without connecting to it.
     pub fn connect(url: &str) -> Result<Self, Error> {
         let info = url.into_connection_info().map_err(Error::address)?;
+        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            // rustls panics at the first connection if nobody said which cryptography to use. If somebody
+            // has, theirs stays.
+            let _theirs = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        }
         let open = |settings: RedisConnectionInfo| {
             Client::open(info.clone().set_redis_settings(settings)).map_err(Error::address)
         };
