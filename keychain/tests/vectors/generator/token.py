@@ -11,7 +11,7 @@ from protocol.credentials import Token, make_claims, make_token
 from protocol.primitives import digest, format_time
 
 from .cases import SKEW, START, agreed, key, nonce, ok, other_character, refused, seconds
-from .squeeze import gzip, member, raw, stored
+from .squeeze import gzip, raw, stored
 
 SERVER, DEVICE, NEXT = key("access server"), key("device access"), key("device access, next")
 
