@@ -11,9 +11,6 @@ mod audience;
 pub mod issuers;
 mod tokens;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,0 +1,10 @@
+//! The edge and keysd from outside: real processes, a real redis-server, an HSM service, authd and app made by the test.
+
+#[cfg(test)]
+mod failures;
+#[cfg(test)]
+mod proxy;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod verifier;

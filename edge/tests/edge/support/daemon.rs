@@ -1,0 +1,82 @@
+//! A real daemon of this crate, its readiness heard as systemd hears it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use tokio::net::UnixDatagram;
+
+use super::until;
+
+pub(crate) struct Daemon {
+    process: Child,
+    notify: UnixDatagram,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts `program` with that configuration.
+    pub(crate) fn spawn(program: &str, folder: &Path, configuration: &str) -> Self {
+        let file = folder.join("daemon.toml");
+        std::fs::write(&file, configuration).unwrap();
+        let socket = folder.join("notify.sock");
+        let _first_time = std::fs::remove_file(&socket);
+        let notify = UnixDatagram::bind(&socket).unwrap();
+        let log = folder.join("daemon.log");
+        let process = Command::new(program)
+            .arg("--config")
+            .arg(&file)
+            .env("NOTIFY_SOCKET", &socket)
+            .env("RUST_LOG", "debug,h2=off,hyper_util=off,hyper=off,mio=off,actix_server=off")
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Self { process, notify, log }
+    }
+
+    /// Waits until it says that it is ready.
+    pub(crate) async fn ready(&mut self) {
+        until("the daemon to be ready", async || {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                panic!("it ended: {status}\n{}", self.log());
+            }
+            self.said("READY=1").then_some(())
+        })
+        .await;
+    }
+
+    /// Whether it has said that since this was asked last.
+    pub(crate) fn said(&self, what: &str) -> bool {
+        let mut buffer = [0; 4_096];
+        let mut found = false;
+        while let Ok(length) = self.notify.try_recv(&mut buffer) {
+            found |= std::str::from_utf8(&buffer[..length]).unwrap().lines().any(|line| line == what);
+        }
+        found
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Asks it to stop.
+    pub(crate) fn terminate(&self) {
+        let status = Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// How it ended.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        until("the daemon to end", async || self.process.try_wait().unwrap()).await
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _already_dead = self.process.kill();
+        let _already_reaped = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("--- daemon ---\n{}", self.log());
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! An HSM service in this process: `POST /sign` on a Unix socket, its events in the directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use actix_web::dev::ServerHandle;
+use actix_web::{App, HttpResponse, HttpServer, web};
+use keychain::Timestamp;
+use keychain::directory::Directory;
+use keychain::endorsement::SignRequest;
+
+use super::fixture::Hsm;
+
+/// The service; what it signs with can be changed while it runs.
+pub(crate) struct HsmService {
+    pub(crate) hsm: Arc<Mutex<Hsm>>,
+    pub(crate) socket: PathBuf,
+    server: ServerHandle,
+}
+
+impl HsmService {
+    pub(crate) fn start(folder: &Path, hsm: Hsm) -> Self {
+        let socket = folder.join("endorse.sock");
+        let hsm = Arc::new(Mutex::new(hsm));
+        let shared = web::Data::from(Arc::clone(&hsm));
+        let server =
+            HttpServer::new(move || App::new().app_data(shared.clone()).route("/sign", web::post().to(sign)));
+        let server = server.workers(1).disable_signals().bind_uds(&socket).unwrap().run();
+        let handle = server.handle();
+        tokio::spawn(server);
+        Self { hsm, socket, server: handle }
+    }
+
+    /// Publishes every event, as a publisher does.
+    pub(crate) async fn publish(&self, directory: &Directory) {
+        let events: Vec<_> = {
+            let hsm = self.hsm.lock().unwrap();
+            hsm.events().iter().map(|event| (event.event().id, event.text().to_owned())).collect()
+        };
+        for (id, text) in events {
+            directory.publish_event(&id, &text).await.unwrap();
+        }
+    }
+
+    /// Rotates or taints, and publishes.
+    pub(crate) async fn rotate(&self, directory: &Directory, created: Timestamp, taint: bool) {
+        self.hsm.lock().unwrap().rotate(created, taint);
+        self.publish(directory).await;
+    }
+
+    /// Answers nobody any more.
+    pub(crate) async fn stop(&self) {
+        self.server.stop(false).await;
+    }
+}
+
+async fn sign(hsm: web::Data<Mutex<Hsm>>, body: web::Bytes) -> HttpResponse {
+    let request = SignRequest::parse(&body).unwrap();
+    let text = hsm.lock().unwrap().endorse_as(&request, "edge:test");
+    HttpResponse::Ok().content_type("application/json").body(text)
+}

@@ -1,0 +1,94 @@
+//! A redis-server of the test's own, on a Unix socket: no port to collide on.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use keychain::directory::Directory;
+use redis::aio::MultiplexedConnection;
+
+use super::until;
+
+pub(crate) struct Redis {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl Redis {
+    pub(crate) async fn start(folder: &Path) -> Self {
+        let socket = folder.join("redis.sock");
+        let process = spawn(folder, &socket);
+        let redis = Self { process, socket };
+        redis.answers().await;
+        redis
+    }
+
+    async fn answers(&self) {
+        until("redis to answer", async || self.try_connection(0).await.ok()).await;
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("unix://{}", self.socket.display())
+    }
+
+    pub(crate) fn directory(&self) -> Directory {
+        Directory::connect(&self.url()).unwrap()
+    }
+
+    async fn try_connection(&self, database: u8) -> redis::RedisResult<MultiplexedConnection> {
+        let client = redis::Client::open(format!("{}?db={database}", self.url()))?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        redis::cmd("PING").exec_async(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// A connection to one database.
+    pub(crate) async fn database(&self, number: u8) -> MultiplexedConnection {
+        self.try_connection(number).await.unwrap()
+    }
+
+    pub(crate) async fn flush(&self) {
+        redis::cmd("FLUSHALL").exec_async(&mut self.database(0).await).await.unwrap();
+    }
+
+    /// How many commands were run that read keys or values.
+    pub(crate) async fn reads(&self) -> u64 {
+        let stats: String =
+            redis::cmd("INFO").arg("commandstats").query_async(&mut self.database(0).await).await.unwrap();
+        let calls = |line: &str| {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            let reading = matches!(name, "get" | "getrange" | "mget" | "exists" | "scan" | "keys");
+            reading.then(|| rest.split(',').next().unwrap().parse::<u64>().unwrap())
+        };
+        stats.lines().filter_map(calls).sum()
+    }
+
+    /// Stops it, losing everything.
+    pub(crate) fn stop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again, empty.
+    pub(crate) async fn start_again(&mut self) {
+        self.process = spawn(self.socket.parent().unwrap(), &self.socket);
+        self.answers().await;
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _already_dead = self.process.kill();
+        let _already_reaped = self.process.wait();
+    }
+}
+
+fn spawn(folder: &Path, socket: &Path) -> Child {
+    Command::new("redis-server")
+        .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+        .arg(socket)
+        .arg("--dir")
+        .arg(folder)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is installed")
+}

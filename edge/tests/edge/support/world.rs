@@ -1,0 +1,167 @@
+//! An edge with everything around it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use edge::clock;
+use keychain::access::Response;
+use keychain::directory::{Db, Directory};
+use keychain::endorsement::{Endorsement, Expected, Purpose};
+use keychain::{Nonce, SigningKey, Timestamp};
+use tempfile::TempDir;
+
+use super::app::TestApp;
+use super::daemon::Daemon;
+use super::fixture::{Hsm, Session, key, nonce};
+use super::hsm::HsmService;
+use super::redis::Redis;
+
+pub(crate) const INNER: &str = r#"{"foo":1,"bar":"x"}"#;
+
+pub(crate) struct World {
+    pub(crate) edge: Daemon,
+    pub(crate) redis: Redis,
+    pub(crate) directory: Directory,
+    pub(crate) hsm: HsmService,
+    pub(crate) app: TestApp,
+    pub(crate) authd: SigningKey,
+    client: reqwest::Client,
+    configuration: String,
+    folder: TempDir,
+    nonces: AtomicU64,
+}
+
+/// An answer over HTTP.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    /// The code of a refusal; empty for a success.
+    pub(crate) fn code(&self) -> String {
+        let value: serde_json::Value = serde_json::from_str(&self.body).unwrap_or_default();
+        assert!(value["error"].is_null() || value["payload"].is_null(), "{}", self.body);
+        value["error"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// An edge with more lines in its configuration.
+    pub(crate) async fn start_with(lines: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let redis = Redis::start(folder.path()).await;
+        let directory = redis.directory();
+        let hsm = HsmService::start(folder.path(), Hsm::new(0, ago(3_600)));
+        hsm.publish(&directory).await;
+        let app = TestApp::start(folder.path());
+        let configuration = format!(
+            "identity = \"{identity}\"\nname = \"test\"\nlisten = \"unix:{at}/edge.sock\"\n\
+             app = \"unix:{app}\"\nredis = \"{redis}\"\nendorse = \"unix:{endorse}\"\n\
+             metrics = \"unix:{at}/metrics.sock\"\nstate = \"{at}/state\"\nforward_headers = [\"x-allowed\"]\n\
+             deadline = \"2s\"\n{lines}\n\
+             [[route]]\npath = \"/foo/bar\"\nrole = \"user\"\npermission = \"read\"\n\
+             [[route]]\npath = \"/admin/*\"\nrole = \"admin\"\npermission = \"write\"\n",
+            identity = hsm.hsm.lock().unwrap().prefix(),
+            at = folder.path().display(),
+            app = app.socket.display(),
+            redis = redis.url(),
+            endorse = hsm.socket.display(),
+        );
+        let edge = Daemon::spawn(env!("CARGO_BIN_EXE_edge"), folder.path(), &configuration);
+        let client = reqwest::Client::builder().unix_socket(folder.path().join("edge.sock")).build().unwrap();
+        let nonces = AtomicU64::new(1);
+        let mut world =
+            Self { edge, redis, directory, hsm, app, authd: key(100), client, configuration, folder, nonces };
+        world.publish_issuer(100).await;
+        world.edge.ready().await;
+        world
+    }
+
+    /// Endorses and publishes authd's access key of that number.
+    pub(crate) async fn publish_issuer(&self, number: u32) -> SigningKey {
+        let issuer = key(number);
+        let expiration = clock::now().plus(Duration::from_hours(24));
+        let text = self.hsm.hsm.lock().unwrap().endorse(Purpose::Access, issuer.public_key(), expiration);
+        self.directory
+            .publish(Db::Access, &issuer.public_key(), &text, Duration::from_hours(24))
+            .await
+            .unwrap();
+        issuer
+    }
+
+    /// Starts the edge again on the same state, without waiting for it.
+    pub(crate) fn restart(&mut self) {
+        self.edge = Daemon::spawn(env!("CARGO_BIN_EXE_edge"), self.folder.path(), &self.configuration);
+    }
+
+    /// A nonce that was not used before.
+    pub(crate) fn nonce(&self) -> Nonce {
+        nonce(self.nonces.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A session of the device of that number.
+    pub(crate) fn session(&self, number: u32) -> Session {
+        Session::open(&self.authd, number, ago(1))
+    }
+
+    /// A request of a session, made now.
+    pub(crate) fn request(&self, session: &Session, inner: &str) -> String {
+        session.request(self.nonce(), clock::now(), inner)
+    }
+
+    pub(crate) async fn post(&self, place: &str, body: impl Into<reqwest::Body>) -> Answer {
+        self.send(self.client.post(url(place)).body(body)).await
+    }
+
+    /// Sends a request that was put together by hand.
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+        let answer = request.send().await.unwrap();
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        Answer { status, headers, body: answer.text().await.unwrap() }
+    }
+
+    pub(crate) fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    /// Asks with a fresh request of `session`.
+    pub(crate) async fn ask(&self, session: &Session) -> Answer {
+        self.post("/foo/bar", self.request(session, INNER)).await
+    }
+
+    /// The answer inside a signed message, verified as a device verifies it.
+    pub(crate) async fn verified(&self, answer: &Answer, nonce: &Nonce) -> String {
+        let response = Response::parse(answer.body.as_bytes()).unwrap();
+        response.verify(nonce).unwrap();
+        let key = response.server_identity;
+        let text = self.directory.endorsement(Db::Response, &key).await.unwrap().expect("published");
+        let chain = self.hsm.hsm.lock().unwrap().chain(clock::now());
+        let expected = Expected { purpose: Purpose::Response, public_key: &key, service: Some("edge:test") };
+        let window = keychain::chain::windows::DEVICE;
+        Endorsement::parse(&text).unwrap().verify(&chain, expected, window, clock::now()).unwrap();
+        response.response.to_owned()
+    }
+
+    /// What the daemon counts.
+    pub(crate) async fn metrics(&self) -> String {
+        let client =
+            reqwest::Client::builder().unix_socket(self.folder.path().join("metrics.sock")).build().unwrap();
+        client.get("http://localhost/metrics").send().await.unwrap().text().await.unwrap()
+    }
+}
+
+pub(crate) fn url(place: &str) -> String {
+    format!("http://localhost{place}")
+}
+
+/// So many seconds before now.
+pub(crate) fn ago(seconds: u64) -> Timestamp {
+    clock::now().minus(Duration::from_secs(seconds))
+}
