@@ -145,11 +145,12 @@ impl Device {
     ///
     /// Whether the auth server applied it is unknown, so an operation that reveals a key turns into a
     /// rotation to the same next key, which is returned and must be seen through: it is answered whether or
-    /// not the first request was applied (`PROTOCOL.md#repeat-rotate`). A rotation itself can only be
-    /// retried. The other operations just end; a session that was being refreshed can still be used until
-    /// its token expires, but a further refresh of it may be refused, so open a new one. A creation or
-    /// recovery that is abandoned loses its keys: if it was applied, the account is the recovery key's
-    /// holder's to recover.
+    /// not the first request was applied (`PROTOCOL.md#repeat-rotate`), unless that removed this very device.
+    /// A rotation itself can only be retried. The other operations just end:
+    ///
+    /// - a session that was being refreshed can still be used until its token expires, but a further refresh
+    ///   of it may be refused, so open a new one;
+    /// - a creation or recovery loses its keys: if it was applied, only the recovery key leads back.
     pub fn abandon(&mut self, entropy: &mut impl Entropy) -> Result<Option<Outgoing>, Refusal> {
         let pending = self.pending.as_mut().ok_or(IDLE)?;
         let Effect::Rotate { next, leaves } = &mut pending.effect else {
