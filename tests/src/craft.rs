@@ -25,6 +25,11 @@ pub fn key() -> SigningKey {
     SigningKey::from_seed(&random()).unwrap()
 }
 
+/// The same key pair again.
+pub fn same(key: &SigningKey) -> SigningKey {
+    SigningKey::from_seed(key.seed()).unwrap()
+}
+
 /// A fresh nonce.
 pub fn nonce() -> Nonce {
     Nonce::from_bytes(random())
@@ -67,7 +72,7 @@ impl Keys {
     /// One step ahead: the committed key in use, a fresh commitment.
     #[must_use]
     pub fn ahead(&self) -> Self {
-        Self { current: SigningKey::from_seed(self.next.seed()).unwrap(), next: key() }
+        Self { current: same(&self.next), next: key() }
     }
 
     /// The key in use.
@@ -129,7 +134,7 @@ impl Device {
     #[must_use]
     pub fn another(&self) -> Self {
         let keys = Keys::draw();
-        let recovery = SigningKey::from_seed(self.recovery.seed()).unwrap();
+        let recovery = same(&self.recovery);
         Self { identity: self.identity, device: keys.device(), keys, recovery, session: None }
     }
 

@@ -46,6 +46,11 @@ impl Http {
         self.send(Method::GET, path, None).await.unwrap()
     }
 
+    /// GET that may get no answer.
+    pub async fn try_get(&self, path: &str) -> Result<Answer, reqwest::Error> {
+        self.send(Method::GET, path, None).await
+    }
+
     /// POST of a JSON body.
     pub async fn post(&self, path: &str, body: impl Into<Vec<u8>>) -> Answer {
         self.try_post(path, body).await.unwrap()

@@ -8,10 +8,7 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// Asks `look` again and again until it gives something, and returns that.
 ///
 /// Panics after `deadline` with `what` was waited for.
-pub async fn until<T, F>(what: &str, deadline: Duration, mut look: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Option<T>>,
-{
+pub async fn until<T>(what: &str, deadline: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(found) = look().await {

@@ -21,6 +21,7 @@ const START_DEADLINE: Duration = Duration::from_secs(90);
 pub struct World {
     process: Process,
     folder: TempDir,
+    options: Vec<String>,
     endpoints: Endpoints,
 }
 
@@ -73,21 +74,16 @@ impl World {
 
     async fn start_with(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("where.json");
-        let mut program = command(binary("opsctl"));
-        program.arg("dev").arg("--dir").arg(folder.path().join("dev")).arg("--endpoints").arg(&file);
-        program.arg("--apps").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("apps"));
-        program.args(options);
-        let mut process = Process::start("opsctl", program, folder.path());
-        let endpoints = until("the whole system to be up", START_DEADLINE, || {
-            if let Some(status) = process.ended() {
-                panic!("opsctl dev ended at its start: {status}\n{}\n{}", process.log(), logs(folder.path()));
-            }
-            let endpoints = std::fs::read(&file).ok().map(|text| serde_json::from_slice(&text).unwrap());
-            async { endpoints }
-        })
-        .await;
-        Self { process, folder, endpoints }
+        let options: Vec<_> = options.iter().map(ToString::to_string).collect();
+        let (process, endpoints) = bring_up(folder.path(), &options).await;
+        Self { process, folder, options, endpoints }
+    }
+
+    /// Stops everything and starts it again on the same folder. Addresses change.
+    pub async fn restart(&mut self) {
+        let status = self.process.stop();
+        assert!(status.success(), "opsctl dev did not stop cleanly: {status}\n{}", self.logs());
+        (self.process, self.endpoints) = bring_up(self.folder.path(), &self.options).await;
     }
 
     /// Where everything is.
@@ -159,6 +155,24 @@ impl Drop for World {
             eprintln!("{}", self.logs());
         }
     }
+}
+
+async fn bring_up(folder: &Path, options: &[String]) -> (Process, Endpoints) {
+    let file = folder.join("where.json");
+    let mut program = command(binary("opsctl"));
+    program.arg("dev").arg("--dir").arg(folder.join("dev")).arg("--endpoints").arg(&file);
+    program.arg("--apps").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("apps"));
+    program.args(options);
+    let mut process = Process::start("opsctl", program, folder);
+    let endpoints = until("the whole system to be up", START_DEADLINE, || {
+        if let Some(status) = process.ended() {
+            panic!("opsctl dev ended at its start: {status}\n{}\n{}", process.log(), logs(folder));
+        }
+        let endpoints = std::fs::read(&file).ok().map(|text| serde_json::from_slice(&text).unwrap());
+        async { endpoints }
+    })
+    .await;
+    (process, endpoints)
 }
 
 /// A program of this workspace, built with the profile of the running test.

@@ -151,7 +151,7 @@ async fn an_endorsement_for_answers_issues_no_tokens() {
     let device = device(&world).await;
     let (app, session) = (world.app("rust"), device.session());
     let impostor = key();
-    let expiration = now().plus(Duration::from_secs(3600));
+    let expiration = now().plus(Duration::from_hours(1));
     let public_key = impostor.public_key();
     let body = format!(
         r#"{{"payload":{{"purpose":"response","publicKey":"{public_key}","expiration":"{expiration}"}}}}"#
@@ -171,8 +171,12 @@ async fn an_endorsement_for_answers_issues_no_tokens() {
     let token = forged.issue(&impostor).unwrap();
     let request = session.access_with(REQUEST, &nonce(), &now().to_string(), &token);
     let answer = app.post("/foo/bar", request).await;
-    assert!([Code::WrongPurpose.as_str(), Code::UnknownKey.as_str()]
-        .contains(&answer.json()["error"]["code"].as_str().unwrap()), "{}", answer.body);
+    assert!(
+        [Code::WrongPurpose.as_str(), Code::UnknownKey.as_str()]
+            .contains(&answer.json()["error"]["code"].as_str().unwrap()),
+        "{}",
+        answer.body
+    );
     assert_eq!(answer.status, 401);
     app.post("/foo/bar", session.access(REQUEST)).await.response();
 }
@@ -210,6 +214,7 @@ async fn identity_headers_of_the_device_are_dropped() {
         .await
         .unwrap();
     assert_eq!(forged.status(), 200);
-    let unsigned = client.post(&url).header("keelson-identity", device.identity.to_string()).body(REQUEST).send();
+    let unsigned =
+        client.post(&url).header("keelson-identity", device.identity.to_string()).body(REQUEST).send();
     assert_eq!(unsigned.await.unwrap().status(), 400);
 }

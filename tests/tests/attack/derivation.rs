@@ -3,7 +3,7 @@
 use keychain::cesr::Digest;
 use keychain::error::Code;
 use tests::World;
-use tests::craft::{Device, Keys, key, message, random, seal};
+use tests::craft::{Device, Keys, key, message, random, same, seal};
 
 use crate::unharmed;
 
@@ -58,10 +58,7 @@ async fn no_key_commits_to_itself() {
     let world = World::shared().await;
     let auth = world.auth();
     let mut victim = Device::create(&auth).await;
-    let to_itself = |keys: &Keys| Keys {
-        current: keychain::key::SigningKey::from_seed(keys.current.seed()).unwrap(),
-        next: keychain::key::SigningKey::from_seed(keys.current.seed()).unwrap(),
-    };
+    let to_itself = |keys: &Keys| Keys { current: same(&keys.current), next: same(&keys.current) };
 
     for (path, request) in [
         ("/device/rotate", (|device, keys| device.rotate_request(keys)) as fn(&Device, &Keys) -> String),

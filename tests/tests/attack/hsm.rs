@@ -10,7 +10,9 @@ use tests::http::Http;
 
 fn sign_request(purpose: &str, lifetime: Duration) -> String {
     let (public_key, expiration) = (key().public_key(), now().plus(lifetime));
-    format!(r#"{{"payload":{{"purpose":"{purpose}","publicKey":"{public_key}","expiration":"{expiration}"}}}}"#)
+    format!(
+        r#"{{"payload":{{"purpose":"{purpose}","publicKey":"{public_key}","expiration":"{expiration}"}}}}"#
+    )
 }
 
 async fn generation(hsm: &Http) -> String {
@@ -42,7 +44,7 @@ async fn each_socket_is_for_its_own() {
     for path in ["/rotate", "/taint"] {
         world.endorse().post(path, "{}").await.refused(Code::NoSuchRoute);
     }
-    let request = sign_request("response", Duration::from_secs(60));
+    let request = sign_request("response", Duration::from_mins(1));
     world.admin().post("/sign", request).await.refused(Code::NoSuchRoute);
     assert_eq!(generation(&world.endorse()).await, before);
 }
@@ -51,7 +53,7 @@ async fn each_socket_is_for_its_own() {
 #[tokio::test]
 async fn an_edge_gets_no_access_key() {
     let world = World::shared().await;
-    let request = sign_request("access", Duration::from_secs(60));
+    let request = sign_request("access", Duration::from_mins(1));
     world.endorse().post("/sign", request.clone()).await.refused(Code::Forbidden);
     if let Some(plain) = &world.endpoints().hsm {
         Http::to(plain).post("/sign", request).await.refused(Code::Forbidden);
@@ -62,9 +64,9 @@ async fn an_edge_gets_no_access_key() {
 async fn an_endorsement_has_a_longest_life() {
     let world = World::shared().await;
     let endorse = world.endorse();
-    let longest = Duration::from_secs(12 * 3600 + 60);
+    let longest = Duration::from_mins(12 * 60 + 1);
     assert_eq!(endorse.post("/sign", sign_request("response", longest)).await.status, 200);
-    let longer = longest + Duration::from_secs(60);
+    let longer = longest + Duration::from_mins(1);
     endorse.post("/sign", sign_request("response", longer)).await.refused(Code::Forbidden);
     endorse.post("/sign", sign_request("response", Duration::ZERO)).await.refused(Code::InvalidMessage);
 }
@@ -74,12 +76,14 @@ async fn an_endorsement_has_a_longest_life() {
 async fn only_what_is_an_endorsement_is_signed() {
     let world = World::shared().await;
     let endorse = world.endorse();
-    let good = sign_request("response", Duration::from_secs(60));
+    let good = sign_request("response", Duration::from_mins(1));
     let extra = good.replacen("{\"purpose\"", "{\"service\":\"authd\",\"purpose\"", 1);
     let purpose = good.replacen("\"response\"", "\"key-authorization\"", 1);
     let twice = good.replacen("{\"purpose\"", "{\"purpose\":\"access\",\"purpose\"", 1);
     let no_point = good.replacen("1AAI", "1AAJ", 1);
-    for body in ["", "{}", "null", r#"{"payload":{}}"#, r#"{"payload":"x"}"#, &extra, &purpose, &twice, &no_point] {
+    for body in
+        ["", "{}", "null", r#"{"payload":{}}"#, r#"{"payload":"x"}"#, &extra, &purpose, &twice, &no_point]
+    {
         println!("{body}");
         endorse.post("/sign", body.to_owned()).await.refused(Code::InvalidMessage);
     }

@@ -3,10 +3,13 @@
 
 use keychain::error::Code;
 use tests::World;
-use tests::craft::{Device, Keys, key, message};
+use tests::craft::{Device, Keys, key, message, same};
 use tests::http::Http;
 
 use crate::unharmed;
+
+/// A path, and what is asked for there with the keys one step ahead.
+type Step<'a> = (&'a str, &'a dyn Fn(&Device, &Keys) -> String);
 
 /// The same `payload.request` under a fresh nonce, as a device sends it that got no answer.
 async fn repeat(auth: &Http, path: &str, request: &str, signer: &keychain::key::SigningKey) {
@@ -24,7 +27,7 @@ async fn a_repeat_is_answered_and_applied_once() {
     }
     let (other, recovery) = (device.another(), key());
     let container = other.link_container();
-    let steps: [(&str, &dyn Fn(&Device, &Keys) -> String); 4] = [
+    let steps: [Step<'_>; 4] = [
         ("/device/rotate", &|device, keys| device.rotate_request(keys)),
         ("/device/link", &|device, keys| device.link_request(keys, &container)),
         ("/recovery/change", &|device, keys| device.change_request(keys, &recovery)),
@@ -57,7 +60,10 @@ async fn a_repeat_that_revoked_its_device_is_answered() {
     let world = World::shared().await;
     let auth = world.auth();
     for (path, request) in [
-        ("/device/unlink", (|device, keys| device.unlink_request(keys, &device.device)) as fn(&Device, &Keys) -> String),
+        (
+            "/device/unlink",
+            (|device, keys| device.unlink_request(keys, &device.device)) as fn(&Device, &Keys) -> String,
+        ),
         ("/account/delete", |device, keys| device.rotate_request(keys)),
     ] {
         let mut device = Device::create(&auth).await;
@@ -95,7 +101,7 @@ async fn a_spent_key_commits_to_nothing_else() {
     let mut device = Device::create(&auth).await;
     let keys = device.keys.ahead();
     let mut fork = device.keys.ahead();
-    fork.current = keychain::key::SigningKey::from_seed(keys.current.seed()).unwrap();
+    fork.current = same(&keys.current);
     auth.post("/device/rotate", message(&device.rotate_request(&keys), &keys.current)).await.response();
     device.keys = keys;
     for path in ["/device/rotate", "/account/delete"] {

@@ -2,7 +2,7 @@
 
 use keychain::error::Code;
 use tests::World;
-use tests::craft::{Device, Keys, key, message};
+use tests::craft::{Device, Keys, key, message, same};
 use tests::http::Http;
 
 use crate::unharmed;
@@ -58,10 +58,7 @@ async fn the_key_in_use_gates_nothing() {
     let auth = world.auth();
     let mut victim = Device::create(&auth).await;
     victim.rotate(&auth).await.response();
-    let stolen = Keys {
-        current: keychain::key::SigningKey::from_seed(victim.keys.current.seed()).unwrap(),
-        next: key(),
-    };
+    let stolen = Keys { current: same(&victim.keys.current), next: key() };
     refused_everywhere(&victim, &stolen, Code::Replay, &auth).await;
     unharmed(&mut victim, &auth).await;
 }

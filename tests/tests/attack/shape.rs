@@ -41,20 +41,73 @@ const SPOILT: [(&str, Spoil, Code); 22] = [
     ("cut short", |text| text[..text.len() - 1].into(), Code::InvalidMessage),
     ("something after it", |text| format!("{text}{{}}").into(), Code::InvalidMessage),
     ("a byte order mark", |text| format!("\u{feff}{text}").into(), Code::InvalidMessage),
-    ("not UTF-8", |text| text.replace("publicKey", "public\u{1}ey").bytes().map(not_utf8).collect(), Code::InvalidMessage),
+    (
+        "not UTF-8",
+        |text| text.replace("publicKey", "public\u{1}ey").bytes().map(not_utf8).collect(),
+        Code::InvalidMessage,
+    ),
     ("a NUL in a name", |text| text.replace("publicKey", "publicKey\0").into(), Code::InvalidMessage),
-    ("a NUL escaped in a value", |text| text.replacen("\"1AAI", "\"\\u00001AAI", 1).into(), Code::InvalidMessage),
-    ("payload twice", |text| text.replacen("{\"payload\":", "{\"payload\":{},\"payload\":", 1).into(), Code::InvalidMessage),
-    ("nonce twice", |text| text.replacen("{\"nonce\":", "{\"nonce\":\"\",\"nonce\":", 1).into(), Code::InvalidMessage),
+    (
+        "a NUL escaped in a value",
+        |text| text.replacen("\"1AAI", "\"\\u00001AAI", 1).into(),
+        Code::InvalidMessage,
+    ),
+    (
+        "payload twice",
+        |text| text.replacen("{\"payload\":", "{\"payload\":{},\"payload\":", 1).into(),
+        Code::InvalidMessage,
+    ),
+    (
+        "nonce twice",
+        |text| text.replacen("{\"nonce\":", "{\"nonce\":\"\",\"nonce\":", 1).into(),
+        Code::InvalidMessage,
+    ),
     ("an unknown member outside", |text| text.replacen('{', "{\"x\":1,", 1).into(), Code::InvalidMessage),
-    ("an unknown member in access", |text| text.replacen("{\"nonce\":", "{\"x\":1,\"nonce\":", 1).into(), Code::InvalidMessage),
-    ("no signature", |text| text.split(",\"signature\"").next().unwrap().to_owned().into_bytes().into_iter().chain(*b"}").collect(), Code::InvalidMessage),
+    (
+        "an unknown member in access",
+        |text| text.replacen("{\"nonce\":", "{\"x\":1,\"nonce\":", 1).into(),
+        Code::InvalidMessage,
+    ),
+    (
+        "no signature",
+        |text| {
+            text.split(",\"signature\"")
+                .next()
+                .unwrap()
+                .to_owned()
+                .into_bytes()
+                .into_iter()
+                .chain(*b"}")
+                .collect()
+        },
+        Code::InvalidMessage,
+    ),
     ("an empty signature", |text| with_signature(text, ""), Code::InvalidMessage),
-    ("a signature one character short", |text| with_signature(text, &"0I".repeat(44)[..87]), Code::InvalidMessage),
-    ("a signature one character long", |text| with_signature(text, &format!("0I{}", "A".repeat(87))), Code::InvalidMessage),
-    ("a signature that does not begin with 0I", |text| with_signature(text, &"A".repeat(88)), Code::InvalidMessage),
-    ("a signature of zeroes", |text| with_signature(text, &format!("0I{}", "A".repeat(86))), Code::BadSignature),
-    ("white space inside what is signed", |text| text.replacen("\"request\":{", "\"request\": {", 1).into(), Code::BadSignature),
+    (
+        "a signature one character short",
+        |text| with_signature(text, &"0I".repeat(44)[..87]),
+        Code::InvalidMessage,
+    ),
+    (
+        "a signature one character long",
+        |text| with_signature(text, &format!("0I{}", "A".repeat(87))),
+        Code::InvalidMessage,
+    ),
+    (
+        "a signature that does not begin with 0I",
+        |text| with_signature(text, &"A".repeat(88)),
+        Code::InvalidMessage,
+    ),
+    (
+        "a signature of zeroes",
+        |text| with_signature(text, &format!("0I{}", "A".repeat(86))),
+        Code::BadSignature,
+    ),
+    (
+        "white space inside what is signed",
+        |text| text.replacen("\"request\":{", "\"request\": {", 1).into(),
+        Code::BadSignature,
+    ),
     ("another nonce than the signed one", |text| other_nonce(text).into_bytes(), Code::BadSignature),
 ];
 
@@ -139,7 +192,9 @@ async fn primitives_have_one_spelling() {
     for (right, wrong) in spoilt {
         let request = device.create_request().replace(right, wrong);
         println!("{wrong}");
-        auth.post("/account/create", message(&request, &device.keys.current)).await.refused(Code::InvalidMessage);
+        auth.post("/account/create", message(&request, &device.keys.current))
+            .await
+            .refused(Code::InvalidMessage);
     }
     // Right after all: nothing of the above was kept.
     let whole = message(&device.create_request(), &device.keys.current);

@@ -1,0 +1,10 @@
+//! The whole system at work: every operation, every app, and what it survives.
+#![cfg(test)]
+
+mod apps;
+mod directory;
+mod lost_replies;
+mod operations;
+mod outage;
+mod postgres;
+mod taint;
