@@ -1,6 +1,7 @@
 //! What holds for the repository itself: its shape, its units, its samples. Needs no server.
 #![cfg(test)]
 
+mod samples;
 mod tidy;
 mod units;
 
