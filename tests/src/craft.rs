@@ -140,8 +140,13 @@ impl Device {
 
     /// The `authentication` member for `keys`.
     pub fn authentication(&self, keys: &Keys) -> String {
+        self.authentication_with(keys, "")
+    }
+
+    /// The same with further members, which stand before `rotationHash` and end in a comma.
+    fn authentication_with(&self, keys: &Keys, further: &str) -> String {
         format!(
-            r#"{{"device":"{}","identity":"{}","publicKey":"{}","rotationHash":"{}"}}"#,
+            r#"{{"device":"{}","identity":"{}","publicKey":"{}",{further}"rotationHash":"{}"}}"#,
             self.device,
             self.identity,
             keys.public_key(),
@@ -151,8 +156,7 @@ impl Device {
 
     /// `/account/create`.
     pub fn create_request(&self) -> String {
-        let recovery = self.recovery.public_key().digest();
-        format!(r#"{{"authentication":{},"recoveryHash":"{recovery}"}}"#, self.authentication(&self.keys))
+        self.change_request(&self.keys, &self.recovery)
     }
 
     /// `/account/delete` and `/device/rotate`, which have the same bytes.
@@ -162,18 +166,15 @@ impl Device {
 
     /// `/recovery/change`.
     pub fn change_request(&self, keys: &Keys, recovery: &SigningKey) -> String {
-        let recovery = recovery.public_key().digest();
-        format!(r#"{{"authentication":{},"recoveryHash":"{recovery}"}}"#, self.authentication(keys))
+        let further = format!(r#""recoveryHash":"{}","#, recovery.public_key().digest());
+        format!(r#"{{"authentication":{}}}"#, self.authentication_with(keys, &further))
     }
 
     /// `/account/recover` by this new device, revealing the account's recovery key.
     pub fn recover_request(&self, next_recovery: &SigningKey) -> String {
-        format!(
-            r#"{{"authentication":{},"recoveryHash":"{}","recoveryKey":"{}"}}"#,
-            self.authentication(&self.keys),
-            next_recovery.public_key().digest(),
-            self.recovery.public_key()
-        )
+        let (hash, key) = (next_recovery.public_key().digest(), self.recovery.public_key());
+        let further = format!(r#""recoveryHash":"{hash}","recoveryKey":"{key}","#);
+        format!(r#"{{"authentication":{}}}"#, self.authentication_with(&self.keys, &further))
     }
 
     /// The container by which this new device asks to be linked.

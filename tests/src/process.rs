@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How much of a log a failure shows, in lines.
-const LOG_LINES: usize = 30;
+const LOG_LINES: usize = 12;
 
 /// A started program.
 pub struct Process {

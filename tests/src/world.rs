@@ -124,15 +124,15 @@ impl World {
         client.get_multiplexed_async_connection().await.unwrap()
     }
 
-    /// The process ids of the running children with that executable.
-    pub fn children(&self, executable: &str) -> Vec<u32> {
-        children_of(self.process.id()).into_iter().filter(|id| is_running(*id, executable)).collect()
+    /// The process ids of the running children of that program.
+    pub fn children(&self, program: &str) -> Vec<u32> {
+        children_of(self.process.id()).into_iter().filter(|id| is_running(*id, program)).collect()
     }
 
-    /// Kills every process of that executable, without warning.
-    pub fn kill(&self, executable: &str) {
-        let found = self.children(executable);
-        assert!(!found.is_empty(), "no {executable} is running");
+    /// Kills every process of that program, without warning.
+    pub fn kill(&self, program: &str) {
+        let found = self.children(program);
+        assert!(!found.is_empty(), "no {program} is running");
         for id in found {
             send(id, Signal::KILL);
         }
@@ -202,7 +202,7 @@ fn children_of(parent: u32) -> Vec<u32> {
         .collect()
 }
 
-fn is_running(id: u32, executable: &str) -> bool {
-    let path = std::fs::read_link(format!("/proc/{id}/exe"));
-    path.is_ok_and(|path| path.file_name().is_some_and(|name| name == executable))
+/// By the name that the kernel keeps: Debian's redis-server is a link to a program of another name.
+fn is_running(id: u32, program: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.trim_end() == program)
 }

@@ -10,9 +10,9 @@ use crate::unharmed;
 /// Another digest that differs from `digest` in the case of its letters only.
 fn other_case(digest: Digest) -> Digest {
     let text = digest.to_string();
-    // The last character carries pad bits and the first says what it is: those between are free.
-    let middle: String = text[1..43].chars().map(flip).collect();
-    let other = Digest::parse(&format!("E{middle}{}", &text[43..])).unwrap();
+    // The first two characters say what it is and carry pad bits; the others are free.
+    let other: String = text[2..].chars().map(flip).collect();
+    let other = Digest::parse(&format!("{}{other}", &text[..2])).unwrap();
     assert!(other != digest && other.to_string().eq_ignore_ascii_case(&text));
     other
 }

@@ -81,11 +81,10 @@ async fn only_what_is_an_endorsement_is_signed() {
     let purpose = good.replacen("\"response\"", "\"key-authorization\"", 1);
     let twice = good.replacen("{\"purpose\"", "{\"purpose\":\"access\",\"purpose\"", 1);
     let no_point = good.replacen("1AAI", "1AAJ", 1);
-    for body in
-        ["", "{}", "null", r#"{"payload":{}}"#, r#"{"payload":"x"}"#, &extra, &purpose, &twice, &no_point]
-    {
+    for body in ["", "{}", "null", r#"{"payload":{}}"#, r#"{"payload":"x"}"#, &extra, &twice, &no_point] {
         println!("{body}");
         endorse.post("/sign", body.to_owned()).await.refused(Code::InvalidMessage);
     }
+    endorse.post("/sign", purpose).await.refused(Code::WrongPurpose);
     endorse.post("/sign", " ".repeat(1_000_000)).await.refused(Code::TooLarge);
 }

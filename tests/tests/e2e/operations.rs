@@ -58,6 +58,7 @@ async fn answers_are_signed_by_a_key_that_the_hsm_endorsed() {
     let nonce =
         serde_json::from_str::<serde_json::Value>(&body).unwrap()["payload"]["access"]["nonce"].clone();
     let answer = auth.post("/account/create", body).await;
+    answer.response();
     assert_eq!(answer.headers["content-type"], "application/json");
     assert_eq!(answer.json()["payload"]["access"]["nonce"], nonce);
 
