@@ -57,7 +57,7 @@ pub enum Unsurvivable {
 
 /// Respells one JSON text.
 ///
-/// The result equals `JSON.stringify(JSON.parse(json))`, and respelling it again changes nothing.
+/// The result equals `JSON.stringify(JSON.parse(json))`.
 pub fn respell(json: &[u8]) -> Result<String, Unsurvivable> {
     let text = std::str::from_utf8(json).map_err(|e| Unsurvivable::NotUtf8 { at: e.valid_up_to() })?;
     let mut reader = Reader { text, at: 0, depth: 0, out: String::with_capacity(text.len()) };

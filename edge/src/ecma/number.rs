@@ -40,6 +40,10 @@ pub(super) fn literal(text: &str) -> Option<&str> {
 }
 
 /// Appends the number as ECMAScript prints it; `false`, and nothing written, if its value would change.
+///
+/// An integer beyond [`SAFE_INTEGER_MAX`] is refused even where a double happens to hold it: its neighbours
+/// are not, and whoever sends `9007199254740992` counts in integers. `1e17` is a double's own spelling and
+/// passes, though it is printed as an integer.
 pub(super) fn write(literal: &str, out: &mut String) -> bool {
     if literal.len() > LENGTH_MAX {
         return false;

@@ -219,6 +219,7 @@ struct Maker {
 impl Maker {
     /// A new key, endorsed, and verified against the chain as verifiers see it.
     async fn make(&self) -> Result<Endorsed, Error> {
+        self.await_live_head().await?;
         let key = draw()?;
         let (purpose, public_key) = (self.plan.purpose, key.public_key());
         let expiration = crate::clock::now().plus(purpose.longest_lifetime());
@@ -235,6 +236,14 @@ impl Maker {
             .map_err(Error::Unverified)
     }
 
+    /// A chain on which nothing is live (contested, rolled back) verifies no endorsement: none is asked for.
+    async fn await_live_head(&self) -> Result<(), Error> {
+        let is_live = |chain: &Chain| head_is_live(chain, self.plan.window()).is_ok();
+        // Late is no error here: the verdict below says what is wrong.
+        drop(tokio::time::timeout(VERIFY_DEADLINE, self.feed.wait_until(is_live)).await);
+        head_is_live(&self.feed.chain(), self.plan.window()).map_err(Error::Unverified)
+    }
+
     /// Puts a key's endorsement into the directory for the rest of its life.
     async fn publish(&self, key: &Endorsed) -> Result<(), directory::Error> {
         let left = key.endorsement.subject.expiration.since(crate::clock::now());
@@ -246,6 +255,11 @@ impl Maker {
         let found = self.directory.endorsement(self.plan.db(), &key.public_key()).await?;
         Ok(found.as_deref() == Some(key.endorsement.text()))
     }
+}
+
+fn head_is_live(chain: &Chain, window: Duration) -> Result<(), Refusal> {
+    let head = chain.head().ok_or(Refusal::new(Code::Unavailable, "the chain is not known yet"))?;
+    chain.live(&head.id(), window, crate::clock::now()).map(drop)
 }
 
 /// A fresh key from the system's randomness.

@@ -3,7 +3,11 @@
 #[cfg(test)]
 mod failures;
 #[cfg(test)]
+mod keysd;
+#[cfg(test)]
 mod proxy;
+#[cfg(test)]
+mod respelling;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

@@ -26,7 +26,7 @@ impl Daemon {
             .arg("--config")
             .arg(&file)
             .env("NOTIFY_SOCKET", &socket)
-            .env("RUST_LOG", "debug,h2=off,hyper_util=off,hyper=off,mio=off,actix_server=off")
+            .env("RUST_LOG", "info,edge=debug")
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
@@ -59,9 +59,14 @@ impl Daemon {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Asks it to stop.
     pub(crate) fn terminate(&self) {
-        let status = Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
+        let status = Command::new("kill").arg(self.id().to_string()).status().unwrap();
         assert!(status.success());
     }
 

@@ -55,22 +55,30 @@ impl World {
 
     /// An edge with more lines in its configuration.
     pub(crate) async fn start_with(lines: &str) -> Self {
+        Self::start_between(None, None, lines).await
+    }
+
+    /// An edge that listens and finds its app where it is told to, if it is.
+    pub(crate) async fn start_between(listen: Option<&str>, app_at: Option<&str>, lines: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let redis = Redis::start(folder.path()).await;
         let directory = redis.directory();
         let hsm = HsmService::start(folder.path(), Hsm::new(0, ago(3_600)));
         hsm.publish(&directory).await;
         let app = TestApp::start(folder.path());
+        let own =
+            (format!("unix:{}/edge.sock", folder.path().display()), format!("unix:{}", app.socket.display()));
         let configuration = format!(
-            "identity = \"{identity}\"\nname = \"test\"\nlisten = \"unix:{at}/edge.sock\"\n\
-             app = \"unix:{app}\"\nredis = \"{redis}\"\nendorse = \"unix:{endorse}\"\n\
+            "identity = \"{identity}\"\nname = \"test\"\nlisten = \"{listen}\"\n\
+             app = \"{app}\"\nredis = \"{redis}\"\nendorse = \"unix:{endorse}\"\n\
              metrics = \"unix:{at}/metrics.sock\"\nstate = \"{at}/state\"\nforward_headers = [\"x-allowed\"]\n\
              deadline = \"2s\"\n{lines}\n\
              [[route]]\npath = \"/foo/bar\"\nrole = \"user\"\npermission = \"read\"\n\
              [[route]]\npath = \"/admin/*\"\nrole = \"admin\"\npermission = \"write\"\n",
             identity = hsm.hsm.lock().unwrap().prefix(),
             at = folder.path().display(),
-            app = app.socket.display(),
+            listen = listen.unwrap_or(&own.0),
+            app = app_at.unwrap_or(&own.1),
             redis = redis.url(),
             endorse = hsm.socket.display(),
         );

@@ -1,0 +1,179 @@
+//! keysd from outside.
+
+use std::time::Duration;
+
+use edge::clock;
+use keychain::directory::Db;
+use keychain::endorsement::{Purpose, SignRequest};
+use redis::AsyncCommands as _;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::daemon::Daemon;
+use crate::support::fixture::{Hsm, key};
+use crate::support::redis::Redis;
+use crate::support::until;
+use crate::support::world::{ago, url};
+
+const HOUR: Duration = Duration::from_hours(1);
+
+struct Keysd {
+    redis: Redis,
+    hsm: Hsm,
+    client: reqwest::Client,
+    _daemon: Daemon,
+    _folder: TempDir,
+}
+
+impl Keysd {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let redis = Redis::start(folder.path()).await;
+        let hsm = Hsm::new(0, ago(3_600));
+        let at = folder.path().display();
+        let configuration = format!(
+            "identity = \"{}\"\nlisten = \"unix:{at}/keysd.sock\"\nredis = \"{}\"\n\
+             metrics = \"unix:{at}/metrics.sock\"\nstate = \"{at}/state\"\n",
+            hsm.prefix(),
+            redis.url(),
+        );
+        let mut daemon = Daemon::spawn(env!("CARGO_BIN_EXE_keysd"), folder.path(), &configuration);
+        publish(&redis, &hsm).await;
+        daemon.ready().await;
+        let client =
+            reqwest::Client::builder().unix_socket(folder.path().join("keysd.sock")).build().unwrap();
+        Self { redis, hsm, client, _daemon: daemon, _folder: folder }
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        let answer = self.client.get(url(path)).send().await.unwrap();
+        assert_eq!(answer.headers()["access-control-allow-origin"], "*", "{path}");
+        assert_eq!(answer.headers()["content-type"], "application/json", "{path}");
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// Endorses and publishes a response key; its entry.
+    async fn publish_key(&self, number: u32) -> (String, String) {
+        let public_key = key(number).public_key();
+        let request =
+            SignRequest { purpose: Purpose::Response, public_key, expiration: clock::now().plus(HOUR) };
+        let text = self.hsm.endorse_as(&request, "edge:a");
+        self.redis.directory().publish(Db::Response, &public_key, &text, HOUR).await.unwrap();
+        (public_key.to_string(), text)
+    }
+}
+
+async fn publish(redis: &Redis, hsm: &Hsm) {
+    for event in hsm.events() {
+        redis.directory().publish_event(&event.event().id, event.text()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_answers_verbatim_from_memory() {
+    let keysd = Keysd::start().await;
+    assert_eq!(keysd.get("/keys").await, (200, "{}".to_owned()));
+    let mut published = Vec::new();
+    for number in 300..320 {
+        let (name, text) = keysd.publish_key(number).await;
+        assert_eq!(keysd.get(&format!("/keys/{name}")).await, (200, text.clone()), "at once, verbatim");
+        published.push((name, text));
+    }
+    let reads = keysd.redis.reads().await;
+    let (status, body) = keysd.get("/keys").await;
+    let all: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, all.as_object().unwrap().len()), (200, published.len()));
+    for (name, text) in &published {
+        assert!(body.contains(&format!("\"{name}\":{text}")), "{name}");
+    }
+    let (status, chain) = keysd.get("/hsm/keys").await;
+    assert_eq!((status, chain), (200, format!("[{}]", keysd.hsm.events()[0].text())));
+    let health: Value = serde_json::from_str(&keysd.get("/health").await.1).unwrap();
+    assert_eq!(health["status"], "healthy");
+    assert!(keysd.get("/").await.1.contains("/hsm/keys"));
+    for _ in 0..3 {
+        keysd.get(&format!("/keys/{}", key(999).public_key())).await;
+    }
+    assert_eq!(keysd.redis.reads().await, reads, "no request reaches Redis");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_a_404_and_what_is_not_get_a_405() {
+    let keysd = Keysd::start().await;
+    let unknown = format!("/keys/{}", key(999).public_key());
+    for path in [unknown.as_str(), "/keys/", "/keys/x", "/nothing", "/keys/%00", "//"] {
+        let (status, body) = keysd.get(path).await;
+        assert!(status == 404 && body.contains("BA106"), "{path}: {status} {body}");
+    }
+    for path in ["/keys", unknown.as_str(), "/hsm/keys", "/health", "/"] {
+        let answer = keysd.client.post(url(path)).body("{}").send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 405, "{path}");
+        assert!(answer.text().await.unwrap().contains("BA107"), "{path}");
+    }
+    let answer = keysd.client.request(reqwest::Method::OPTIONS, url("/any")).send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 200);
+    assert_eq!(answer.headers()["access-control-allow-methods"], "POST, GET, OPTIONS");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_shows_nothing_that_does_not_verify_and_one_branch_in_order() {
+    let mut keysd = Keysd::start().await;
+    let (good, _) = keysd.publish_key(300).await;
+    let stranger = Hsm::new(50, ago(3_600));
+    let other = key(301).public_key();
+    let request =
+        SignRequest { purpose: Purpose::Response, public_key: other, expiration: clock::now().plus(HOUR) };
+    let foreign = stranger.endorse_as(&request, "edge:a");
+    keysd.redis.directory().publish(Db::Response, &other, &foreign, HOUR).await.unwrap();
+    let mut keys = keysd.redis.database(1).await;
+    keys.set::<_, _, ()>(key(302).public_key().to_string(), "{\"junk\":1}").await.unwrap();
+    publish(&keysd.redis, &stranger).await;
+    for second in [30, 20, 10] {
+        keysd.hsm.rotate(ago(second), false);
+    }
+    publish(&keysd.redis, &keysd.hsm).await;
+    let expected: Vec<&str> = keysd.hsm.events().iter().map(keychain::chain::SignedEvent::text).collect();
+    let expected = format!("[{}]", expected.join(","));
+    until("the chain to be shown", async || (keysd.get("/hsm/keys").await.1 == expected).then_some(())).await;
+    let all: Value = serde_json::from_str(&keysd.get("/keys").await.1).unwrap();
+    assert_eq!(all.as_object().unwrap().keys().collect::<Vec<_>>(), [&good]);
+    keysd.hsm.rotate(ago(5), true);
+    publish(&keysd.redis, &keysd.hsm).await;
+    until("expiry and taint to be followed", async || {
+        let (name, _) = keysd.publish_key(310).await;
+        let shown = keysd.get("/keys").await.1;
+        (shown.contains(&name)).then_some(())
+    })
+    .await;
+    keysd.redis.flush().await;
+    until("the loss to be followed", async || (keysd.get("/keys").await.1 == "{}").then_some(())).await;
+    assert_ne!(keysd.get("/hsm/keys").await.1, "[]", "the chain is remembered");
+}
+
+#[test]
+fn configurations_are_checked_without_a_single_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keysd.toml");
+    let good = format!(
+        "identity = \"{}\"\nlisten = \"127.0.0.1:0\"\nredis = \"redis://127.0.0.1:1\"\n\
+         metrics = \"127.0.0.1:0\"\nstate = \"/nowhere\"\n",
+        Hsm::new(0, ago(1)).prefix()
+    );
+    for (text, code, words) in [
+        (good.clone(), 0, "ok"),
+        (good.replace("listen", "lisen"), 78, "lisen"),
+        (good.replace("redis://", "http://"), 78, "redis"),
+        (good.replace("identity = \"E", "identity = \"F"), 78, "identity"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let ended = std::process::Command::new(env!("CARGO_BIN_EXE_keysd"))
+            .args(["--check-config", "--config"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let said = [ended.stdout, ended.stderr].concat();
+        let said = std::str::from_utf8(&said).unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{said}");
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
