@@ -21,7 +21,7 @@ use crate::updates::{Subscription, Update, Updates};
 use crate::verifier::AccessVerifier;
 use crate::verifier::issuers::{Issuer, Knowledge};
 
-/// Shortest time between two readings of the whole database.
+/// Shortest time between two readings on behalf of requests, and pause after one that failed.
 const READING_EVERY: Duration = Duration::from_secs(1);
 
 /// Requests that may wait for a reading at a time. Honest ones seldom do: keys are announced.
@@ -128,14 +128,22 @@ impl Follower {
         let mut quiet_until = Instant::now();
         loop {
             let quiet = Instant::now() < quiet_until;
+            let mut due = false;
             tokio::select! {
-                update = updates.next() => pending.merge(&update),
+                update = updates.next() => {
+                    // The directory's own announcements do not wait: they are not strangers' doing.
+                    pending.merge(&update);
+                    due = true;
+                }
                 _ = chain.changed() => self.prove_again(),
-                Some(()) = asked.recv(), if !quiet => pending.everything = true,
-                () = tokio::time::sleep_until(quiet_until), if quiet => {}
+                Some(()) = asked.recv(), if !quiet => {
+                    pending.everything = true;
+                    due = true;
+                }
+                () = tokio::time::sleep_until(quiet_until), if quiet => due = !pending.is_nothing(),
                 () = tokio::time::sleep(TIDY_EVERY) => self.verifier.issuers().forget_expired(clock::now()),
             }
-            if pending.is_nothing() || (pending.everything && Instant::now() < quiet_until) {
+            if !due {
                 continue;
             }
             if pending.everything {
