@@ -9,21 +9,21 @@ use actix_web::web::{Bytes, Data, PayloadConfig, ServiceConfig};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 const LONGEST_BODY: usize = 1 << 20; // bytes; what an edge forwards by default
 
 #[derive(Deserialize)]
 struct Request {
-    foo: Value,
-    bar: Value,
+    foo: Box<RawValue>, // as it came: a parsed number could come back as another
+    bar: Box<RawValue>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer {
-    was_foo: Value,
-    was_bar: Value,
+    was_foo: Box<RawValue>,
+    was_bar: Box<RawValue>,
     server_name: &'static str,
 }
 
