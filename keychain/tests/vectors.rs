@@ -15,7 +15,7 @@ use keychain::{
     Code, Digest, Nonce, PublicKey, Refusal, Signature, SigningKey, Timestamp, VerifyingKey,
     access::{AccessRequest, Response},
     chain::{self, Chain, Highest, Settings, SignedEvent},
-    endorsement::{Endorsement, Expected, Purpose},
+    endorsement::{Endorsement, Expected, Purpose, SignRequest},
     message::{self, Operation, Request},
     recovery,
     token::Token,
@@ -138,6 +138,19 @@ fn endorsement() {
             "service": endorsement.service,
             "identity": endorsement.identity,
             "generationId": endorsement.generation_id,
+        }))
+    });
+}
+
+#[test]
+fn signing() {
+    check("signing", |case| {
+        let request = SignRequest::parse(&body(case))?;
+        assert_eq!(SignRequest::parse(request.to_json().as_bytes()).unwrap().purpose, request.purpose);
+        Ok(json!({
+            "purpose": request.purpose.as_str(),
+            "publicKey": request.public_key,
+            "expiration": request.expiration,
         }))
     });
 }

@@ -13,21 +13,22 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[2] / "tests" / "client")]
 
 from generator import (  # noqa: E402 (the path to it is set just above)
-    access, cesr, chain, digest, endorsement, errors, event, message, passphrase, response, time, token,
+    access, cesr, chain, digest, endorsement, errors, event, message, passphrase, response, signing, time,
+    token,
 )
 
-FILES = {
-    "access": access, "cesr": cesr, "chain": chain, "digest": digest, "endorsement": endorsement, "errors": errors,
-    "event": event, "message": message, "passphrase": passphrase, "response": response,
-    "time": time, "token": token,
-}
+MODULES = (
+    access, cesr, chain, digest, endorsement, errors, event, message, passphrase, response,
+    signing, time, token,
+)
 
 
 def main():
     """Makes each file in turn; the exit code is 1 if `--check` found one that is not current."""
     check = sys.argv[1:] == ["--check"]
     stale = []
-    for name, module in FILES.items():
+    for module in MODULES:
+        name = module.__name__.split(".")[-1]
         cases = module.vectors()
         names = [case["name"] for case in cases]
         assert len(names) == len(set(names)), f"{name}: a name stands twice"
