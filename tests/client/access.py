@@ -6,7 +6,6 @@ their code; and what an app echoes comes back as it went.
 
 import json
 
-from protocol.chain import compact
 from protocol.message import seal
 from protocol.primitives import PrivateKey, digest, format_time
 
@@ -24,7 +23,7 @@ ECHOES = (
 )
 SPELLINGS = (
     "1.0", "-0", "0.0", "1E5", "1e21", "1e-7", "0.000001", "1.50",
-    '"sch\u00f6n \ud83d\udd11 \u2028"', '"schön 🔑"', '"\u003c\/\u0041"',
+    r'"sch\u00f6n \ud83d\udd11 \u2028"', '"schön 🔑"', r'"\u003c\/\u0041"',
     '{"b":1,"10":2,"9":3,"a":4}', ' { "a" : [ 1 , 2 ] } ',
 )
 
@@ -51,7 +50,7 @@ def echoes(world, device, app):
         for value in ECHOES:
             answer = device.access(app, {"foo": value, "bar": [value]})
             got = json.loads(answer["wasFoo"].text), json.loads(answer["wasBar"].text)
-            if compact(got) != compact((value, [value])):
+            if json.dumps(got, sort_keys=True) != json.dumps((value, [value]), sort_keys=True):
                 raise Failed(f"{value!r} came back as {got!r}")
 
     world.holds(f"{app}: {len(ECHOES)} values come back as they went", all_of_them)

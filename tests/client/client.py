@@ -50,7 +50,7 @@ def in_javascript(world):
     script = pathlib.Path(__file__).with_name("reserialise.mjs")
     run = subprocess.run(["node", script], input=json.dumps(world.answers), text=True,
                          capture_output=True, timeout=120, check=False)
-    return run.returncode == 0, run.stdout[:2000] + run.stderr[:2000]
+    return bool(world.answers) and run.returncode == 0, run.stdout[:2000] + run.stderr[:2000]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from .chain import compact
 from .primitives import decode, format_time, parse_time, verify
 from .refusal import require
 
+PURPOSES = ("access", "response")
 TOKEN_LIMIT = 64 * 1024
 MINUTE = 60 * 10**9
 HOUR = 60 * MINUTE
@@ -23,6 +24,18 @@ def make_endorsement(hsm_key, generation, purpose, public_key, expiration, servi
     hsm = {"identity": generation.prefix, "generationId": generation.id}
     body = compact({"payload": payload, "hsm": hsm})
     return f'{{"body":{body},"signature":"{hsm_key.sign(body)}"}}'
+
+
+class SignRequest:
+    """What a service asks the HSM service to endorse."""
+
+    def __init__(self, body):
+        (payload,) = strict.parse(body).members("payload")
+        purpose, key, expiration = payload.members("purpose", "publicKey", "expiration")
+        self.purpose, self.key = purpose.string(), key.string()
+        require(self.purpose in PURPOSES, "WrongPurpose", "unknown purpose")
+        decode("publicKey", self.key)
+        self.expiration = parse_time(expiration.string())
 
 
 class Endorsement:
@@ -41,7 +54,7 @@ class Endorsement:
         decode("signature", self.signature)
         self.expiration = parse_time(members[2].string())
         self.service = members[3] and members[3].string()
-        require(self.purpose in ("access", "response"), "WrongPurpose", "unknown purpose")
+        require(self.purpose in PURPOSES, "WrongPurpose", "unknown purpose")
         identity, generation = hsm.members("identity", "generationId", open_ended=True)
         self.identity, self.generation = identity.string(), generation.string()
         decode("digest", self.identity)
