@@ -55,6 +55,16 @@ pub enum Error {
     },
 }
 
+impl From<Error> for systemd::exit::Failure {
+    /// A disk may be well again at the next start; a wrong memory will not.
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Disk { .. } => Self::io(error),
+            Error::Damaged { .. } | Error::OtherIdentity { .. } => Self::config(error),
+        }
+    }
+}
+
 /// The file, and what it holds.
 #[derive(Debug)]
 pub(crate) struct HighestFile {

@@ -56,7 +56,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     }
     let metrics = Metrics::install("keysd")?;
     let updates = Updates::follow(&directory);
-    let feed = ChainFeed::start(&directory, &updates, &chain_settings(&config)).map_err(Failure::config)?;
+    let feed = ChainFeed::start(&directory, &updates, &chain_settings(&config))?;
     let copy = Copy::start(&directory, &updates, feed.clone());
     notify::status("waiting for the key chain in the directory");
     tokio::select! {

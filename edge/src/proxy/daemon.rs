@@ -55,7 +55,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     }
     let metrics = Metrics::install("edge")?;
     let updates = Updates::follow(&directory);
-    let feed = ChainFeed::start(&directory, &updates, &chain_settings(&config)).map_err(Failure::config)?;
+    let feed = ChainFeed::start(&directory, &updates, &chain_settings(&config))?;
     let gate = Gate::start(&directory, &updates, feed.clone(), verifier_settings(&config));
     let ready = async {
         gate.ready().await;
