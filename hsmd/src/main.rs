@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
+use actix_web::dev::ServerHandle;
 use clap::Parser;
 use hsmd::{
     backend::{Fault, pkcs11::Token},
@@ -57,26 +58,24 @@ async fn run(args: Args) -> Result<(), Failure> {
         say_ok();
         return Ok(());
     }
+    // Heard from now on: systemd may change its mind as soon as it has started us.
+    let mut stop = tokio::spawn(shutdown::signal());
     let metrics = Metrics::install("hsmd")?;
-    let (keeper, signer_thread) = open(&config).await?;
+    let (keeper, signer_thread) = tokio::select! {
+        opened = open(&config) => opened?,
+        // Nothing that a start does is spoilt by ending in the midst of it.
+        _ = &mut stop => return Ok(()),
+    };
     let keeper = Arc::new(keeper);
-    keeper.probe().await.map_err(failure)?;
-    metrics::gauge!("hsmd_token_up").set(1.0);
     let health = Arc::new(Health::new());
-    let mut servers = Vec::new();
-    for socket in config.sockets().map_err(Failure::io)? {
-        let door = Door { keeper: Arc::clone(&keeper), policy: socket.policy, health: Arc::clone(&health) };
-        let socket = socket.address.bind_with(socket.mode)?;
-        let server = serve(Listener { socket, door }).map_err(Failure::io)?;
-        servers.push(server.handle());
-        tokio::spawn(server);
-    }
+    let servers = listen(&config, &keeper, &health)?;
     let told = Arc::clone(&health);
     let metrics = metrics.serve(&config.metrics, move || describe(&told))?;
-    notify::ready(&status(&keeper, &health).await);
-    tracing::info!(status = status(&keeper, &health).await, "ready");
+    let status = status(&keeper, &health).await;
+    notify::ready(&status);
+    tracing::info!(status, "ready");
     tokio::select! {
-        () = shutdown::signal() => {}
+        _ = stop => {}
         () = watch(&keeper, &health) => {}
     }
     notify::stopping();
@@ -92,11 +91,25 @@ async fn run(args: Args) -> Result<(), Failure> {
     close(signer_thread).await
 }
 
+/// Opens the configured sockets: last, so that nobody is let in before everything stands.
+fn listen(config: &Config, keeper: &Arc<Keeper>, health: &Arc<Health>) -> Result<Vec<ServerHandle>, Failure> {
+    let mut servers = Vec::new();
+    for socket in config.sockets().map_err(Failure::io)? {
+        let door = Door { keeper: Arc::clone(keeper), policy: socket.policy, health: Arc::clone(health) };
+        let socket = socket.address.bind_with(socket.mode)?;
+        let server = serve(Listener { socket, door }).map_err(Failure::io)?;
+        servers.push(server.handle());
+        tokio::spawn(server);
+    }
+    Ok(servers)
+}
+
 #[expect(clippy::print_stdout, reason = "the answer of --check-config")]
 fn say_ok() {
     println!("ok");
 }
 
+/// Connects to token and ledger, reconciles them, and signs once to see that it works.
 async fn open(config: &Config) -> Result<(Keeper, std::thread::JoinHandle<()>), Failure> {
     let settings = config.token()?;
     let token =
@@ -106,6 +119,8 @@ async fn open(config: &Config) -> Result<(Keeper, std::thread::JoinHandle<()>), 
     let ledger = Ledger::open(&config.ledger).await.map_err(|error| failure(error.into()))?;
     let calendar = Calendar::new(Box::new(System::start()));
     let keeper = Keeper::start(ledger, signer, calendar, config.key_ids()).await.map_err(failure)?;
+    keeper.probe().await.map_err(failure)?;
+    metrics::gauge!("hsmd_token_up").set(1.0);
     Ok((keeper, thread))
 }
 

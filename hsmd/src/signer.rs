@@ -34,6 +34,7 @@ pub const DEADLINE: Duration = Duration::from_secs(12);
 pub struct Signer {
     queue: mpsc::Sender<Job>,
     waiting: Arc<AtomicUsize>,
+    recoveries: Arc<AtomicUsize>,
 }
 
 type Job = Box<dyn FnOnce(&mut Vault) + Send>;
@@ -44,15 +45,17 @@ impl Signer {
         let (queue, mut jobs) = mpsc::channel::<Job>(QUEUE);
         let waiting = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&waiting);
+        let recoveries = Arc::new(AtomicUsize::new(0));
+        let recovered = Arc::clone(&recoveries);
         let thread = thread::Builder::new().name("signer".to_owned()).spawn(move || {
-            let mut vault = Vault { backend, handles: HashMap::new() };
+            let mut vault = Vault { backend, handles: HashMap::new(), recovered };
             while let Some(job) = jobs.blocking_recv() {
                 metrics::gauge!("hsmd_queue_depth").set(waiting_now(&counter));
                 job(&mut vault);
                 counter.fetch_sub(1, Ordering::Relaxed);
             }
         })?;
-        Ok((Self { queue, waiting }, thread))
+        Ok((Self { queue, waiting, recoveries }, thread))
     }
 
     /// Makes a key pair under `id`.
@@ -83,6 +86,12 @@ impl Signer {
     /// Requests in the queue or at the token now.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How often the connection to the token was made anew. A call during which this changed may have had
+    /// its effect twice.
+    pub fn recoveries(&self) -> usize {
+        self.recoveries.load(Ordering::Relaxed)
     }
 
     async fn ask<T: Send + 'static>(
@@ -128,12 +137,14 @@ struct Vault {
     backend: Box<dyn Backend>,
     /// Handles of this connection. Emptied by a reconnect.
     handles: HashMap<PublicKey, Handle>,
+    /// Counts reconnections.
+    recovered: Arc<AtomicUsize>,
 }
 
 impl Vault {
     fn generate(&mut self, id: KeyId) -> Result<Key, Fault> {
-        // A generation that failed after its effect leaves a second key under the id: the next
-        // reconciliation of token and ledger destroys it, because the ledger does not name it.
+        // A generation that failed after its effect leaves a second key under the id: the reconciliation of
+        // token and ledger that follows destroys it, because the ledger does not name it.
         let key = self.climb(|vault| vault.backend.generate(id))?;
         self.handles.insert(key.public_key, key.handle);
         Ok(key)
@@ -182,6 +193,7 @@ impl Vault {
             }
             tracing::warn!(%fault, rung = rung.as_str(), "reconnecting to the token");
             metrics::counter!("hsmd_token_recoveries_total", "step" => rung.as_str()).increment(1);
+            self.recovered.fetch_add(1, Ordering::Relaxed);
             self.handles.clear();
             outcome = self.backend.reconnect(rung).and_then(|()| work(self));
         }

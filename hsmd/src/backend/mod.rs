@@ -24,7 +24,8 @@ pub use key_id::{KeyId, KeyIds};
 ///   the same call (two half-made keys under one id must never be mixed up);
 /// - [`Backend::destroy`] destroys what its handle names and nothing else, and a handle from before a
 ///   reconnect is refused, not reinterpreted;
-/// - keys that do not bear this program's label and an id of the configured range do not exist for it;
+/// - keys that do not bear this program's label and an id of the configured range do not exist for it, but
+///   an object that has no name and is no key yet is half of one;
 /// - a refused PIN is never presented a second time.
 pub trait Backend: Send {
     /// Makes a key pair under `id`, whether or not the id is taken, and proves that it signs.
@@ -92,8 +93,8 @@ pub struct Key {
 pub struct Half {
     /// Names the object in this connection.
     pub handle: Handle,
-    /// The id that it was made under.
-    pub id: KeyId,
+    /// The id that it was made under; none if the interruption came before it had one, or a key at all.
+    pub id: Option<KeyId>,
 }
 
 /// Everything of ours on a token.

@@ -57,7 +57,8 @@ impl MigrationTrait for First {
         schema.exec_stmt(row).await
     }
 
-    async fn down(&self, _: &SchemaManager) -> Result<(), DbErr> {
-        Err(DbErr::Migration("the ledger is append-only: there is no way back".to_owned()))
+    /// All of it or nothing, on SQLite too: hsmd may be killed in its first start.
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
     }
 }

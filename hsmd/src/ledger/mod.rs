@@ -111,9 +111,9 @@ impl Ledger {
         Ok(self.database.clone().close().await?)
     }
 
-    /// Whether the database answers.
-    pub async fn ping(&self) -> Result<(), Error> {
-        Ok(self.database.ping().await?)
+    /// The id of the newest event.
+    pub async fn head(&self) -> Result<Option<Digest>, Error> {
+        head(&self.database).await
     }
 }
 
@@ -131,11 +131,7 @@ impl Turn {
 
     /// The id of the newest event.
     pub async fn head(&self) -> Result<Option<Digest>, Error> {
-        let newest =
-            event::Entity::find().order_by_desc(event::Column::SequenceNumber).one(&self.transaction).await?;
-        newest
-            .map(|row| Digest::parse(&row.id).map_err(|refusal| contradiction(&row, refusal.because())))
-            .transpose()
+        head(&self.transaction).await
     }
 
     /// Gives the turn up without adding anything.
@@ -161,6 +157,13 @@ impl Turn {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+async fn head(database: &impl sea_orm::ConnectionTrait) -> Result<Option<Digest>, Error> {
+    let newest = event::Entity::find().order_by_desc(event::Column::SequenceNumber).one(database).await?;
+    newest
+        .map(|row| Digest::parse(&row.id).map_err(|refusal| contradiction(&row, refusal.because())))
+        .transpose()
 }
 
 async fn read(database: &impl sea_orm::ConnectionTrait) -> Result<Contents, Error> {

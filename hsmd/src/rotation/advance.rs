@@ -54,16 +54,24 @@ impl Keeper {
             return Ok(earlier);
         }
         let left = view.live().event();
+        let recoveries = self.signer.recoveries();
         let extended = match self.extend(&view, advance.taint).await {
             Ok(extended) => Arc::new(extended),
             Err(error) => return self.resolve(&view, advance, error).await,
         };
         let answer = answer(view.live(), extended.live(), false);
         self.show(extended).await;
-        if let Err(fault) = self.signer.retire(left.public_key).await {
-            // The chain has moved on and the key signs nothing any more; the next start destroys it.
+        let retired = self.signer.retire(left.public_key).await;
+        if let Err(fault) = &retired {
             tracing::error!(%fault, key = %left.public_key, "a retired key is still on the token");
-            metrics::gauge!("hsmd_token_objects", "state" => "retired").increment(1);
+        }
+        if retired.is_err() || self.signer.recoveries() != recoveries {
+            // A call that failed may have had its effect: look at what is on the token. The event stands
+            // whatever comes of that.
+            self.unsettle().await;
+            if let Err(error) = self.settled_in_turn().await {
+                tracing::error!(error = &error as &dyn std::error::Error, "cannot reconcile yet");
+            }
         }
         Ok(answer)
     }

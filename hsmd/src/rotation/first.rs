@@ -17,7 +17,7 @@ impl Keeper {
             return Ok(());
         }
         let inventory = self.signer.inventory().await?;
-        if !inventory.keys.is_empty() || !inventory.halves.is_empty() {
+        if !inventory.keys.is_empty() || inventory.halves.iter().any(|half| half.id.is_some()) {
             return Err(Error::Contradiction(
                 "the ledger is empty, but the token holds keys of a chain: bring back the ledger, or give this \
                  hsmd an empty token or `hsm.key_ids` of its own; nothing was changed"
@@ -47,6 +47,7 @@ impl Keeper {
         let signature = self.sign(zero.public_key, draft.payload().as_bytes()).await?;
         let event = draft.seal(&signature)?;
         turn.commit(&event).await?;
+        metrics::gauge!("hsmd_token_objects", "state" => "retired").set(0);
         tracing::info!(identity = %event.id(), "a new chain begins");
         View::new(vec![event], one.public_key).ok_or(Error::Unsettled)
     }

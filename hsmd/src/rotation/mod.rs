@@ -129,6 +129,17 @@ impl Keeper {
 
     /// Endorses a service's key, as the permission says, by the live generation.
     pub async fn endorse(&self, permission: &Permission) -> Result<String, Error> {
+        match self.endorse_once(permission).await {
+            // Another hsmd on the same ledger and token has left the generation.
+            Err(Error::Hsm(Fault::NoSuchKey(_))) => {
+                self.catch_up().await?;
+                self.endorse_once(permission).await
+            }
+            done => done,
+        }
+    }
+
+    async fn endorse_once(&self, permission: &Permission) -> Result<String, Error> {
         drop(self.settled().await?);
         let guard = self.view.read().await;
         let view = guard.as_ref().ok_or(Error::Unsettled)?;
@@ -173,12 +184,22 @@ impl Keeper {
 
     /// Tries the whole way once: ledger, queue, token, signature, verification.
     pub async fn probe(&self) -> Result<(), Error> {
-        let view = self.settled().await?;
-        self.ledger.ping().await?;
+        let view = self.catch_up().await?;
         let guard = self.view.read().await;
         let live = guard.as_ref().unwrap_or(&view).live();
         let signature = self.sign(live.event().public_key, PROBE).await?;
         Ok(live.key().verify(PROBE, &signature)?)
+    }
+
+    /// Reconciles if another hsmd has added to the ledger.
+    async fn catch_up(&self) -> Result<Arc<View>, Error> {
+        let _turn = self.turn.lock().await;
+        let view = self.settled_in_turn().await?;
+        if self.ledger.head().await? == Some(view.live().id()) {
+            return Ok(view);
+        }
+        self.unsettle().await;
+        self.settled_in_turn().await
     }
 
     /// Writes out and closes the ledger. Nothing can be asked of the keeper any more.
@@ -200,9 +221,8 @@ impl Keeper {
             return Ok(Arc::clone(view));
         }
         let view = Arc::new(self.reconcile().await?);
-        for (state, keys) in [("live", 1), ("next", 1), ("retired", 0)] {
-            metrics::gauge!("hsmd_token_objects", "state" => state).set(keys);
-        }
+        metrics::gauge!("hsmd_token_objects", "state" => "live").set(1);
+        metrics::gauge!("hsmd_token_objects", "state" => "next").set(1);
         self.show(Arc::clone(&view)).await;
         Ok(view)
     }

@@ -11,7 +11,7 @@ use keychain::{
 
 use super::{Error, Keeper, View, to_gauge};
 use crate::{
-    backend::{Inventory, KeyId},
+    backend::{Fault, Inventory, KeyId},
     ledger::{Contents, Turn},
 };
 use std::time::Duration;
@@ -40,20 +40,23 @@ impl Keeper {
         let (Some(live), Some(next)) = (live, next) else {
             return Err(Error::Contradiction(missing(newest.sequence_number, live, next)));
         };
-        let committed = |key: &PublicKey| *key == live || *key == next;
-        let strays = inventory.keys.iter().filter(|key| !committed(&key.public_key));
-        let litter: Vec<_> = strays
-            .map(|key| (key.id, key.handle))
-            .chain(inventory.halves.iter().map(|half| (half.id, half.handle)))
-            .collect();
-        for (id, _) in &litter {
-            self.demand_explained(newest.sequence_number, key_intent, *id)?;
+        let strays: Vec<_> =
+            inventory.keys.iter().filter(|key| key.public_key != live && key.public_key != next).collect();
+        let ids = strays.iter().map(|key| key.id).chain(inventory.halves.iter().filter_map(|half| half.id));
+        for id in ids {
+            self.demand_explained(newest.sequence_number, key_intent, id)?;
         }
-        for (id, handle) in litter {
-            tracing::info!(%id, "destroying a key that the ledger does not name");
-            self.signer.destroy(handle).await?;
+        let mut left_over = 0_u32;
+        for key in strays {
+            tracing::info!(id = %key.id, key = %key.public_key, "destroying a key that the ledger does not name");
+            left_over += note_destroyed(Some(key.id), self.signer.retire(key.public_key).await);
+        }
+        for half in &inventory.halves {
+            tracing::info!(id = ?half.id, "destroying half a key");
+            left_over += note_destroyed(half.id, self.signer.destroy(half.handle).await);
         }
         turn.release().await?;
+        metrics::gauge!("hsmd_token_objects", "state" => "retired").set(left_over);
         View::new(events, next).ok_or(Error::Unsettled)
     }
 
@@ -74,12 +77,23 @@ impl Keeper {
     }
 }
 
+/// How many are left of one that was to be destroyed: a token that cannot destroy can still sign.
+fn note_destroyed(id: Option<KeyId>, outcome: Result<(), Fault>) -> u32 {
+    match outcome {
+        Ok(()) => 0,
+        Err(fault) => {
+            tracing::error!(?id, %fault, "a key that nothing needs is left on the token");
+            1
+        }
+    }
+}
+
 /// Verifies the whole chain. The newest event's own date stands for the time: whether the clock is right
 /// is another question, which a rotation asks.
 pub(super) fn verify(events: &[SignedEvent]) -> Result<(), Error> {
     let (Some(first), Some(newest)) = (events.first(), events.last()) else { return Ok(()) };
     metrics::gauge!("hsmd_chain_sequence").set(to_gauge(newest.event().sequence_number));
-    verify_whole(events, &first.id(), newest.event().created_at, Duration::ZERO)
+    verify_whole(events, &first.event().prefix, newest.event().created_at, Duration::ZERO)
         .map_err(|refusal| Error::Contradiction(format!("the ledger's chain does not verify: {refusal}")))
 }
 

@@ -135,7 +135,7 @@ fn strangers_get_nothing() {
         health.starts_with("{\"status\":\"healthy\"") && health.contains(&identity.to_string()),
         "{health}"
     );
-    assert!(hsmd.stop().success());
+    hsmd.stop();
 }
 
 #[test]

@@ -1,1 +1,145 @@
-//! later
+//! The one suite that every backend passes.
+
+use aws_lc_rs::digest;
+use cryptoki::{
+    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
+    object::{Attribute, ObjectClass},
+    session::UserType,
+    slot::Slot,
+};
+use hsmd::backend::{
+    Backend, Fault, Inventory, KeyIds, Rung,
+    pkcs11::{Settings, Token},
+};
+use keychain::{Code, PublicKey, VerifyingKey};
+
+use crate::support::{
+    memory::Device,
+    softhsm::{MODULE, PIN, SoftHsm},
+};
+
+/// `connect` makes a new connection to one and the same empty device.
+fn conforms(connect: &dyn Fn() -> Box<dyn Backend>) {
+    let ids = KeyIds::default();
+    let mut hsm = connect();
+    assert_eq!(hsm.inventory().unwrap(), Inventory::default());
+
+    let first = hsm.generate(ids.of(0)).unwrap();
+    let second = hsm.generate(ids.of(1)).unwrap();
+    let twin = hsm.generate(ids.of(1)).unwrap();
+    assert_eq!((first.id, second.id, twin.id), (ids.of(0), ids.of(1), ids.of(1)));
+    for key in [first, second, twin] {
+        assert!(signs_as(hsm.as_mut(), key.handle, &key.public_key), "each handle signs with its own key");
+    }
+    assert_eq!(listed(hsm.as_mut()), sorted([first.public_key, second.public_key, twin.public_key]));
+
+    // One of two keys under one id is destroyed by its handle, and only that one.
+    hsm.destroy(twin.handle).unwrap();
+    assert_eq!(listed(hsm.as_mut()), sorted([first.public_key, second.public_key]));
+    assert!(hsm.sign(twin.handle, &[0; 32]).is_err());
+    assert!(signs_as(hsm.as_mut(), second.handle, &second.public_key));
+
+    // Handles do not outlive their connection; keys do.
+    for rung in Rung::ALL {
+        let before = hsm.inventory().unwrap().keys[0];
+        hsm.reconnect(rung).unwrap();
+        assert!(matches!(hsm.sign(before.handle, &[0; 32]), Err(Fault::EarlierHandle)), "{rung:?}");
+        assert!(matches!(hsm.destroy(before.handle), Err(Fault::EarlierHandle)), "{rung:?}");
+        let after = hsm.inventory().unwrap();
+        let same = after.keys.iter().find(|key| key.public_key == before.public_key).unwrap();
+        assert_eq!(same.id, before.id);
+        assert!(signs_as(hsm.as_mut(), same.handle, &same.public_key));
+    }
+    drop(hsm);
+    let mut hsm = connect();
+    assert_eq!(listed(hsm.as_mut()), sorted([first.public_key, second.public_key]));
+    for key in hsm.inventory().unwrap().keys {
+        hsm.destroy(key.handle).unwrap();
+    }
+    assert_eq!(hsm.inventory().unwrap(), Inventory::default());
+}
+
+fn signs_as(hsm: &mut dyn Backend, handle: hsmd::backend::Handle, key: &PublicKey) -> bool {
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(digest::digest(&digest::SHA256, b"message").as_ref());
+    let signature = hsm.sign(handle, &sha256).unwrap();
+    let key = VerifyingKey::new(key).unwrap();
+    assert_eq!(key.verify(b"massage", &signature).unwrap_err().code(), Code::BadSignature);
+    key.verify(b"message", &signature).is_ok()
+}
+
+fn listed(hsm: &mut dyn Backend) -> Vec<PublicKey> {
+    let inventory = hsm.inventory().unwrap();
+    assert_eq!(inventory.halves, []);
+    sorted(inventory.keys.iter().map(|key| key.public_key))
+}
+
+fn sorted(keys: impl IntoIterator<Item = PublicKey>) -> Vec<PublicKey> {
+    let mut keys: Vec<_> = keys.into_iter().collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[test]
+fn memory() {
+    let device = Device::default();
+    conforms(&|| Box::new(device.connect()));
+}
+
+#[test]
+fn softhsm() {
+    let folder = tempfile::tempdir().unwrap();
+    let softhsm = SoftHsm::new(folder.path());
+    softhsm.add_token("another");
+    softhsm.run_inside("conformance::softhsm_inside");
+}
+
+fn settings(label: Option<&str>, key_ids: KeyIds) -> Settings {
+    Settings {
+        module: MODULE.into(),
+        token_label: label.map(str::to_owned),
+        token_serial: None,
+        pin: PIN.to_owned().into(),
+        key_ids,
+    }
+}
+
+#[test]
+#[ignore = "run by `softhsm` in a process of its own"]
+fn softhsm_inside() {
+    let open = |label, ids| Token::open(settings(label, ids));
+    conforms(&|| Box::new(open(Some("keelson"), KeyIds::default()).unwrap()));
+
+    // Two tokens match, or none: neither is guessed at.
+    for (label, told) in [(None, "hsm.token_serial"), (Some("nobody"), "label `another`")] {
+        let fault = open(label, KeyIds::default()).err().unwrap();
+        assert!(matches!(fault, Fault::NoSuchToken(_)) && fault.to_string().contains(told), "{fault}");
+    }
+    // Keys of another range of ids are not ours.
+    let mut low = open(Some("keelson"), KeyIds::new(1, 100).unwrap()).unwrap();
+    low.generate(KeyIds::new(1, 100).unwrap().of(5)).unwrap();
+    drop(low);
+    let mut high = open(Some("keelson"), KeyIds::new(101, 200).unwrap()).unwrap();
+    assert_eq!(high.inventory().unwrap(), Inventory::default());
+    drop(high);
+
+    // A refused PIN is not presented again: SoftHSM counts attempts, and so does every device.
+    let wrong =
+        Settings { pin: "wrong-pin".to_owned().into(), ..settings(Some("keelson"), KeyIds::default()) };
+    assert!(matches!(Token::open(wrong), Err(Fault::Pin { source: Some(_) })));
+}
+
+#[test]
+#[ignore = "run by `SoftHsm::objects` in a process of its own"]
+fn objects_inside() {
+    let module = Pkcs11::new(MODULE).unwrap();
+    module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+    let slots = module.get_slots_with_initialized_token().unwrap();
+    let is_ours = |slot: &&Slot| module.get_token_info(**slot).unwrap().label() == "keelson";
+    let session = module.open_ro_session(*slots.iter().find(is_ours).unwrap()).unwrap();
+    session.login(UserType::User, Some(&PIN.to_owned().into())).unwrap();
+    // Not counted: what SoftHSM leaves if it is killed before the object that it makes has a class.
+    let keys = [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY];
+    let count = |class| session.find_objects(&[Attribute::Class(class)]).unwrap().len();
+    println!("objects: {}", keys.map(count).iter().sum::<usize>());
+}

@@ -1,1 +1,122 @@
-//! later
+//! hsmd killed, again and again, at random points around rotations; and two hsmd at once.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::support::{
+    daemon::{Daemon, request, try_request},
+    eventually,
+    world::{Database, World},
+};
+
+#[test]
+fn killed_around_rotations_on_sqlite() {
+    killed(Database::Sqlite, 40);
+}
+
+#[test]
+fn killed_around_rotations_on_postgres() {
+    killed(Database::Postgres, 15);
+}
+
+/// Kills hsmd while it rotates and taints, starts it again, and looks: the chain is valid, nothing answered
+/// is lost, and the token holds the live key and the next.
+fn killed(database: Database, rounds: u32) {
+    let world = World::new(database);
+    // Numerical Recipes' generator: the points are spread out, and the same in every run.
+    let mut random = 20_260_102_u32;
+    let mut hsmd = world.start();
+    let start = Instant::now();
+    world.rotate("{}");
+    let one = start.elapsed();
+    let mut length = world.chain().len();
+    for round in 0..rounds {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // Up to the time of three rotations, in steps that fall anywhere within one.
+        let delay = one * 3 * (random >> 16) / 65_536;
+        let answered = rotate_until_killed(&world, &mut hsmd, delay);
+        hsmd = world.start();
+        let chain = world.chain();
+        assert!(chain.len() >= length + answered, "round {round}: an answered rotation is lost");
+        assert!(chain.len() <= length + answered + 1, "round {round}");
+        assert_eq!(world.softhsm.objects(), 4, "round {round}: {}", hsmd.log());
+        length = chain.len();
+    }
+    assert!(length > 4, "{length}");
+    world.rotate("{}");
+    hsmd.stop();
+}
+
+fn rotate_until_killed(world: &World, hsmd: &mut Daemon, delay: Duration) -> usize {
+    let admin = world.socket("admin");
+    std::thread::scope(|scope| {
+        let rotating = scope.spawn(|| {
+            let paths = ["/rotate", "/taint"].iter().cycle();
+            paths
+                .take_while(|path| {
+                    try_request(&admin, "POST", path, b"{}").is_ok_and(|answer| answer.status == 200)
+                })
+                .count()
+        });
+        let start = Instant::now();
+        eventually("the moment", delay + Duration::from_secs(1), || start.elapsed() >= delay);
+        hsmd.kill();
+        rotating.join().unwrap()
+    })
+}
+
+/// Killed in its very first start, at points further and further on.
+///
+/// Not before the token is open: SoftHSM rewrites the token's own file at each login, in place, and one that
+/// is killed in that moment has lost the token for good.
+#[test]
+fn killed_in_the_first_start() {
+    for millis in [0_u64, 1, 2, 4, 6, 8, 12, 16, 20, 25, 30, 40, 60, 80] {
+        let world = World::new(Database::Sqlite);
+        let mut hsmd = world.spawn();
+        let ledger = world.path().join("ledger.db");
+        eventually("the ledger", Duration::from_secs(20), || ledger.exists());
+        let start = Instant::now();
+        eventually("the moment", Duration::from_secs(1), || start.elapsed() >= Duration::from_millis(millis));
+        hsmd.kill();
+        let _hsmd = world.start();
+        assert_eq!(world.chain().len(), 1);
+        assert_eq!(world.softhsm.objects(), 4, "killed after {millis} ms");
+    }
+}
+
+/// Two hsmd on one ledger and one token: one chain, and whoever loses is told so.
+#[test]
+fn two_hsmd_make_one_chain() {
+    let world = World::new(Database::Postgres);
+    let mut first = world.start();
+    let other = World::beside(&world);
+    let mut second = other.start();
+    let stop = AtomicBool::new(false);
+    let race = |world: &World| {
+        let (mut won, mut lost) = (0, 0);
+        while !stop.load(Ordering::Relaxed) && won < 15 {
+            let answer = request(&world.socket("admin"), "POST", "/rotate", "{}");
+            match answer.status {
+                200 => won += 1,
+                409 => lost += 1,
+                _ => panic!("{answer:?}"),
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        (won, lost)
+    };
+    let ((one, _), (two, lost)) = std::thread::scope(|scope| {
+        let (one, two) = (scope.spawn(|| race(&world)), scope.spawn(|| race(&other)));
+        (one.join().unwrap(), two.join().unwrap())
+    });
+    let won = one + two;
+    assert!(won >= 15, "{won} {lost}");
+    first.stop();
+    second.stop();
+    let _hsmd = world.start();
+    assert_eq!(world.chain().len(), won + 1);
+    assert_eq!(world.softhsm.objects(), 4);
+}

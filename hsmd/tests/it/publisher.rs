@@ -1,1 +1,168 @@
-//! later
+//! hsm-publisher against real Redis: everything is published, and put back.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use keychain::{chain::SignedEvent, directory::Directory};
+
+use crate::support::{
+    daemon::{Daemon, request},
+    servers::{self, Server},
+    world::{Database, World},
+};
+
+const SOON: Duration = Duration::from_secs(5);
+
+struct Published {
+    world: World,
+    redis: Server,
+    connection: redis::Connection,
+}
+
+impl Published {
+    fn new() -> Self {
+        let world = World::new(Database::Sqlite);
+        let redis = servers::redis(world.path());
+        let connection = connect(&redis);
+        let folder = world.path().display();
+        let config = format!(
+            "endorse = \"unix:{folder}/other.sock\"\nredis = \"{}\"\nmetrics = \"unix:{folder}/publisher.sock\"\n",
+            redis.url
+        );
+        fs::write(world.path().join("publisher.toml"), config).unwrap();
+        Self { world, redis, connection }
+    }
+
+    fn start(&self) -> Daemon {
+        let config = self.world.path().join("publisher.toml");
+        let conf = self.world.softhsm.conf();
+        let mut publisher =
+            Daemon::spawn(env!("CARGO_BIN_EXE_hsm-publisher"), &config, self.world.path(), &conf);
+        publisher.ready().unwrap_or_else(|status| panic!("{status}: {}", publisher.log()));
+        publisher
+    }
+
+    /// Everything in DB 4, as public peers read it: `KEYS *`, then each.
+    fn held(&mut self) -> BTreeMap<String, String> {
+        redis::cmd("SELECT").arg(4).exec(&mut self.connection).unwrap();
+        let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut self.connection).unwrap();
+        keys.into_iter()
+            .filter_map(|key| {
+                let value: Option<String> = redis::cmd("GET").arg(&key).query(&mut self.connection).unwrap();
+                Some((key, value?))
+            })
+            .collect()
+    }
+
+    /// Waits until DB 4 holds exactly the chain, byte for byte.
+    fn settles(&mut self) {
+        let chain: BTreeMap<_, _> = self
+            .world
+            .chain()
+            .iter()
+            .map(|event| (event.id().to_string(), event.text().to_owned()))
+            .collect();
+        let start = std::time::Instant::now();
+        loop {
+            let held = self.held();
+            if held == chain {
+                return;
+            }
+            assert!(start.elapsed() < SOON, "{held:?}");
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    }
+
+    fn run(&mut self, database: i64, command: &[&str]) {
+        redis::cmd("SELECT").arg(database).exec(&mut self.connection).unwrap();
+        let (name, arguments) = command.split_first().unwrap();
+        redis::cmd(name).arg(arguments).exec(&mut self.connection).unwrap();
+    }
+}
+
+fn connect(redis: &Server) -> redis::Connection {
+    redis::Client::open(redis.url.as_str()).unwrap().get_connection().unwrap()
+}
+
+#[test]
+fn the_chain_is_published_and_put_back() {
+    let mut published = Published::new();
+    let _hsmd = published.world.start();
+    let mut publisher = published.start();
+    // Ready means published.
+    let chain = published.world.chain();
+    assert_eq!(published.held().len(), 1);
+    published.settles();
+    for _ in 0..3 {
+        published.world.rotate("{}");
+    }
+    published.settles();
+
+    published.run(0, &["FLUSHALL"]);
+    published.settles();
+    let zero = chain[0].id().to_string();
+    published.run(4, &["DEL", &zero]);
+    published.settles();
+    published.run(4, &["SET", &zero, "{}"]);
+    published.settles();
+    published.run(4, &["SET", &zero, &chain[0].text().replace("0I", "0i")]);
+    published.settles();
+    published.run(4, &["EXPIRE", &zero, "0"]);
+    published.settles();
+
+    // It deletes nothing that it did not write.
+    let stranger = keychain::Digest::of("stranger").to_string();
+    published.run(4, &["SET", &stranger, "x"]);
+    published.run(4, &["DEL", &zero]);
+    crate::support::eventually("healing beside a stranger", SOON, || published.held().len() == 5);
+    published.run(4, &["DEL", &stranger]);
+    published.settles();
+    publisher.stop();
+}
+
+#[test]
+fn an_outage_at_either_end_is_got_over() {
+    let mut published = Published::new();
+    let mut hsmd = published.world.start();
+    let publisher = published.start();
+    let ready = |world: &World| request(&world.socket("publisher"), "GET", "/readyz", "").status;
+    assert_eq!(ready(&published.world), 200);
+
+    // The directory goes away, and comes back empty.
+    let folder = published.world.path().to_owned();
+    published.redis.stop();
+    published.world.rotate("{}");
+    crate::support::eventually("unreadiness", SOON, || ready(&published.world) == 503);
+    fs::remove_file(folder.join("redis.sock")).ok();
+    published.redis = servers::redis(&folder);
+    published.connection = connect(&published.redis);
+    published.settles();
+    crate::support::eventually("readiness", SOON, || ready(&published.world) == 200);
+
+    // hsmd goes away; what is published stays and is still put back.
+    let chain = published.world.chain();
+    hsmd.kill();
+    published.run(0, &["FLUSHALL"]);
+    let held = |events: &[SignedEvent]| {
+        events
+            .iter()
+            .map(|event| (event.id().to_string(), event.text().to_owned()))
+            .collect::<BTreeMap<_, _>>()
+    };
+    crate::support::eventually("healing without hsmd", SOON, || published.held() == held(&chain));
+    let _hsmd = published.world.start();
+    published.world.rotate("{}");
+    published.settles();
+    drop(publisher);
+}
+
+/// What the publisher writes is what the directory's readers read.
+#[test]
+fn readers_read_what_is_published() {
+    let published = Published::new();
+    let _hsmd = published.world.start();
+    let _publisher = published.start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let events =
+        runtime.block_on(async { Directory::connect(&published.redis.url).unwrap().events().await.unwrap() });
+    assert_eq!(events, [published.world.chain()[0].text()]);
+}

@@ -1,1 +1,278 @@
-//! later
+//! Death and failure at every call of the HSM, before and after its effect, one after the other: whatever
+//! was begun is finished or undone by the next start, and the chain is valid, alive and un-forked.
+//!
+//! Dying after the signature of an event and before its commit is the call after which the process dies;
+//! dying after the commit is the call that destroys the key that was left.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use hsmd::{
+    backend::KeyIds,
+    clock::{Calendar, System},
+    ledger::{self, Ledger},
+    rotation::{Advance, Advanced, Error, Keeper},
+    signer::Signer,
+};
+use keychain::chain::verify_whole;
+
+use crate::support::{
+    memory::{Device, Plan},
+    world::now,
+};
+
+const ROTATE: Advance = Advance { from: None, taint: false };
+const TAINT: Advance = Advance { from: None, taint: true };
+
+/// More calls than the whole script makes; reached only if the plan never ends.
+const CALLS_MAX: u64 = 100;
+
+struct Place {
+    folder: tempfile::TempDir,
+    device: Device,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), device: Device::default() }
+    }
+
+    fn ledger_file(&self) -> std::path::PathBuf {
+        self.folder.path().join("ledger.db")
+    }
+
+    async fn start(&self) -> Result<Arc<Keeper>, Error> {
+        self.start_on(&self.device, &self.ledger_file()).await
+    }
+
+    async fn start_on(&self, device: &Device, ledger: &Path) -> Result<Arc<Keeper>, Error> {
+        let (signer, _) = Signer::start(Box::new(device.connect())).unwrap();
+        let ledger = Ledger::open(&format!("sqlite://{}", ledger.display())).await?;
+        let calendar = Calendar::new(Box::new(System::start()));
+        Ok(Arc::new(Keeper::start(ledger, signer, calendar, KeyIds::default()).await?))
+    }
+
+    /// Every rule of the chain, and the keys on the token: live and next, nothing else.
+    async fn check(&self, keeper: &Keeper, events: usize) {
+        let view = keeper.settled().await.unwrap();
+        let ledger = Ledger::open(&format!("sqlite://{}", self.ledger_file().display())).await.unwrap();
+        let chain = ledger.read().await.unwrap().events;
+        verify_whole(&chain, &view.prefix(), now(), Duration::ZERO).unwrap();
+        assert_eq!(chain.len(), events);
+        assert_eq!(chain.last().unwrap().id(), view.live().id());
+        let mut keys = self.device.keys();
+        keys.sort_unstable();
+        let mut wanted = [view.live().event().public_key, view.next()];
+        wanted.sort_unstable();
+        assert_eq!(keys, wanted);
+        assert_eq!(self.device.objects(), 4);
+        assert_eq!(view.live().event().rotation_hash, view.next().digest());
+    }
+}
+
+/// First start, rotation, taint; what was answered before something failed.
+async fn script(place: &Place) -> Result<Vec<Advanced>, Error> {
+    let keeper = place.start().await?;
+    let mut done = Vec::new();
+    for advance in [ROTATE, TAINT] {
+        match keeper.advance(advance).await {
+            Ok(advanced) => done.push(advanced),
+            Err(_) => break,
+        }
+    }
+    drop(keeper.close().await);
+    Ok(done)
+}
+
+#[tokio::test]
+async fn death_at_every_call() {
+    for after_effect in [false, true] {
+        let mut deaths = 0;
+        for at in 0..CALLS_MAX {
+            let place = Place::new();
+            place.device.plan(Plan { at, after_effect, fatal: true });
+            let answered = script(&place).await.unwrap_or_default();
+            if !place.device.heal() {
+                break;
+            }
+            deaths += 1;
+            let keeper = place.start().await.unwrap();
+            let view = keeper.settled().await.unwrap();
+            for advanced in &answered {
+                assert!(view.find(&advanced.new_generation).is_some(), "an answered rotation stands");
+            }
+            let events = usize::try_from(view.live().event().sequence_number).unwrap() + 1;
+            assert!(events > answered.len(), "{events} {answered:?}");
+            place.check(&keeper, events).await;
+            keeper.advance(ROTATE).await.unwrap();
+            keeper.probe().await.unwrap();
+            place.check(&keeper, events + 1).await;
+        }
+        assert!((10..CALLS_MAX).contains(&deaths), "{deaths}");
+    }
+}
+
+#[tokio::test]
+async fn one_failure_at_every_call_is_survived() {
+    for after_effect in [false, true] {
+        let mut failures = 0;
+        for at in 0..CALLS_MAX {
+            let place = Place::new();
+            place.device.plan(Plan { at, after_effect, fatal: false });
+            let answered = script(&place).await.unwrap();
+            if !place.device.heal() {
+                break;
+            }
+            failures += 1;
+            assert_eq!(answered.len(), 2, "call {at}");
+            assert_eq!(answered[0].new_generation, answered[1].left);
+            let keeper = place.start().await.unwrap();
+            place.check(&keeper, 3).await;
+        }
+        assert!((10..CALLS_MAX).contains(&failures), "{failures}");
+    }
+}
+
+/// A failure during a rotation leaves no key behind even without a restart.
+#[tokio::test]
+async fn what_a_failure_made_twice_is_cleared_away_at_once() {
+    for at in 0..CALLS_MAX {
+        let place = Place::new();
+        let keeper = place.start().await.unwrap();
+        place.device.plan(Plan { at, after_effect: true, fatal: false });
+        keeper.advance(ROTATE).await.unwrap();
+        if !place.device.heal() {
+            assert!(at >= 3, "a rotation generates, signs and destroys");
+            return;
+        }
+        place.check(&keeper, 2).await;
+    }
+    panic!("a rotation never ended");
+}
+
+/// A rotation that fails for good changes nothing, and the next one works.
+#[tokio::test]
+async fn a_failed_rotation_leaves_the_generation_in_use() {
+    let place = Place::new();
+    let keeper = place.start().await.unwrap();
+    place.device.plan(Plan { at: 0, after_effect: false, fatal: true });
+    let error = keeper.advance(ROTATE).await.unwrap_err();
+    assert!(matches!(error, Error::Hsm(_)), "{error}");
+    assert!(keeper.probe().await.is_err());
+    assert!(keeper.view().await.is_none(), "nothing is trusted until it is looked at");
+    place.device.heal();
+    keeper.probe().await.unwrap();
+    place.check(&keeper, 1).await;
+    keeper.advance(TAINT).await.unwrap();
+    place.check(&keeper, 2).await;
+}
+
+#[tokio::test]
+async fn halves_of_keys_are_cleared_away_where_a_step_explains_them() {
+    let ids = KeyIds::default();
+    for (id, explained) in
+        [(ids.of(0), true), (ids.of(1), true), (ids.of(2), true), (ids.of(3), true), (ids.of(4), false)]
+    {
+        let place = Place::new();
+        let keeper = place.start().await.unwrap();
+        keeper.advance(ROTATE).await.unwrap();
+        // A rotation that dies making the key after the next leaves its intent.
+        place.device.plan(Plan { at: 0, after_effect: false, fatal: true });
+        keeper.advance(ROTATE).await.unwrap_err();
+        place.device.heal();
+        place.device.add_half(id);
+        let started = place.start().await;
+        assert_eq!(started.is_ok(), explained, "{id}");
+        match started {
+            Ok(keeper) => place.check(&keeper, 2).await,
+            Err(error) => {
+                assert!(matches!(error, Error::Contradiction(_)), "{error}");
+                assert_eq!(place.device.objects(), 5, "nothing was destroyed");
+            }
+        }
+    }
+}
+
+/// A ledger brought back from before the newest rotation, with the key that was left still there: nothing
+/// on the token may be touched, although both keys that the ledger names are on it.
+#[tokio::test]
+async fn a_ledger_older_than_its_token_destroys_nothing() {
+    let place = Place::new();
+    let keeper = place.start().await.unwrap();
+    keeper.close().await.unwrap();
+    let old = place.folder.path().join("old.db");
+    std::fs::copy(place.ledger_file(), &old).unwrap();
+    let keeper = place.start().await.unwrap();
+    // Dies after the commit, before the key that was left is destroyed.
+    place.device.plan(Plan { at: 2, after_effect: false, fatal: true });
+    keeper.advance(ROTATE).await.unwrap();
+    place.device.heal();
+    assert_eq!(place.device.objects(), 6);
+    let error = place.start_on(&place.device, &old).await.err().unwrap();
+    assert!(error.to_string().contains("older than its token"), "{error}");
+    assert_eq!(place.device.objects(), 6);
+    let keeper = place.start().await.unwrap();
+    place.check(&keeper, 2).await;
+}
+
+/// Several keepers on one ledger and one token, as several hsmd would be: one chain, and clear losers.
+#[tokio::test]
+async fn keepers_that_race_make_one_chain() {
+    let place = Arc::new(Place::new());
+    let mut keepers = Vec::new();
+    for _ in 0..3 {
+        keepers.push(place.start().await.unwrap());
+    }
+    let racers: Vec<_> = keepers
+        .iter()
+        .map(|keeper| {
+            let keeper = Arc::clone(keeper);
+            tokio::spawn(async move {
+                let mut won = 0;
+                for _ in 0..20 {
+                    match keeper.advance(ROTATE).await {
+                        Ok(_) => won += 1,
+                        Err(error) => assert!(matches!(error, Error::Conflict(_)), "{error:?}"),
+                    }
+                }
+                won
+            })
+        })
+        .collect();
+    let mut won = 0;
+    for racer in racers {
+        won += racer.await.unwrap();
+    }
+    assert!(won >= 20, "{won}");
+    for keeper in &keepers {
+        keeper.probe().await.unwrap();
+        place.check(keeper, won + 1).await;
+    }
+}
+
+/// A chain that was tampered with in the ledger is found at start.
+#[tokio::test]
+async fn a_tampered_ledger_is_refused() {
+    use sea_orm::{ConnectionTrait as _, Database};
+    for change in [
+        "UPDATE events SET sequence_number = 7 WHERE sequence_number = 1",
+        "UPDATE events SET prefix = 'E' WHERE sequence_number = 1",
+        "UPDATE events SET published = replace(published, 'Z\"', '0Z\"')",
+        "DELETE FROM events WHERE sequence_number = 1",
+        "DELETE FROM events WHERE sequence_number = 0",
+    ] {
+        let place = Place::new();
+        let keeper = place.start().await.unwrap();
+        keeper.advance(ROTATE).await.unwrap();
+        keeper.advance(ROTATE).await.unwrap();
+        keeper.close().await.unwrap();
+        let url = format!("sqlite://{}", place.ledger_file().display());
+        let database = Database::connect(&url).await.unwrap();
+        database.execute_unprepared(change).await.unwrap();
+        database.close().await.unwrap();
+        let error = place.start().await.err().expect(change);
+        let found =
+            matches!(error, Error::Contradiction(_) | Error::Ledger(ledger::Error::Contradiction { .. }));
+        assert!(found, "{change}: {error:?}");
+        assert_eq!(place.device.objects(), 4);
+    }
+}

@@ -33,7 +33,17 @@ pub(super) struct Pair {
 pub(super) struct Found {
     pub(super) pairs: Vec<Pair>,
     /// Id, private object, public object: one of the two is absent.
-    pub(super) halves: Vec<(KeyId, Option<ObjectHandle>, Option<ObjectHandle>)>,
+    pub(super) halves: Vec<(Option<KeyId>, Option<ObjectHandle>, Option<ObjectHandle>)>,
+}
+
+/// An object of ours, as it presents itself.
+struct Object {
+    handle: ObjectHandle,
+    /// None if it has neither label nor id.
+    id: Option<KeyId>,
+    /// Whether it has a curve. One without is what SoftHSM leaves when it is killed while it makes an object:
+    /// first comes the object, then its name, then the key.
+    is_key: bool,
 }
 
 /// Makes a key pair; answers the private and the public object.
@@ -112,56 +122,73 @@ pub(super) fn signs_as(
 /// Finds all that is ours and pairs it. Several keys may bear one id after a crash, so a pair is proven
 /// by a signature, never assumed.
 pub(super) fn find(session: &Session, ids: KeyIds) -> Result<Found, Fault> {
-    let mut publics = Vec::new();
-    for (id, public) in ours(session, ids, ObjectClass::PUBLIC_KEY)? {
-        publics.push((id, public, public_key(session, public)?));
-    }
     let mut found = Found { pairs: Vec::new(), halves: Vec::new() };
-    for (id, private) in ours(session, ids, ObjectClass::PRIVATE_KEY)? {
-        match partner(session, id, private, &publics)? {
-            Some((index, public, public_key)) => {
-                publics.swap_remove(index);
-                found.pairs.push(Pair { id, private, public, public_key });
-            }
-            None => found.halves.push((id, Some(private), None)),
+    let mut publics = Vec::new();
+    for object in ours(session, ids, ObjectClass::PUBLIC_KEY)? {
+        match (object.id, public_key(session, object.handle)?) {
+            (Some(id), Some(public_key)) => publics.push((id, object.handle, public_key)),
+            (id, _) => found.halves.push((id, None, Some(object.handle))),
         }
     }
-    found.halves.extend(publics.into_iter().map(|(id, public, _)| (id, None, Some(public))));
+    for object in ours(session, ids, ObjectClass::PRIVATE_KEY)? {
+        let partner = match object.id.filter(|_| object.is_key) {
+            Some(id) => partner(session, id, object.handle, &publics)?,
+            None => None,
+        };
+        let Some(index) = partner else {
+            found.halves.push((object.id, Some(object.handle), None));
+            continue;
+        };
+        let (id, public, public_key) = publics.swap_remove(index);
+        found.pairs.push(Pair { id, private: object.handle, public, public_key });
+    }
+    found.halves.extend(publics.into_iter().map(|(id, public, _)| (Some(id), None, Some(public))));
     Ok(found)
 }
 
+/// Which of the public objects is the private one's.
 fn partner(
     session: &Session,
     id: KeyId,
     private: ObjectHandle,
-    publics: &[(KeyId, ObjectHandle, Option<PublicKey>)],
-) -> Result<Option<(usize, ObjectHandle, PublicKey)>, Fault> {
-    for (index, (public_id, public, public_key)) in publics.iter().enumerate() {
-        if let Some(public_key) = public_key
-            && *public_id == id
-            && signs_as(session, private, public_key)?
-        {
-            return Ok(Some((index, *public, *public_key)));
+    publics: &[(KeyId, ObjectHandle, PublicKey)],
+) -> Result<Option<usize>, Fault> {
+    for (index, (public_id, _, public_key)) in publics.iter().enumerate() {
+        if *public_id == id && signs_as(session, private, public_key)? {
+            return Ok(Some(index));
         }
     }
     Ok(None)
 }
 
-fn ours(session: &Session, ids: KeyIds, class: ObjectClass) -> Result<Vec<(KeyId, ObjectHandle)>, Fault> {
-    let template = [
-        Attribute::Token(true),
-        Attribute::Class(class),
-        Attribute::KeyType(KeyType::EC),
-        Attribute::Label(LABEL.to_vec()),
-    ];
+/// Objects that bear our label and an id of ours, and those that have no name and are no key: nobody could
+/// find or use them.
+fn ours(session: &Session, ids: KeyIds, class: ObjectClass) -> Result<Vec<Object>, Fault> {
+    let wanted = [AttributeType::Label, AttributeType::Id, AttributeType::EcParams];
     let mut objects = Vec::new();
-    for object in session.find_objects(&template).map_err(fault)? {
-        let attributes = session.get_attributes(object, &[AttributeType::Id]).map_err(fault)?;
-        let id = attributes.iter().find_map(|attribute| match attribute {
-            Attribute::Id(bytes) => ids.read(bytes),
-            _ => None,
-        });
-        objects.extend(id.map(|id| (id, object)));
+    // Not restricted to token objects: what SoftHSM has only begun to make does not say yet that it is one,
+    // and session objects are this process's own, which makes none.
+    for handle in
+        session.find_objects(&[Attribute::Class(class), Attribute::KeyType(KeyType::EC)]).map_err(fault)?
+    {
+        let (mut label, mut id, mut curve) = (None, None, None);
+        for attribute in session.get_attributes(handle, &wanted).map_err(fault)? {
+            match attribute {
+                Attribute::Label(bytes) => label = Some(bytes),
+                Attribute::Id(bytes) => id = Some(bytes),
+                Attribute::EcParams(bytes) => curve = Some(bytes),
+                _ => {}
+            }
+        }
+        let is_empty = |bytes: &Option<Vec<u8>>| bytes.as_ref().is_none_or(Vec::is_empty);
+        if label.as_deref() == Some(LABEL) {
+            let id = id.and_then(|bytes| ids.read(&bytes));
+            // A module that does not tell a private key's curve is taken at its word that this is a key.
+            let is_key = curve.is_none_or(|curve| !curve.is_empty());
+            objects.extend(id.map(|id| Object { handle, id: Some(id), is_key }));
+        } else if is_empty(&label) && is_empty(&id) && is_empty(&curve) {
+            objects.push(Object { handle, id: None, is_key: false });
+        }
     }
     Ok(objects)
 }

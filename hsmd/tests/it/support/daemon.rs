@@ -63,11 +63,12 @@ impl Daemon {
         self.child.wait().unwrap();
     }
 
-    /// Asks it to stop, as systemd does, and answers how it ended.
-    pub fn stop(&mut self) -> ExitStatus {
+    /// Asks it to stop, as systemd does; fails the test if it does not end well.
+    pub fn stop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        self.child.wait().unwrap()
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.log());
     }
 
     pub fn pid(&self) -> u32 {
@@ -108,8 +109,11 @@ impl Answer {
 
 /// Sends one request. Errs if the daemon breaks off.
 pub fn try_request(socket: &Path, method: &str, path: &str, body: &[u8]) -> std::io::Result<Answer> {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: hsmd\r\nConnection: close\r\n");
-    head.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len()));
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: hsmd\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     raw(socket, &[head.as_bytes(), body].concat())
 }
 

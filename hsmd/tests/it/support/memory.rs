@@ -59,13 +59,6 @@ impl Device {
         state.keys.len() * 2 + state.halves.len()
     }
 
-    /// The same contents in a device of its own.
-    pub fn fork(&self) -> Self {
-        let state = self.0.lock().unwrap();
-        let (keys, halves, made) = (state.keys.clone(), state.halves.clone(), state.made + 1000);
-        Self(Arc::new(Mutex::new(State { keys, halves, made, ..State::default() })))
-    }
-
     pub fn connect(&self) -> Memory {
         Memory { device: self.clone(), epoch: 0 }
     }
@@ -140,7 +133,7 @@ impl Backend for Memory {
             };
             let half = |(index, id): (u64, &KeyId)| Half {
                 handle: Handle { epoch, number: HALVES + index },
-                id: *id,
+                id: Some(*id),
             };
             Ok(Inventory {
                 keys: state.keys.iter().map(key).collect(),

@@ -1,7 +1,6 @@
 //! A SoftHSM token in a folder of its own.
 
 use std::{
-    ffi::OsStr,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -28,6 +27,11 @@ impl SoftHsm {
         this
     }
 
+    /// The same tokens.
+    pub fn share(&self) -> Self {
+        Self { folder: self.folder.clone() }
+    }
+
     pub fn add_token(&self, label: &str) {
         let made = Command::new("softhsm2-util")
             .env("SOFTHSM2_CONF", self.conf())
@@ -50,23 +54,24 @@ impl SoftHsm {
         self.folder.join("tokens")
     }
 
-    /// How many objects all tokens hold: a whole key is two.
+    /// How many key objects the token `keelson` holds, ours or not: a whole key is two.
+    ///
+    /// Asked through the module, in a process of its own: SoftHSM reads its environment once.
     pub fn objects(&self) -> usize {
-        let object = Some(OsStr::new("object"));
-        let token = OsStr::new("token.object");
-        let mut count = 0;
-        for token_folder in fs::read_dir(self.tokens()).unwrap() {
-            for file in fs::read_dir(token_folder.unwrap().path()).unwrap() {
-                let path = file.unwrap().path();
-                count += usize::from(path.extension() == object && path.file_name() != Some(token));
-            }
-        }
-        count
+        let listed = self.run_inside("conformance::objects_inside");
+        let count = listed.split("objects: ").nth(1).and_then(|rest| rest.lines().next());
+        count.expect(&listed).parse().unwrap()
     }
 
-    /// Takes the objects as they are now, to be brought back later.
-    pub fn copy_to(&self, other: &Path) {
-        let copied = Command::new("cp").arg("-a").arg(self.tokens()).arg(other).status().unwrap();
-        assert!(copied.success());
+    /// Runs an ignored test of this binary with this token in its environment; answers what it printed.
+    pub fn run_inside(&self, test: &str) -> String {
+        let done = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--ignored", "--nocapture"])
+            .env("SOFTHSM2_CONF", self.conf())
+            .output()
+            .unwrap();
+        let told = [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        assert!(done.status.success() && told.contains("1 passed"), "{told}");
+        told
     }
 }

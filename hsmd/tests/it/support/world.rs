@@ -49,6 +49,15 @@ impl World {
         world
     }
 
+    /// Another hsmd's world on the same ledger and token.
+    pub fn beside(world: &Self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (softhsm, ledger) = (world.softhsm.share(), world.ledger.clone());
+        let beside = Self { folder, softhsm, ledger, _postgres: None };
+        beside.configure("");
+        beside
+    }
+
     /// Writes the configuration; `more` stands at its top level.
     pub fn configure(&self, more: &str) {
         let uid = rustix::process::geteuid().as_raw();
@@ -139,7 +148,7 @@ user = {other}
 pub fn read_chain(text: &str) -> Vec<SignedEvent> {
     let events: Vec<&RawValue> = serde_json::from_str(text).unwrap();
     let events: Vec<_> = events.into_iter().map(|event| SignedEvent::parse(event.get()).unwrap()).collect();
-    verify_whole(&events, &events[0].id(), now(), Duration::ZERO).unwrap();
+    verify_whole(&events, &events[0].event().prefix, now(), Duration::ZERO).unwrap();
     events
 }
 
