@@ -5,6 +5,7 @@
 //! when a step fails. With `--with-admin` it also rotates and taints the HSM's key in between, which
 //! is for deployments that are there to be tried.
 
+mod admin;
 mod report;
 mod site;
 mod visitor;
@@ -75,17 +76,21 @@ impl Options {
         };
         let auth = door(&self.auth, known.map(|known| &known.auth), "authd")?;
         let keys = door(&self.keys, known.map(|known| &known.keys), "keysd")?;
-        let mut apps = Vec::new();
+        let mut site = Site::new(identity, auth, keys, self.path.clone());
         for (name, address) in &self.apps {
-            apps.push((name.clone(), self.deployment.open(address)?));
+            site.apps.push((name.clone(), self.deployment.open(address)?));
         }
-        if let (true, Some(known)) = (apps.is_empty(), known) {
+        if let (true, Some(known)) = (site.apps.is_empty(), known) {
             for (name, url) in &known.apps {
-                apps.push((name.clone(), self.open(url)?));
+                site.apps.push((name.clone(), self.open(url)?));
             }
         }
-        let admin = self.with_admin.then(|| self.deployment.admin()).transpose()?;
-        Ok(Site::new(identity, auth, keys, apps, self.path.clone(), admin))
+        if self.with_admin {
+            site.admin = Some(self.deployment.admin()?);
+            let endorse = known.map(|known| Address::Socket(known.endorse.clone()));
+            site.endorse = endorse.map(|address| self.deployment.open(&address)).transpose()?;
+        }
+        Ok(site)
     }
 
     fn open(&self, url: &str) -> Result<Door, Failure> {

@@ -23,21 +23,20 @@ pub(crate) struct Site {
     keys: Door,
     pub(crate) apps: Vec<(String, Door)>,
     pub(crate) path: String,
+    /// hsmd's admin socket, if the probe may rotate and taint.
     pub(crate) admin: Option<Door>,
+    /// hsmd's endorse socket, if known.
+    pub(crate) endorse: Option<Door>,
     chain: Chain,
+    /// The generation that endorsed the key of authd's last answer.
+    authd_generation: Option<Digest>,
 }
 
 impl Site {
-    pub(crate) fn new(
-        identity: Digest,
-        auth: Door,
-        keys: Door,
-        apps: Vec<(String, Door)>,
-        path: String,
-        admin: Option<Door>,
-    ) -> Self {
+    pub(crate) fn new(identity: Digest, auth: Door, keys: Door, path: String) -> Self {
         let chain = Chain::new(identity, Settings { skew: clock::SKEW, ..Settings::default() });
-        Self { auth, keys, apps, path, admin, chain }
+        let (apps, admin, endorse, authd_generation) = (Vec::new(), None, None, None);
+        Self { auth, keys, apps, path, admin, endorse, chain, authd_generation }
     }
 
     /// The chain as last read.
@@ -64,6 +63,18 @@ impl Site {
         let endorsement = self.endorsement_of(&key).await?;
         self.read_chain().await?;
         Ok(endorsement)
+    }
+
+    /// The same for an answer of authd, whose generation is remembered.
+    pub(crate) async fn endorsement_of_authd(&mut self, answer: &str) -> Result<Endorsement, Failure> {
+        let endorsement = self.endorsement(answer).await?;
+        self.authd_generation = Some(endorsement.generation_id);
+        Ok(endorsement)
+    }
+
+    /// Whether authd's keys were endorsed by that generation when it last answered.
+    pub(crate) fn authd_stands_on(&self, generation: &Digest) -> bool {
+        self.authd_generation.as_ref() == Some(generation)
     }
 
     /// What an answer is checked against.

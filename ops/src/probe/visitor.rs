@@ -1,6 +1,7 @@
 //! One device: the machine of `keychain`, with this network and this clock.
 
 use keychain::device::{AccessOutgoing, Device, Entropy, Outgoing, access_response, refusal_code};
+use keychain::message::Operation;
 use keychain::{Code, Refusal};
 
 use super::site::Site;
@@ -65,15 +66,19 @@ impl Visitor {
         if !answer.is_ok() {
             return Ok(Said::refusal(answer));
         }
-        let endorsement = site.endorsement(&answer.body).await?;
+        let endorsement = site.endorsement_of_authd(&answer.body).await?;
         self.device
             .handle_response(answer.body.as_bytes(), &site.trust(&endorsement), clock::now())
             .or_fail(Exit::No, || "authd's answer does not verify")?;
         Ok(Said::Yes(()))
     }
 
-    /// Opens a session: a challenge, and its answer.
+    /// Opens a session: a challenge, and its answer. One that was refused or lost before is given up.
     pub(crate) async fn open_session(&mut self, site: &mut Site) -> Result<Said<()>, Failure> {
+        let given_up = [Operation::SessionRequest, Operation::SessionCreate, Operation::SessionRefresh];
+        if self.device.waits_for().is_some_and(|operation| given_up.contains(&operation)) {
+            self.make(Device::abandon)?;
+        }
         self.ask(site, Device::session_request).await?.yes("a challenge")?;
         self.ask(site, Device::session_create).await
     }
