@@ -7,23 +7,41 @@ use crate::{chain, dev, generation, probe, status};
 
 const EXAMPLES: &str = "\
 Examples:
-  opsctl dev --endpoints dev.json             run everything here, for development
-  opsctl status --endpoints dev.json          what is up, and how the chain stands
-  opsctl identity export                      the string that verifiers pin
-  opsctl chain show                           its generations
-  opsctl chain verify chain.json --identity E…
-  opsctl rotate
-  opsctl probe --endpoints dev.json
-  opsctl taint --reason 'stolen disk image'
-
+  opsctl dev --endpoints dev.json       run everything here, for development
+  opsctl status --endpoints dev.json    what is up, and how the chain stands
+  opsctl identity export                the string that verifiers pin
+  opsctl rotate                         go on to the next generation";
+const CODES: &str = "\
 Exit codes:
-  0 done   1 the answer is no   64 wrong usage   65 wrong data
-  69 something needed is not there   70 a fault in opsctl   74 input or output failed
-  75 try again   77 not allowed   78 this machine is not set up for it";
+  0 done   1 the answer is no   64 wrong usage   65 wrong data   69 something needed is not there
+  70 a fault in opsctl   74 input or output failed   75 try again   77 not allowed
+  78 this machine is not set up for it";
+const IDENTITY: &str = "Example: opsctl identity export --endpoints dev.json";
+const CHAIN: &str = "\
+Examples:
+  opsctl chain show
+  opsctl chain show --json > chain.json
+  opsctl chain verify chain.json --identity E…
+  opsctl chain verify --from https://keys.example";
+const ROTATE: &str = "\
+Examples:
+  opsctl rotate
+  opsctl rotate --from E…     safe to repeat";
+const TAINT: &str = "\
+Examples:
+  opsctl taint --reason 'stolen disk image'
+  opsctl taint --reason 'stolen disk image' --generation E… --yes     safe to repeat";
+const STATUS: &str = "Example: opsctl status --json --endpoints dev.json";
+const PROBE: &str = "\
+Examples:
+  opsctl probe --endpoints dev.json
+  opsctl probe --auth https://auth.example --keys https://keys.example --identity E… --app shop=https://shop.example";
+const DEV: &str = "Example: opsctl dev --dir dev --endpoints dev.json";
+const COMPLETIONS: &str = "Example: opsctl completions bash > /etc/bash_completion.d/opsctl";
 
 /// Rotate, taint, verify, probe and run the fleet
 #[derive(Debug, Parser)]
-#[command(name = "opsctl", version, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(name = "opsctl", version, before_help = EXAMPLES, after_help = CODES, arg_required_else_help = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -35,26 +53,34 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// The HSM identity: what every verifier pins
+    #[command(before_help = IDENTITY)]
     Identity {
         #[command(subcommand)]
         verb: IdentityVerb,
     },
     /// The chain of key generations
+    #[command(before_help = CHAIN)]
     Chain {
         #[command(subcommand)]
         verb: ChainVerb,
     },
     /// Go on to the next generation; the old one stays live for its window
+    #[command(before_help = ROTATE)]
     Rotate(generation::Rotate),
     /// Go on to the next generation and refuse the current one everywhere, at once
+    #[command(before_help = TAINT)]
     Taint(generation::Taint),
     /// What is up, and how the chain stands
+    #[command(before_help = STATUS)]
     Status(status::Options),
     /// Walk every operation against a deployment with a device of its own, and clean up after it
+    #[command(before_help = PROBE)]
     Probe(probe::Options),
     /// Run the entire system here, in the foreground, for development
+    #[command(before_help = DEV)]
     Dev(dev::Options),
     /// Print a completion script for a shell
+    #[command(before_help = COMPLETIONS)]
     Completions {
         /// The shell
         shell: Shell,

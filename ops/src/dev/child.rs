@@ -90,7 +90,10 @@ impl Child {
 
     /// The end of what it wrote, for a person.
     pub(crate) fn last_words(&self) -> String {
-        last_lines(&self.log).unwrap_or_default()
+        match last_lines(&self.log) {
+            Ok(lines) if !lines.is_empty() => format!("it said:\n{lines}"),
+            _ => "it said nothing".to_owned(),
+        }
     }
 
     /// SIGTERM, and SIGKILL at the deadline. False when it had to be killed.

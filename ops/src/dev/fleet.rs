@@ -163,11 +163,11 @@ impl Supervisor {
             },
             status = child.ended() => Failure::new(
                 Exit::Unavailable,
-                format!("`{name}` ended before it was ready ({}); it said:\n{}", describe(status), child.last_words()),
+                format!("`{name}` ended before it was ready ({}); {}", describe(status), child.last_words()),
             ),
             () = tokio::time::sleep(READY_DEADLINE) => Failure::new(
                 Exit::Unavailable,
-                format!("`{name}` was not ready within {} s; it said:\n{}", READY_DEADLINE.as_secs(), child.last_words()),
+                format!("`{name}` was not ready within {} s; {}", READY_DEADLINE.as_secs(), child.last_words()),
             ),
             _ = &mut self.stopped => {
                 self.end(child).await;

@@ -55,7 +55,7 @@ pub(crate) async fn run(options: &Options, talk: Talk) -> Result<(), Failure> {
     let began = Instant::now();
     let mut stop = Stop::listen()?;
     let layout = Layout::open(&options.dir)?;
-    let endpoints_file = options.endpoints.as_deref().map(absolute).transpose()?;
+    let endpoints_file = options.endpoints.as_deref().map(file_to_be).transpose()?;
     let mut files = vec![layout.endpoints()];
     files.extend(endpoints_file);
     // A file left by a killed run would send its reader to ports that are not ours.
@@ -63,7 +63,7 @@ pub(crate) async fn run(options: &Options, talk: Talk) -> Result<(), Failure> {
 
     let mut fleet = Fleet::new(&layout, talk)?;
     let outcome = tokio::select! {
-        started = start::everything(&mut fleet, &layout, options, talk) => started.map(Some),
+        started = start::everything(&mut fleet, &layout, options) => started.map(Some),
         () = stop.asked() => Ok(None),
     };
     let served = match outcome {
@@ -90,8 +90,14 @@ fn announce(endpoints: &Endpoints, layout: &Layout, began: Instant, talk: Talk) 
     talk.say(format!("everything is up after {:.1} s; Ctrl-C stops it", began.elapsed().as_secs_f32()));
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).or_fail(Exit::Io, || format!("cannot resolve `{}`", path.display()))
+/// The absolute path of a file that can be written later: found out before anything starts.
+fn file_to_be(path: &Path) -> Result<PathBuf, Failure> {
+    let context = || format!("cannot write the endpoints file `{}`", path.display());
+    let path = std::path::absolute(path).or_fail(Exit::Usage, context)?;
+    match path.parent() {
+        Some(parent) if parent.is_dir() && !path.is_dir() => Ok(path),
+        _ => Err(Failure::new(Exit::Usage, format!("{}: its directory does not exist", context()))),
+    }
 }
 
 /// SIGINT and SIGTERM, both of which mean: stop in order.

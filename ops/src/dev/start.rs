@@ -30,7 +30,6 @@ pub(crate) async fn everything(
     fleet: &mut Fleet,
     layout: &Layout,
     options: &Options,
-    talk: Talk,
 ) -> Result<Endpoints, Failure> {
     let mut system = System::plan(layout, options)?;
     system.left_out.iter().for_each(Talk::warn);
@@ -38,7 +37,6 @@ pub(crate) async fn everything(
     fleet.launch(vec![system.hsmd().await?])?;
     fleet.ready().await?;
     let identity = system.identity().await?;
-    talk.say(format!("identity  {identity}"));
     fleet.launch(vec![system.publisher()?])?;
     fleet.launch(vec![system.authd(&identity, options.database.as_deref())?, system.keysd(&identity)?])?;
     let (apps, edges): (Vec<_>, Vec<_>) = system.apps(&identity)?.into_iter().unzip();

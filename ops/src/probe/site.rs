@@ -72,6 +72,13 @@ impl Site {
         Ok(endorsement)
     }
 
+    /// The number of the generation that endorsed the key of authd's last answer.
+    pub(crate) fn authd_generation_number(&self) -> Option<u64> {
+        let generation = self.authd_generation?;
+        let event = self.chain.events().find(|event| event.id() == generation)?;
+        Some(event.event().sequence_number)
+    }
+
     /// Whether authd's keys were endorsed by that generation when it last answered.
     pub(crate) fn authd_stands_on(&self, generation: &Digest) -> bool {
         self.authd_generation.as_ref() == Some(generation)
