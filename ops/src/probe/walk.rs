@@ -98,12 +98,10 @@ impl Walk {
             .yes("the creation")?;
         let identity =
             self.first.device().identity().or_fail(Exit::Software, || "a device without an account")?;
-        let head = self.site.chain().head().map_or(0, |head| head.event().sequence_number);
+        let generation = self.site.authd_generation_number().or_fail(Exit::Software, || "no generation")?;
         Ok(vec![
             format!("account {identity}"),
-            format!(
-                "the answer is signed by authd's key, endorsed under generation {head} of the pinned chain"
-            ),
+            format!("authd's key signed the answer; generation {generation} of the pinned chain endorsed it"),
         ])
     }
 
