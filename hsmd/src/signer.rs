@@ -50,9 +50,9 @@ impl Signer {
         let thread = thread::Builder::new().name("signer".to_owned()).spawn(move || {
             let mut vault = Vault { backend, handles: HashMap::new(), recovered };
             while let Some(job) = jobs.blocking_recv() {
-                metrics::gauge!("hsmd_queue_depth").set(waiting_now(&counter));
                 job(&mut vault);
                 counter.fetch_sub(1, Ordering::Relaxed);
+                metrics::gauge!("hsmd_queue_depth").set(waiting_now(&counter));
             }
         })?;
         Ok((Self { queue, waiting, recoveries }, thread))

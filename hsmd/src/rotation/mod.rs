@@ -244,7 +244,8 @@ impl Keeper {
     }
 }
 
-/// A whole number as a gauge: exact to 2^53, which a sequence number or a time of day never passes.
+/// A whole number as a gauge: exact to 2^32, beyond any sequence number that rotations reach and any time of
+/// day before 2106.
 pub(crate) fn to_gauge(number: u64) -> f64 {
     u32::try_from(number).map_or_else(|_| f64::from(u32::MAX) + 1.0, f64::from)
 }
