@@ -14,15 +14,19 @@ mod metrics;
 
 pub(crate) use journal::is_stderr as is_journal;
 
+/// What is logged when `RUST_LOG` says nothing.
+const DEFAULT: &str = "info,actix_server=warn,sea_orm_migration=warn";
+
 /// Sends the log of `daemon` to standard error: with a priority per line when that is the journal,
-/// for a person otherwise. `RUST_LOG` filters it; the default is `info`.
+/// for a person otherwise. `RUST_LOG` filters it; the default is `info`, and `warn` for libraries that
+/// tell every start in detail.
 ///
 /// A second call in one process changes nothing.
 pub fn init(daemon: &'static str) {
     let wanted = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|filter| !filter.is_empty());
     let parsed = wanted.as_deref().map(EnvFilter::try_new);
     let mistake = parsed.as_ref().and_then(|parsed| parsed.as_ref().err().map(ToString::to_string));
-    let filter = parsed.and_then(Result::ok).unwrap_or_else(|| EnvFilter::new("info"));
+    let filter = parsed.and_then(Result::ok).unwrap_or_else(|| EnvFilter::new(DEFAULT));
 
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);

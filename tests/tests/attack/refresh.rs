@@ -129,6 +129,32 @@ async fn of_racing_refreshes_one_successor_wins() {
     unharmed(&mut device, &auth).await;
 }
 
+/// One request, sent a hundred times at once, as an impatient device does: all are answered with the one
+/// session that was made.
+#[tokio::test]
+async fn a_hundred_copies_of_one_refresh_get_one_session() {
+    let world = World::shared().await;
+    let auth = world.auth();
+    let mut device = Device::create(&auth).await;
+    device.open_session(&auth).await;
+    let keys = device.session().keys.ahead();
+    let request = device.session().refresh_request(&keys);
+    let copies: Vec<_> = (0..100)
+        .map(|_| {
+            let (auth, copy) = (auth.clone(), message(&request, &keys.current));
+            tokio::spawn(async move { auth.post("/session/refresh", copy).await })
+        })
+        .collect();
+    let mut sessions = Vec::new();
+    for copy in copies {
+        let response = copy.await.unwrap().response();
+        let token = response["access"]["token"].as_str().unwrap().to_owned();
+        sessions.push(keychain::token::Token::parse(&token).unwrap().claims().clone());
+    }
+    assert!(sessions.iter().all(|session| *session == sessions[0]));
+    unharmed(&mut device, &auth).await;
+}
+
 /// The reply to a refresh is lost: the same request gets a token with the same times again. Once a later
 /// refresh was made, it does not.
 #[tokio::test]

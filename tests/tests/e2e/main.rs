@@ -7,4 +7,5 @@ mod lost_replies;
 mod operations;
 mod outage;
 mod postgres;
+mod storm;
 mod taint;

@@ -86,3 +86,36 @@ async fn a_restart_of_everything_keeps_everything() {
     device.try_refresh(&world.auth()).await.response();
     works_again(&world, "rust").await;
 }
+
+/// A revocation is kept with the account's change: authd, killed before it could tell anybody, tells when
+/// it is back.
+#[tokio::test]
+async fn a_revocation_survives_the_death_of_authd() {
+    let world = World::start().await;
+    let auth = world.auth();
+    let edge = world.app("rust");
+    for _ in 0..5 {
+        let mut owner = Device::create(&auth).await;
+        let mut other = owner.link(&auth).await;
+        other.open_session(&auth).await;
+        let gone = other.device;
+        let keys = owner.keys.ahead();
+        let unlink = tests::craft::message(&owner.unlink_request(&keys, &gone), &keys.current);
+        // As soon as the answer is there, if it comes at all.
+        let answered = auth.try_post("/device/unlink", unlink.clone()).await.is_ok();
+        world.kill("authd");
+        if !answered {
+            until("the unlink to be answered", BACK, async || {
+                let answer = auth.try_post("/device/unlink", unlink.clone()).await.ok()?;
+                (answer.status == 200).then_some(())
+            })
+            .await;
+        }
+        until("the edge to deny the unlinked device", BACK, async || {
+            let answer = edge.post("/foo/bar", other.session().access(REQUEST)).await;
+            (answer.status == 403).then_some(())
+        })
+        .await;
+        until("authd to be back", BACK, async || auth.try_get("/health").await.ok()).await;
+    }
+}
