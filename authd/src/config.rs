@@ -135,3 +135,44 @@ fn refresh_lifetime() -> Span {
 fn cycle() -> Span {
     Span::seconds(6 * 3_600)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(more: &str) -> Config {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("authd.toml");
+        let text = format!(
+            "identity = \"{}\"\nlisten = \"127.0.0.1:0\"\ndatabase = \"sqlite:///a.db\"\nredis = \"redis://h\"\n\
+             endorse = \"unix:/e\"\nmetrics = \"127.0.0.1:0\"\nstate = \"/s\"\n{more}",
+            Digest::of("chain")
+        );
+        std::fs::write(&path, text).unwrap();
+        systemd::config::load(&path).unwrap()
+    }
+
+    #[test]
+    fn a_denial_outlasts_the_last_token_and_the_request_that_it_began() {
+        let table = [
+            ("", 16),
+            ("clock_skew = \"30s\"", 17),
+            ("access_lifetime = \"5m\"", 6),
+            ("access_lifetime = \"1s\"\nclock_skew = \"0s\"", 1),
+        ];
+        for (more, minutes) in table {
+            let config = config(more);
+            config.check().unwrap();
+            assert_eq!(config.denial(), Duration::from_mins(minutes), "{more}");
+        }
+    }
+
+    #[test]
+    fn an_unset_role_is_that_of_a_user() {
+        let attributes = config("").attributes().unwrap();
+        assert!(attributes.allows("user", "read") && attributes.allows("user", "write"));
+        assert!(!attributes.allows("admin", "read"));
+        let attributes = config("[roles]\nguest = [\"read\"]").attributes().unwrap();
+        assert!(attributes.allows("guest", "read") && !attributes.allows("user", "read"));
+    }
+}

@@ -22,6 +22,7 @@ use systemd::telemetry::Health;
 use systemd::{listen, notify};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
 
 use crate::challenge::Challenger;
 use crate::config::Config;
@@ -115,7 +116,9 @@ async fn service(
     let cycle = config.cycle.duration();
     let own = |plan: Plan| own_key(plan, &endorser, &directory, updates, &feed);
     let (access, response) = (own(Plan::access(cycle)).await, own(Plan::response(cycle)).await);
-    let challenger = Challenger::new(store.challenge_key().await.map_err(store_failure)?);
+    let mut fresh = Zeroizing::new([0; 32]);
+    aws_lc_rs::rand::fill(fresh.as_mut()).map_err(Failure::unavailable)?;
+    let challenger = Challenger::new(store.challenge_key(&fresh).await.map_err(store_failure)?);
     Ok(Service {
         issuers: Issuers::new(directory.clone(), feed),
         store,

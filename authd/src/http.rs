@@ -52,7 +52,11 @@ async fn handle(
     let begun = Instant::now();
     let outcome = answer(operation, &request, payload, &service, &places).await;
     let op = operation.path();
-    let code = outcome.as_ref().err().map_or("ok", |refusal| refusal.code().as_str());
+    let mut code = "ok";
+    if let Err(refusal) = &outcome {
+        code = refusal.code().as_str();
+        tracing::info!(%operation, code, because = refusal.because(), "refused");
+    }
     metrics::counter!("authd_operations_total", "op" => op, "code" => code).increment(1);
     metrics::histogram!("authd_operation_seconds", "op" => op).record(begun.elapsed());
     outcome.unwrap_or_else(|refusal| http::refuse(&refusal))
@@ -78,14 +82,12 @@ async fn answer(
     Ok(http::respond(&answer.nonce, &key, &answer.response))
 }
 
-/// Says in the log what happened, and to the caller what concerns him.
+/// Says in the log what happened to the store, and to the caller what concerns him.
 fn explain(operation: Operation, failure: Failure) -> Refusal {
     if let Failure::Store(fault) = &failure {
         tracing::error!(%operation, error = fault as &dyn Error, "the store failed");
     }
-    let refusal = failure.into_refusal();
-    tracing::info!(%operation, code = refusal.code().as_str(), because = refusal.because(), "refused");
-    refusal
+    failure.into_refusal()
 }
 
 async fn health(service: Data<Service>) -> HttpResponse {

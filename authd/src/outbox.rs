@@ -46,11 +46,7 @@ pub async fn run(service: Arc<Service>, mut updates: Subscription) {
         tokio::select! {
             () = service.revoked.notified() => {}
             () = tokio::time::sleep(LOOK_AGAIN) => {}
-            update = updates.next() => {
-                if update.everything {
-                    backlog = Backlog::All;
-                }
-            }
+            () = forgotten(&mut updates) => backlog = Backlog::All,
             _ = prune.tick() => {
                 if let Err(fault) = service.store.prune(clock::now()).await {
                     tracing::warn!(error = &fault as &dyn Error, "ended rows were not removed");
@@ -60,9 +56,14 @@ pub async fn run(service: Arc<Service>, mut updates: Subscription) {
     }
 }
 
+/// Waits until the directory may have forgotten what it was told.
+async fn forgotten(updates: &mut Subscription) {
+    while !updates.next().await.everything {}
+}
+
 /// Counts what waits, and with that sees whether the store answers.
 async fn note(service: &Service) {
-    let unsent = service.store.count_unsent().await;
+    let unsent = service.store.count_unsent(clock::now()).await;
     service.store_answers.store(unsent.is_ok(), Ordering::Relaxed);
     if let Ok(unsent) = unsent {
         metrics::gauge!("authd_outbox_pending").set(u32::try_from(unsent).unwrap_or(u32::MAX));

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use edge::own_key::{Endorsed, OwnKey};
 use keychain::directory::Directory;
 use keychain::message::{self, AccessKeys, Operation, Request, Unverified, Verified};
@@ -115,8 +114,7 @@ impl Service {
     ) -> Result<Answer, Failure> {
         session::request(self.store.is_banned(identity).await?)?;
         let mut salt = [0; 3];
-        SystemRandom::new()
-            .fill(&mut salt)
+        aws_lc_rs::rand::fill(&mut salt)
             .map_err(|_| Refusal::new(Code::Unavailable, "the system gives no random numbers"))?;
         let nonce = self.challenger.issue(identity, now, salt);
         let response = format!(r#"{{"authentication":{{"nonce":"{nonce}"}}}}"#);

@@ -60,6 +60,13 @@ impl PostgreSql {
     }
 }
 
+impl Drop for PostgreSql {
+    /// A fast shutdown: on SIGTERM it would wait for the connections that a test still holds.
+    fn drop(&mut self) {
+        self.process.signal(rustix::process::Signal::INT);
+    }
+}
+
 /// Debian keeps the server's programs out of PATH, in a folder per version; the newest is taken.
 fn programs() -> PathBuf {
     let all = Path::new("/usr/lib/postgresql");

@@ -56,7 +56,7 @@ pub(super) fn recover(
     if view.device.is_some() {
         return Err(Refusal::new(Code::Conflict, "the account has had this device"));
     }
-    if view.devices.len() >= DEVICES_RECOVERED_MAX {
+    if view.device_count >= DEVICES_RECOVERED_MAX {
         return Err(Refusal::new(Code::TooMany, "the account has had too many devices"));
     }
     let revoked = active(&view.devices);

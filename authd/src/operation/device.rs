@@ -37,7 +37,7 @@ pub(super) fn link(
     if view.other.is_some() || link.device == authentication.device {
         return Err(Refusal::new(Code::Conflict, "the account has had the device to be linked"));
     }
-    if view.devices.len() >= DEVICES_LINKED_MAX {
+    if view.device_count >= DEVICES_LINKED_MAX {
         return Err(Refusal::new(Code::TooMany, "the account has had too many devices"));
     }
     let rotated = gate::rotated(request, authentication, device, DeviceState::Active, now)?;

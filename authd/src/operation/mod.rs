@@ -44,8 +44,19 @@ pub struct Needs {
     pub other: Option<Digest>,
     /// Digest of the recovery key that the request reveals.
     pub recovery: Option<Digest>,
-    /// Whether all devices of the account are needed.
-    pub devices: bool,
+    /// What is needed of the account's devices.
+    pub devices: Devices,
+}
+
+/// How much must be known of all the devices that an account ever had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Devices {
+    /// Nothing.
+    Unneeded,
+    /// How many there are.
+    Counted,
+    /// The newest record of each.
+    Listed,
 }
 
 /// The rows that a request concerns, as one transaction sees them.
@@ -63,7 +74,9 @@ pub struct View {
     pub other: Option<DeviceRecord>,
     /// Whether the account has ever revealed the recovery key that the request reveals.
     pub recovery_spent: bool,
-    /// The newest record of each device that this account ever had, where asked for.
+    /// How many devices this account ever had, where asked for.
+    pub device_count: usize,
+    /// The newest record of each of them, where asked for.
     pub devices: Vec<DeviceRecord>,
 }
 
@@ -98,15 +111,17 @@ pub fn needs(request: &Request) -> Option<Needs> {
     let (authentication, other, recovery, devices) = match request {
         Request::AccountCreate { authentication, .. }
         | Request::DeviceRotate { authentication }
-        | Request::RecoveryChange { authentication, .. } => (authentication, None, None, false),
+        | Request::RecoveryChange { authentication, .. } => (authentication, None, None, Devices::Unneeded),
         Request::AccountRecover { authentication, recovery_key, .. } => {
-            (authentication, None, Some(recovery_key.digest()), true)
+            (authentication, None, Some(recovery_key.digest()), Devices::Listed)
         }
-        Request::AccountDelete { authentication } => (authentication, None, None, true),
+        Request::AccountDelete { authentication } => (authentication, None, None, Devices::Listed),
         Request::DeviceLink { authentication, link } => {
-            (authentication, Some(link.authentication.device), None, true)
+            (authentication, Some(link.authentication.device), None, Devices::Counted)
         }
-        Request::DeviceUnlink { authentication, device } => (authentication, Some(*device), None, false),
+        Request::DeviceUnlink { authentication, device } => {
+            (authentication, Some(*device), None, Devices::Unneeded)
+        }
         Request::SessionRequest { .. } | Request::SessionCreate { .. } | Request::SessionRefresh { .. } => {
             return None;
         }

@@ -21,7 +21,6 @@ mod rows;
 mod tables;
 mod view;
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use keychain::{Digest, Timestamp};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
@@ -99,16 +98,12 @@ impl Store {
         view::owners(&self.reader, device).await
     }
 
-    /// The key of the session challenges, made by whichever instance comes first.
-    pub async fn challenge_key(&self) -> Result<Zeroizing<[u8; 32]>, Fault> {
+    /// The key of the session challenges: `fresh` random bytes of whichever instance comes first.
+    pub async fn challenge_key(&self, fresh: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>, Fault> {
         use tables::secret::{ActiveModel, Column, Entity};
         const NAME: &str = "challenge";
-        let mut fresh = Zeroizing::new([0; 32]);
-        SystemRandom::new()
-            .fill(fresh.as_mut())
-            .map_err(|_| Fault::Location("the system has no randomness to make a key of".to_owned()))?;
         // A digest's text carries 32 bytes, which is all that is asked of it here.
-        let text = Digest::of(fresh.as_ref()).to_string();
+        let text = Digest::of(fresh).to_string();
         let row = ActiveModel { name: Set(NAME.to_owned()), value: Set(text) };
         Entity::insert(row)
             .on_conflict(OnConflict::column(Column::Name).do_nothing().to_owned())
@@ -191,7 +186,8 @@ impl Store {
             return Ok(self.writer.begin_with_options(immediate).await?);
         }
         // Read committed: each statement after the lock sees all that earlier holders committed.
-        let transaction = self.writer.begin().await?;
+        let committed = Some(IsolationLevel::ReadCommitted);
+        let transaction = self.writer.begin_with_config(committed, Some(AccessMode::ReadWrite)).await?;
         let take = Statement::from_sql_and_values(
             DbBackend::Postgres,
             "SELECT pg_advisory_xact_lock($1)",

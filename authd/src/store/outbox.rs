@@ -67,10 +67,7 @@ pub(super) async fn put(db: &impl ConnectionTrait, entry: Entry) -> Result<(), F
 impl Store {
     /// The next entries after the place `after`, in order.
     pub async fn pending(&self, backlog: Backlog, after: i64, now: Timestamp) -> Result<Vec<Pending>, Fault> {
-        let effective = Condition::any()
-            .add(outbox::Column::ExpiresAt.is_null())
-            .add(outbox::Column::ExpiresAt.gt(now.unix_millis()));
-        let mut query = outbox::Entity::find().filter(outbox::Column::Id.gt(after)).filter(effective);
+        let mut query = outbox::Entity::find().filter(outbox::Column::Id.gt(after)).filter(effective(now));
         if backlog == Backlog::Unsent {
             query = query.filter(outbox::Column::SentAt.is_null());
         }
@@ -98,9 +95,9 @@ impl Store {
     }
 
     /// How many entries the directory has not been told.
-    pub async fn count_unsent(&self) -> Result<u64, Fault> {
+    pub async fn count_unsent(&self, now: Timestamp) -> Result<u64, Fault> {
         let unsent = outbox::Entity::find().filter(outbox::Column::SentAt.is_null());
-        Ok(unsent.count(&self.reader).await?)
+        Ok(unsent.filter(effective(now)).count(&self.reader).await?)
     }
 
     /// Bans `identity` from all ten operations, or lifts its ban, and tells the edges of it and of each of
@@ -132,4 +129,10 @@ impl Store {
         transaction.commit().await?;
         Ok(true)
     }
+}
+
+/// Entries that still have effect.
+fn effective(now: Timestamp) -> Condition {
+    let ends = outbox::Column::ExpiresAt;
+    Condition::any().add(ends.is_null()).add(ends.gt(now.unix_millis()))
 }

@@ -8,7 +8,7 @@ use sea_orm::{
 use super::tables::{account, ban, challenge, device, refresh};
 use super::{Fault, rows};
 use crate::operation::session::{RefreshView, SessionView};
-use crate::operation::{Needs, View};
+use crate::operation::{Devices, Needs, View};
 use crate::record::{AccountRecord, BanRecord, DeviceRecord};
 
 /// Most accounts of one device that a sign-in is tried for. A device is registered only by a signature of
@@ -26,6 +26,14 @@ pub(super) async fn load(db: &impl ConnectionTrait, needs: &Needs) -> Result<Vie
         Some(recovery) => is_recovery_spent(db, identity, recovery).await?,
         None => false,
     };
+    let (device_count, devices) = match needs.devices {
+        Devices::Unneeded => (0, Vec::new()),
+        Devices::Counted => (device_count(db, identity).await?, Vec::new()),
+        Devices::Listed => {
+            let devices = devices(db, identity).await?;
+            (devices.len(), devices)
+        }
+    };
     Ok(View {
         account: newest_account(db, identity).await?,
         banned: is_banned(db, identity).await?,
@@ -33,7 +41,8 @@ pub(super) async fn load(db: &impl ConnectionTrait, needs: &Needs) -> Result<Vie
         key_spent: is_key_spent(db, identity, &needs.device, &needs.public_key).await?,
         other,
         recovery_spent,
-        devices: if needs.devices { devices(db, identity).await? } else { Vec::new() },
+        device_count,
+        devices,
     })
 }
 
@@ -121,6 +130,13 @@ pub(super) async fn owners(db: &impl ConnectionTrait, name: &Digest) -> Result<V
         .all(db)
         .await?;
     owners.iter().map(|owner| rows::digest("device_records", owner)).collect()
+}
+
+async fn device_count(db: &impl ConnectionTrait, identity: &Digest) -> Result<usize, Fault> {
+    let firsts = device::Entity::find()
+        .filter(device::Column::Identity.eq(identity.to_string()))
+        .filter(device::Column::SequenceNumber.eq(0));
+    Ok(usize::try_from(firsts.count(db).await?).unwrap_or(usize::MAX))
 }
 
 async fn newest_account(

@@ -144,7 +144,7 @@ impl Book {
     fn view(&self, needs: &Needs) -> View {
         let of_device = |row: &&DeviceRecord| row.identity == needs.identity && row.device == needs.device;
         let firsts = self.devices.iter().filter(|row| row.identity == needs.identity);
-        let firsts = firsts.filter(|row| row.version.sequence_number == 0);
+        let firsts: Vec<_> = firsts.filter(|row| row.version.sequence_number == 0).collect();
         let newest = |device: &Digest| self.newest(&needs.identity, device).cloned();
         let revealed = |row: &AccountRecord| row.identity == needs.identity && row.revealed == needs.recovery;
         View {
@@ -154,11 +154,8 @@ impl Book {
             key_spent: self.devices.iter().filter(of_device).any(|row| row.public_key == needs.public_key),
             other: needs.other.and_then(|other| newest(&other)),
             recovery_spent: needs.recovery.is_some() && self.accounts.iter().any(revealed),
-            devices: if needs.devices {
-                firsts.filter_map(|row| newest(&row.device)).collect()
-            } else {
-                Vec::new()
-            },
+            device_count: firsts.len(),
+            devices: firsts.iter().filter_map(|row| newest(&row.device)).collect(),
         }
     }
 }

@@ -1,0 +1,113 @@
+//! Revocations reach the directory, whatever is killed or forgotten in between.
+
+use std::path::Path;
+use std::time::Duration;
+
+use keychain::Digest;
+use tests::craft::{Device, key, message};
+use tests::http::Http;
+use tests::process::{Process, command};
+use tests::until;
+
+use crate::stage::{Stage, gated};
+
+crate::on_both!(
+    every_revocation_reaches_the_directory_for_sixteen_minutes,
+    a_kill_between_decision_and_directory_loses_nothing,
+    an_emptied_directory_is_told_again,
+);
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn denied(stage: &Stage, who: &Digest) {
+    let name = who.to_string();
+    until("a denial of 16 minutes in DB 3", PATIENCE, || async {
+        let redis::Value::Int(left) = stage.redis(3, &["TTL", &name]).await else { panic!("no TTL") };
+        assert!(left <= 960, "{left} s are more than 16 minutes");
+        (left > 900).then_some(())
+    })
+    .await;
+}
+
+async fn every_revocation_reaches_the_directory_for_sixteen_minutes(stage: Stage) {
+    let auth = &stage.auth;
+    let (mut device, other) = stage.couple().await;
+    device.link(auth).await;
+    let gone = other.device;
+    device.gated(auth, "/device/unlink", |by, keys| by.unlink_request(keys, &gone)).await.response();
+    denied(&stage, &other.device).await;
+    assert_eq!(stage.names(3).await.len(), 1);
+
+    let (device, other) = stage.couple().await;
+    let fresh = device.another();
+    let recover = message(&fresh.recover_request(&key()), &fresh.recovery);
+    auth.post("/account/recover", recover).await.response();
+    denied(&stage, &device.device).await;
+    denied(&stage, &other.device).await;
+
+    let (delete, _, _) = gated(&fresh, Device::rotate_request);
+    auth.post("/account/delete", delete).await.response();
+    denied(&stage, &fresh.device).await;
+    assert_eq!(stage.names(3).await.len(), 4);
+}
+
+async fn a_kill_between_decision_and_directory_loses_nothing(mut stage: Stage) {
+    let (device, other) = stage.couple().await;
+    stage.dismiss().await;
+    let (mut killed, auth) = start(&stage, "killed").await;
+    // The directory reads, but takes no writes.
+    stage.redis(0, &["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    let (unlink, _, _) = gated(&device, |by, keys| by.unlink_request(keys, &other.device));
+    auth.post("/device/unlink", unlink).await.response();
+    killed.signal(rustix::process::Signal::KILL);
+    killed.stop();
+    assert!(stage.names(3).await.is_empty());
+    let store = authd::store::Store::open(&stage.database).await.unwrap();
+    assert_eq!(store.count_unsent(tests::craft::now()).await.unwrap(), 1);
+
+    stage.redis(0, &["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    let (_restarted, _) = start(&stage, "restarted").await;
+    denied(&stage, &other.device).await;
+    until("nothing to wait", PATIENCE, || async {
+        (store.count_unsent(tests::craft::now()).await.unwrap() == 0).then_some(())
+    })
+    .await;
+}
+
+async fn an_emptied_directory_is_told_again(stage: Stage) {
+    let auth = &stage.auth;
+    let (mut device, other) = stage.couple().await;
+    let gone = other.device;
+    device.gated(auth, "/device/unlink", |by, keys| by.unlink_request(keys, &gone)).await.response();
+    denied(&stage, &other.device).await;
+    stage.redis(0, &["FLUSHALL"]).await;
+    denied(&stage, &other.device).await;
+    let keys = stage.service();
+    for (database, key) in [(0, keys.access.current()), (1, keys.response.current())] {
+        until("own keys to be put back", PATIENCE, || async {
+            stage.names(database).await.contains(&key.public_key().to_string()).then_some(())
+        })
+        .await;
+    }
+}
+
+/// The real program, and where it listens.
+async fn start(stage: &Stage, name: &str) -> (Process, Http) {
+    let port = tests::redis_server::free_port();
+    let path = stage.configuration(name);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        text.replace("listen = \"127.0.0.1:0\"", &format!("listen = \"127.0.0.1:{port}\"")),
+    )
+    .unwrap();
+    let mut program = command(env!("CARGO_BIN_EXE_authd"));
+    program.arg("--config").arg(&path);
+    let process = Process::start(name, program, Path::new(stage.folder.path()));
+    let auth = Http::to(&format!("http://127.0.0.1:{port}"));
+    until("authd to serve", PATIENCE, || async {
+        std::net::TcpStream::connect(("127.0.0.1", port)).ok().map(drop)
+    })
+    .await;
+    (process, auth)
+}

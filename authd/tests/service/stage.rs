@@ -1,0 +1,208 @@
+//! A whole authd in this process, with everything around it real but the HSM.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use authd::config::Config;
+use authd::daemon::Daemon;
+use authd::service::Service;
+use keychain::directory::Directory;
+use keychain::{Code, PublicKey};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
+use tempfile::TempDir;
+use tests::craft::{Device, Keys, message};
+use tests::http::{Answer, Http};
+use tests::postgres::PostgreSql;
+use tests::redis_server::RedisServer;
+
+use crate::hsm::Hsm;
+
+/// Every table of authd, and its columns; but for when something was sent, which is no decision.
+const TABLES: [(&str, &str); 6] = [
+    (
+        "account_records",
+        "id,prefix,previous,sequence_number,created_at,identity,recovery_hash,revealed,state,path,cause,payload,signature",
+    ),
+    (
+        "device_records",
+        "id,prefix,previous,sequence_number,created_at,identity,device,public_key,rotation_hash,state,path,cause,payload,signature",
+    ),
+    ("ban_records", "id,prefix,previous,sequence_number,created_at,identity,banned"),
+    ("refreshes", "digest,cause,identity,device,public_key,rotation_hash,issued_at,expiry,refresh_expiry"),
+    ("spent_challenges", "nonce,forgotten_at"),
+    ("outbox", "id,subject,lifted,expires_at"),
+];
+
+/// The stage of one test.
+pub(crate) struct Stage {
+    pub(crate) auth: Http,
+    daemon: Option<Daemon>,
+    pub(crate) hsm: Hsm,
+    pub(crate) directory: Directory,
+    pub(crate) redis: RedisServer,
+    pub(crate) database: String,
+    pub(crate) sql: DatabaseConnection,
+    pub(crate) folder: TempDir,
+    _postgres: Option<PostgreSql>,
+}
+
+impl Stage {
+    pub(crate) async fn on_sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let database = format!("sqlite://{}", folder.path().join("accounts.db").display());
+        Self::start(folder, database, None).await
+    }
+
+    pub(crate) async fn on_postgres() -> Self {
+        let server = PostgreSql::start().await;
+        Self::start(tempfile::tempdir().unwrap(), server.url(), Some(server)).await
+    }
+
+    async fn start(folder: TempDir, database: String, postgres: Option<PostgreSql>) -> Self {
+        let redis = RedisServer::start().await;
+        let directory = Directory::connect(&redis.url()).unwrap();
+        let hsm = Hsm::start();
+        hsm.publish(&directory).await;
+        let path = configuration(&folder, "authd", &hsm, &redis.url(), &database);
+        let daemon = Daemon::start(&load(&path)).await.unwrap();
+        let auth = http(&daemon);
+        let sql = Database::connect(&database).await.unwrap();
+        Self { auth, daemon: Some(daemon), hsm, directory, redis, database, sql, folder, _postgres: postgres }
+    }
+
+    /// What this stage's authd works with.
+    pub(crate) fn service(&self) -> &Service {
+        self.daemon.as_ref().unwrap().service()
+    }
+
+    /// Ends this stage's own authd.
+    pub(crate) async fn dismiss(&mut self) {
+        self.daemon.take().unwrap().run_until(std::future::ready(())).await.unwrap();
+    }
+
+    /// Another authd on the same store and directory.
+    pub(crate) async fn another(&self, name: &str) -> (Daemon, Http) {
+        let daemon = Daemon::start(&load(&self.configuration(name))).await.unwrap();
+        let auth = http(&daemon);
+        (daemon, auth)
+    }
+
+    /// A configuration file of another authd here.
+    pub(crate) fn configuration(&self, name: &str) -> PathBuf {
+        configuration(&self.folder, name, &self.hsm, &self.redis.url(), &self.database)
+    }
+
+    /// All rows, and what the directory holds of spent keys and denials.
+    pub(crate) async fn dump(&self) -> String {
+        let mut dump = String::new();
+        for (table, columns) in TABLES {
+            let line = format!("SELECT concat_ws('|', {columns}) AS line FROM {table} ORDER BY 1");
+            let query = Statement::from_string(self.sql.get_database_backend(), line);
+            for row in self.sql.query_all_raw(query).await.unwrap() {
+                writeln!(dump, "{table}: {}", row.try_get::<String>("", "line").unwrap()).unwrap();
+            }
+        }
+        for database in [2, 3] {
+            let mut names = self.names(database).await;
+            names.sort();
+            writeln!(dump, "DB {database}: {names:?}").unwrap();
+        }
+        dump
+    }
+
+    /// The names in a database of the directory.
+    pub(crate) async fn names(&self, database: u8) -> Vec<String> {
+        let client = redis::Client::open(format!("{}/{database}", self.redis.url())).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap()
+    }
+
+    /// Asks the directory's server anything.
+    pub(crate) async fn redis(&self, database: u8, words: &[&str]) -> redis::Value {
+        let client = redis::Client::open(format!("{}/{database}", self.redis.url())).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(word);
+        }
+        command.query_async(&mut connection).await.unwrap()
+    }
+
+    /// Posts what must be refused with this code, and changes nothing.
+    #[track_caller]
+    pub(crate) fn refuses<'a>(
+        &'a self,
+        path: &'a str,
+        body: impl Into<Vec<u8>> + 'a,
+        code: Code,
+    ) -> impl Future<Output = Answer> + 'a {
+        let place = std::panic::Location::caller();
+        async move {
+            let before = self.dump().await;
+            let answer = self.auth.post(path, body).await;
+            let told = answer.body.contains(code.as_str());
+            assert!(told, "{place}: expected {code}, got {} {}", answer.status, answer.body);
+            answer.refused(code);
+            assert_eq!(self.dump().await, before, "{place}: a refused request changed something");
+            answer
+        }
+    }
+
+    /// Posts an exact repeat, which must be answered like the first and change nothing.
+    #[track_caller]
+    pub(crate) fn repeats<'a>(&'a self, path: &'a str, body: String) -> impl Future<Output = ()> + 'a {
+        let place = std::panic::Location::caller();
+        async move {
+            let before = self.dump().await;
+            let answer = self.auth.post(path, body).await;
+            assert_eq!(answer.status, 200, "{place}: {}", answer.body);
+            assert_eq!(self.dump().await, before, "{place}: a repeat changed something");
+        }
+    }
+
+    /// The key that signs answers.
+    pub(crate) fn response_key(&self) -> PublicKey {
+        self.service().response.current().public_key()
+    }
+
+    /// An account with two devices.
+    pub(crate) async fn couple(&self) -> (Device, Device) {
+        let mut device = Device::create(&self.auth).await;
+        let other = device.link(&self.auth).await;
+        (device, other)
+    }
+}
+
+/// A gated request with the keys one step ahead, and those keys.
+pub(crate) fn gated(
+    device: &Device,
+    request: impl FnOnce(&Device, &Keys) -> String,
+) -> (String, String, Keys) {
+    let keys = device.keys.ahead();
+    let request = request(device, &keys);
+    (message(&request, &keys.current), request, keys)
+}
+
+/// Loads a configuration as the daemon does.
+pub(crate) fn load(path: &std::path::Path) -> Config {
+    systemd::config::load(path).unwrap()
+}
+
+fn http(daemon: &Daemon) -> Http {
+    Http::to(&format!("http://{}", daemon.address().unwrap()))
+}
+
+fn configuration(folder: &TempDir, name: &str, hsm: &Hsm, redis: &str, database: &str) -> PathBuf {
+    let state = folder.path().join(name);
+    std::fs::create_dir_all(&state).unwrap();
+    let text = format!(
+        "identity = \"{}\"\nlisten = \"127.0.0.1:0\"\ndatabase = \"{database}\"\nredis = \"{redis}\"\n\
+         endorse = \"{}\"\nmetrics = \"127.0.0.1:0\"\nstate = \"{}\"\n",
+        hsm.identity(),
+        hsm.address(),
+        state.display()
+    );
+    let path = folder.path().join(format!("{name}.toml"));
+    std::fs::write(&path, text).unwrap();
+    path
+}
