@@ -91,6 +91,11 @@ impl World {
         &self.endpoints
     }
 
+    /// The file that says where everything is.
+    pub fn endpoints_file(&self) -> PathBuf {
+        endpoints_file(self.folder.path())
+    }
+
     /// authd.
     pub fn auth(&self) -> Http {
         Http::to(&self.endpoints.auth)
@@ -158,7 +163,7 @@ impl Drop for World {
 }
 
 async fn bring_up(folder: &Path, options: &[String]) -> (Process, Endpoints) {
-    let file = folder.join("where.json");
+    let file = endpoints_file(folder);
     let mut program = command(binary("opsctl"));
     program.arg("dev").arg("--dir").arg(folder.join("dev")).arg("--endpoints").arg(&file);
     program.arg("--apps").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("apps"));
@@ -173,6 +178,10 @@ async fn bring_up(folder: &Path, options: &[String]) -> (Process, Endpoints) {
     })
     .await;
     (process, endpoints)
+}
+
+fn endpoints_file(folder: &Path) -> PathBuf {
+    folder.join("where.json")
 }
 
 /// A program of this workspace, built with the profile of the running test.

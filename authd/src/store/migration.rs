@@ -41,6 +41,11 @@ impl MigrationTrait for Accounts {
         }
         Ok(())
     }
+
+    /// All of it or nothing, on SQLite too: authd may be killed in its first start.
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
 }
 
 /// Table, columns, whether unique. The unique ones decide races that the locks should have decided

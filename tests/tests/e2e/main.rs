@@ -7,5 +7,6 @@ mod lost_replies;
 mod operations;
 mod outage;
 mod postgres;
+mod readme;
 mod storm;
 mod taint;
