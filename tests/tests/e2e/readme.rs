@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use tests::process::{command, run};
 use tests::World;
+use tests::process::{command, run};
 use tests::world::binary;
 
 /// Every block marked `sh`, in the order of the page and in one folder, as a reader would go through it
@@ -11,7 +11,8 @@ use tests::world::binary;
 #[tokio::test]
 async fn the_commands_of_the_readme_work() {
     let readme = include_str!("../../../README.md");
-    let blocks: Vec<_> = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let blocks: Vec<_> =
+        readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert!(blocks.len() >= 5, "README.md has lost its commands: {blocks:?}");
 
     let world = World::start().await;
