@@ -106,7 +106,8 @@ async fn collect(mut payload: web::Payload, expected: usize, limit: usize) -> Re
     Ok(bytes)
 }
 
-fn declared_length(headers: &HeaderMap) -> Option<u64> {
+/// How long a body says that it is; none where it comes in chunks.
+pub fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(HeaderName::from_static("content-length"))?.to_str().ok()?.parse().ok()
 }
 

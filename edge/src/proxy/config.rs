@@ -171,8 +171,10 @@ fn check_origin(origin: &str) -> Result<(), (&'static str, String)> {
     }
 }
 
-/// Headers that mean something between two neighbours only, or that the edge itself writes.
-const NEVER_FORWARDED: [&str; 15] = [
+/// Headers that mean something between two neighbours only, or that the edge itself writes. A device that
+/// takes compressed answers is no neighbour of the app: the edge reads what the app says.
+const NEVER_FORWARDED: [&str; 16] = [
+    "accept-encoding",
     "connection",
     "content-encoding",
     "content-length",
@@ -242,6 +244,7 @@ mod tests {
             ("forward_headers = [\"keelson_identity\"]", "forward_headers"),
             ("forward_headers = [\"Transfer_Encoding\"]", "forward_headers"),
             ("forward_headers = [\"a b\"]", "forward_headers"),
+            ("forward_headers = [\"Accept-Encoding\"]", "forward_headers"),
             ("audience = \"app.example\"", "audience"),
             ("audience = \"https://app.example/path\"", "audience"),
             ("audience_required = true", "audience_required"),

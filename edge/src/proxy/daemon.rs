@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use actix_web::middleware::from_fn;
@@ -17,7 +16,7 @@ use systemd::{credential, listen, notify, shutdown};
 use super::app::{App, AppSettings};
 use super::config::Config;
 use super::routes::Routes;
-use super::{Shared, handle};
+use super::{IN_PROGRESS_MAX, LONG_BODIES_MAX, Places, Shared, handle};
 use crate::chain_feed::{self, ChainFeed};
 use crate::endorser::Endorser;
 use crate::gate::Gate;
@@ -79,7 +78,8 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         key,
         routes,
         request_max: config.max_request.length(),
-        in_progress: AtomicUsize::new(0),
+        in_progress: Places::new(IN_PROGRESS_MAX),
+        long_bodies: Places::new(LONG_BODIES_MAX),
     });
     serve(&config, shared, app, gate).await
 }

@@ -24,9 +24,17 @@ pub use app::AppSettings;
 pub use daemon::run;
 use routes::{Routes, check_place};
 
-/// Most requests in progress at a time; each may hold a body and an answer. Beyond it they are told to
-/// come again rather than made to wait.
-const IN_PROGRESS_MAX: usize = 1_024;
+/// Most requests in progress at a time, from the last byte of their body on; each may hold a body and an
+/// answer. Beyond it they are told to come again rather than made to wait.
+const IN_PROGRESS_MAX: usize = 512;
+
+/// Most long bodies on their way in at a time. Nothing is proven of who sends them, so they have places of
+/// their own: senders who dawdle take them from one another, never from requests that are all there.
+const LONG_BODIES_MAX: usize = 256;
+
+/// Longest body that needs no such place, in bytes: as much as a connection costs anyhow. Most requests are
+/// a tenth of it.
+const SHORT_BODY_MAX: u64 = 16 * 1024;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -35,7 +43,8 @@ struct Shared {
     key: OwnKey,
     routes: Routes,
     request_max: usize,
-    in_progress: AtomicUsize,
+    in_progress: Places,
+    long_bodies: Places,
 }
 
 /// Every path and method comes here.
@@ -66,8 +75,8 @@ async fn serve(
         return Err(Refusal::new(Code::MethodNotAllowed, "access requests are POST"));
     }
     let permission = shared.routes.permission(request.path())?;
-    let _place = shared.enter()?;
-    let body = http::body(request, payload, shared.request_max).await?;
+    let body = shared.body(request, payload).await?;
+    let _place = shared.in_progress.enter()?;
     if !ecma::is_shallow(&body) {
         return Err(Refusal::new(Code::InvalidMessage, "the message nests too deeply"));
     }
@@ -85,10 +94,31 @@ fn note_failure(refusal: &Refusal) {
 }
 
 impl Shared {
-    /// A place among the requests in progress, given back when dropped.
+    /// Reads the body: one that is long, or does not say its length, while there is a place for it.
+    async fn body(&self, request: &HttpRequest, payload: web::Payload) -> Result<Vec<u8>, Refusal> {
+        let is_short =
+            http::declared_length(request.headers()).is_some_and(|length| length <= SHORT_BODY_MAX);
+        let _place = if is_short { None } else { Some(self.long_bodies.enter()?) };
+        http::body(request, payload, self.request_max).await
+    }
+}
+
+/// So many places that requests can take at a time.
+#[derive(Debug)]
+struct Places {
+    taken: AtomicUsize,
+    most: usize,
+}
+
+impl Places {
+    const fn new(most: usize) -> Self {
+        Self { taken: AtomicUsize::new(0), most }
+    }
+
+    /// A place, given back when dropped.
     fn enter(&self) -> Result<Place<'_>, Refusal> {
-        let place = Place(&self.in_progress);
-        if self.in_progress.fetch_add(1, Ordering::Relaxed) >= IN_PROGRESS_MAX {
+        let place = Place(&self.taken);
+        if self.taken.fetch_add(1, Ordering::Relaxed) >= self.most {
             return Err(Refusal::new(Code::Unavailable, "too many requests are in progress"));
         }
         Ok(place)

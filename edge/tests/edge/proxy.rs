@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use edge::clock;
 use keychain::Code;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::support::fixture::{Session, key};
 use crate::support::world::{INNER, World, ago, url};
@@ -184,4 +185,32 @@ async fn a_stopped_edge_finishes_what_it_began() {
     world.edge.terminate();
     assert_eq!(asking.await.unwrap().unwrap().status(), 200);
     assert!(world.edge.ended().await.success());
+}
+
+/// Connections whose senders never get to the end of their bodies.
+async fn dawdlers(world: &World, count: usize, head: &str) -> Vec<tokio::net::UnixStream> {
+    let mut dawdlers = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut stream = tokio::net::UnixStream::connect(world.socket()).await.unwrap();
+        let begun = format!("POST /foo/bar HTTP/1.1\r\nhost: edge\r\n{head}\r\n\r\n");
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        dawdlers.push(stream);
+    }
+    dawdlers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn senders_who_dawdle_stand_in_nobodys_way() {
+    let world = World::start().await;
+    let session = world.session(200);
+    let short = dawdlers(&world, 600, "content-length: 100").await;
+    assert_eq!(world.ask(&session).await.status, 200);
+    drop(short);
+    let _long = dawdlers(&world, 300, "transfer-encoding: chunked").await;
+    let padded = format!("{}{}", " ".repeat(20_000), world.request(&session, INNER));
+    crate::support::until("the places of long bodies to be taken", async || {
+        (world.post("/foo/bar", padded.clone()).await.code() == "BA603").then_some(())
+    })
+    .await;
+    assert_eq!(world.ask(&session).await.status, 200);
 }

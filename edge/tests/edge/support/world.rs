@@ -135,6 +135,11 @@ impl World {
         Answer { status, headers, body: answer.text().await.unwrap() }
     }
 
+    /// Where the edge listens, unless it was told otherwise.
+    pub(crate) fn socket(&self) -> std::path::PathBuf {
+        self.folder.path().join("edge.sock")
+    }
+
     pub(crate) fn client(&self) -> &reqwest::Client {
         &self.client
     }
