@@ -1,9 +1,8 @@
 //! The binary: reads the configuration, puts the parts together, serves until it is asked to stop.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use actix_web::dev::ServerHandle;
-use clap::Parser;
 use hsmd::{
     backend::{Fault, pkcs11::Token},
     clock::{Calendar, System},
@@ -16,44 +15,27 @@ use hsmd::{
     signer::Signer,
 };
 use systemd::{
+    arguments::Arguments,
     exit::{self, Failure},
     notify, shutdown,
     telemetry::{self, Metrics},
 };
-
-/// Owns the key chain and signs endorsements.
-#[derive(Parser)]
-#[command(version)]
-struct Args {
-    /// The configuration file.
-    #[arg(long)]
-    config: PathBuf,
-    /// Check the configuration and exit.
-    #[arg(long)]
-    check_config: bool,
-}
 
 /// How often the whole way to a signature is tried, if the unit's watchdog does not want it oftener. Below
 /// the 30 s after which an idle session of a YubiHSM dies.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => return usage(&error),
-    };
-    exit::run("hsmd", || run(args))
+    match Arguments::read("hsmd", "Owns the key chain and signs endorsements") {
+        Ok(arguments) => exit::run("hsmd", || run(arguments)),
+        Err(code) => code,
+    }
 }
 
-fn usage(error: &clap::Error) -> ExitCode {
-    let printed = error.print().is_ok();
-    ExitCode::from(if error.use_stderr() || !printed { exit::USAGE } else { exit::OK })
-}
-
-async fn run(args: Args) -> Result<(), Failure> {
+async fn run(arguments: Arguments) -> Result<(), Failure> {
     process::harden().map_err(Failure::io)?;
-    let config = Config::load(&args.config)?;
-    if args.check_config {
+    let config = Config::load(&arguments.config())?;
+    if arguments.check_config() {
         config.sockets().map_err(Failure::io)?;
         say_ok();
         return Ok(());

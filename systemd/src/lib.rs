@@ -17,6 +17,7 @@
 //! - A secret is read from a credential or from a file that nobody else can read, never from an
 //!   argument or the environment, and is wiped when dropped.
 
+pub mod arguments;
 pub mod config;
 pub mod credential;
 pub mod exit;

@@ -1,26 +1,18 @@
 //! The sidecar: `edge --config FILE [--check-config]`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
-
-/// Takes signed access requests for the app beside it, verifies them and signs the app's answers.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
-    /// The configuration.
-    #[arg(long, value_name = "FILE", default_value = "/etc/edge/edge.toml")]
-    config: PathBuf,
-    /// Only say whether the configuration is good.
-    #[arg(long)]
-    check_config: bool,
-}
+use systemd::arguments::Arguments;
+use systemd::exit;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    systemd::exit::run(
+    match Arguments::read(
         "edge",
-        || async move { edge::proxy::run(&arguments.config, arguments.check_config).await },
-    )
+        "Takes signed access requests for the app beside it, verifies them and signs the app's answers",
+    ) {
+        Ok(arguments) => exit::run("edge", || async move {
+            edge::proxy::run(&arguments.config(), arguments.check_config()).await
+        }),
+        Err(code) => code,
+    }
 }

@@ -1,33 +1,20 @@
 //! The binary: follows hsmd's chain and the directory's changes, and publishes what is owed.
 
 use std::{
-    path::PathBuf,
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use clap::Parser;
 use hsmd::publisher::{Carrier, Config, Source, follow};
 use keychain::directory::Directory;
 use systemd::{
+    arguments::Arguments,
     exit::{self, Failure},
     notify, shutdown,
     telemetry::{Health, Metrics},
 };
 use tokio::{sync::mpsc, time};
-
-/// Carries the key chain from hsmd into the key directory.
-#[derive(Parser)]
-#[command(version)]
-struct Args {
-    /// The configuration file.
-    #[arg(long)]
-    config: PathBuf,
-    /// Check the configuration and exit.
-    #[arg(long)]
-    check_config: bool,
-}
 
 /// How often the whole copy is compared, in case a change was not pushed.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -41,20 +28,16 @@ const TOLD_MAX: usize = 4;
 type Shared = Arc<Mutex<Health>>;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => {
-            let printed = error.print().is_ok();
-            return ExitCode::from(if error.use_stderr() || !printed { exit::USAGE } else { exit::OK });
-        }
-    };
-    exit::run("hsm-publisher", || run(args))
+    match Arguments::read("hsm-publisher", "Carries the key chain from hsmd into the key directory") {
+        Ok(arguments) => exit::run("hsm-publisher", || run(arguments)),
+        Err(code) => code,
+    }
 }
 
-async fn run(args: Args) -> Result<(), Failure> {
-    let config = Config::load(&args.config)?;
+async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let config = Config::load(&arguments.config())?;
     let directory = Directory::connect(&config.redis).map_err(Failure::config)?;
-    if args.check_config {
+    if arguments.check_config() {
         say_ok();
         return Ok(());
     }
