@@ -9,7 +9,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use edge::{clock, http};
 use keychain::message::Operation;
 use keychain::{Code, Refusal, limits};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::service::Service;
 use crate::store::Failure;
@@ -18,12 +18,31 @@ use crate::store::Failure;
 /// Further ones are told so at once.
 const REQUESTS_MAX: usize = 512;
 
+/// How many of them may be unsigned. What anyone can send for nothing must not stand in the way of what
+/// takes a key: at a read each, these delay the others by milliseconds.
+const UNSIGNED_MAX: usize = 64;
+
 /// The places that requests take while they are worked on.
-pub struct Places(Semaphore);
+pub struct Places {
+    all: Semaphore,
+    unsigned: Semaphore,
+}
+
+impl Places {
+    /// A place for a request, held until it is dropped.
+    fn take(&self, operation: Operation) -> Result<[Option<SemaphorePermit<'_>>; 2], Refusal> {
+        let full = |_| Refusal::new(Code::TooMany, "every place is taken");
+        let unsigned = match operation {
+            Operation::SessionRequest => Some(self.unsigned.try_acquire().map_err(full)?),
+            _ => None,
+        };
+        Ok([unsigned, Some(self.all.try_acquire().map_err(full)?)])
+    }
+}
 
 impl Default for Places {
     fn default() -> Self {
-        Self(Semaphore::new(REQUESTS_MAX))
+        Self { all: Semaphore::new(REQUESTS_MAX), unsigned: Semaphore::new(UNSIGNED_MAX) }
     }
 }
 
@@ -70,7 +89,7 @@ async fn answer(
     places: &Places,
 ) -> Result<HttpResponse, Refusal> {
     let body = http::body(request, payload, limits::MESSAGE_MAX).await?;
-    let _place = places.0.try_acquire().map_err(|_| Refusal::new(Code::TooMany, "every place is taken"))?;
+    let _place = places.take(operation)?;
     let now = clock::now();
     // An answer that nobody can check is none, so nothing is decided without the key for it.
     let key = service.response.usable(now)?;
@@ -110,4 +129,22 @@ async fn index() -> HttpResponse {
         StatusCode::OK,
         format!(r#"{{"service":"authd","post":[{}],"get":["/health"]}}"#, paths.join(",")),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_unsigned_requests_leaves_places_for_the_others() {
+        let places = Places::default();
+        let flood: Vec<_> = (0..REQUESTS_MAX).map(|_| places.take(Operation::SessionRequest)).collect();
+        assert_eq!(flood.iter().filter(|place| place.is_ok()).count(), UNSIGNED_MAX);
+        let others: Vec<_> = (0..REQUESTS_MAX).map(|_| places.take(Operation::SessionCreate)).collect();
+        assert_eq!(others.iter().filter(|place| place.is_ok()).count(), REQUESTS_MAX - UNSIGNED_MAX);
+        let refused = places.take(Operation::DeviceRotate).map(drop).map_err(|refusal| refusal.code());
+        assert_eq!(refused, Err(Code::TooMany));
+        drop((flood, others));
+        assert!(places.take(Operation::SessionRequest).is_ok());
+    }
 }
