@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use keychain::Code;
-use keychain::token::Token;
+use keychain::token::{Claims, Token};
 use tests::craft::{Device, Keys, key, message};
 use tests::http::{Answer, Http};
 
@@ -61,7 +61,10 @@ async fn of_a_hundred_refreshes_one_wins(stage: Stage) {
     let winner = answers.iter().position(|answer| answer.status == 200).unwrap();
     let again = at_once(&stage.auth, "/session/refresh", bodies).await;
     one_wins(&again, &[Code::RefreshSpent]);
-    assert_eq!(token(&again[winner]).claims(), token(&answers[winner]).claims());
+    // The other instance may have answered first: its name on the token is its own, the rest is the same.
+    let (repeated, first) = (token(&again[winner]), token(&answers[winner]));
+    let server_identity = first.claims().server_identity;
+    assert_eq!(Claims { server_identity, ..repeated.claims().clone() }, *first.claims());
 }
 
 async fn a_hundred_copies_of_one_refresh_get_one_answer(stage: Stage) {

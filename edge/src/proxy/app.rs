@@ -69,7 +69,18 @@ impl App {
             400..=599 => status,
             _ => return Err(bad_answer("the app answered with neither success nor error")),
         };
-        let json = self.json(answer).await?;
+        let body = self.body(answer).await?;
+        let json = match ecma::respell(&body) {
+            Ok(json) => json,
+            // Frameworks' own error pages are no JSON: what they say to the device is their status.
+            Err(ecma::Unsurvivable::NotJson { .. } | ecma::Unsurvivable::NotUtf8 { .. }) if status >= 400 => {
+                "{}".to_owned()
+            }
+            Err(flaw) => {
+                tracing::warn!(%flaw, "the app's answer cannot reach a device unchanged");
+                return Err(bad_answer("the app's answer is not JSON that survives every client"));
+            }
+        };
         Ok(Answer { status, json })
     }
 
@@ -98,7 +109,7 @@ impl App {
         Ok(request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")))
     }
 
-    async fn json(&self, mut answer: reqwest::Response) -> Result<String, Refusal> {
+    async fn body(&self, mut answer: reqwest::Response) -> Result<Vec<u8>, Refusal> {
         let most = self.settings.answer_max;
         if answer.content_length().is_some_and(|length| length > most as u64) {
             return Err(bad_answer("the app's answer is beyond its limit"));
@@ -110,10 +121,7 @@ impl App {
             }
             bytes.extend_from_slice(&chunk);
         }
-        ecma::respell(&bytes).map_err(|flaw| {
-            tracing::warn!(%flaw, "the app's answer cannot reach a device unchanged");
-            bad_answer("the app's answer is not JSON that survives every client")
-        })
+        Ok(bytes)
     }
 }
 
