@@ -4,7 +4,9 @@ use keychain::message::{Authentication, Verified};
 use keychain::{Code, Digest, Refusal, Timestamp};
 
 use super::gate::{self, Gate};
-use super::{DEVICES_RECOVERED_MAX, Decision, View, cause, check_ban, unknown_device};
+use super::{
+    DEVICES_RECOVERED_MAX, Decision, View, cause, check_ban, check_committed, check_recovered, unknown_device,
+};
 use crate::record::{AccountRecord, AccountState, DeviceRecord, DeviceState};
 
 /// `/account/create`: the identity's first record and its first device's.
@@ -22,6 +24,7 @@ pub(super) fn create(
     if view.account.is_some() {
         return Err(Refusal::new(Code::Conflict, "the identity exists"));
     }
+    check_recovered(view)?;
     let identity = authentication.identity;
     let state = AccountState::Active;
     let account = AccountRecord::new(None, identity, recovery_hash, state, cause(request)?, now);
@@ -52,9 +55,15 @@ pub(super) fn recover(
         let because = "the recovery key does not digest to the account's recovery hash";
         return Err(Refusal::new(Code::RotationMismatch, because));
     }
+    check_committed(view)?;
     // A device's first keys are used once, or a captured container could bring them back.
     if view.device.is_some() {
         return Err(Refusal::new(Code::Conflict, "the account has had this device"));
+    }
+    // Nor are they another account's: the device's own key signs nothing here, so whoever knows the public
+    // half of a stranger's could register it, recover once more and have it denied at every app.
+    if view.held_elsewhere {
+        return Err(Refusal::new(Code::Conflict, "another account has had this device"));
     }
     if view.device_count >= DEVICES_RECOVERED_MAX {
         return Err(Refusal::new(Code::TooMany, "the account has had too many devices"));

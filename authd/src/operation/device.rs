@@ -5,7 +5,7 @@ use keychain::message::{Authentication, Verified};
 use keychain::{Code, Digest, Refusal, Timestamp};
 
 use super::gate::{self, Gate};
-use super::{DEVICES_LINKED_MAX, Decision, View, cause, unknown_device};
+use super::{DEVICES_LINKED_MAX, Decision, View, cause, check_committed, check_recovered, unknown_device};
 use crate::record::{AccountRecord, DeviceRecord, DeviceState};
 
 /// `/device/rotate`: the rotation step alone.
@@ -37,6 +37,7 @@ pub(super) fn link(
     if view.other.is_some() || link.device == authentication.device {
         return Err(Refusal::new(Code::Conflict, "the account has had the device to be linked"));
     }
+    check_recovered(view)?;
     if view.device_count >= DEVICES_LINKED_MAX {
         return Err(Refusal::new(Code::TooMany, "the account has had too many devices"));
     }
@@ -80,6 +81,7 @@ pub(super) fn change_recovery(
     let Gate::Open { account, device } = gate::pass(request, authentication, view)? else {
         return Ok(Decision::Repeat);
     };
+    check_committed(view)?;
     let device = gate::rotated(request, authentication, device, DeviceState::Active, now)?;
     let (identity, state) = (account.identity, account.state);
     let account = AccountRecord::new(Some(account), identity, recovery_hash, state, cause(request)?, now);

@@ -42,8 +42,12 @@ pub struct Needs {
     pub public_key: PublicKey,
     /// The device to be linked or unlinked.
     pub other: Option<Digest>,
+    /// The device that a creation, a recovery or a link registers.
+    pub newcomer: Option<Digest>,
     /// Digest of the recovery key that the request reveals.
     pub recovery: Option<Digest>,
+    /// Digest of the recovery key that the request commits to.
+    pub committed: Option<Digest>,
     /// What is needed of the account's devices.
     pub devices: Devices,
 }
@@ -61,6 +65,7 @@ pub enum Devices {
 
 /// The rows that a request concerns, as one transaction sees them.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each answers a question of its own about the rows")]
 pub struct View {
     /// The account's newest record.
     pub account: Option<AccountRecord>,
@@ -72,8 +77,14 @@ pub struct View {
     pub key_spent: bool,
     /// The newest record in this account of the device to be linked or unlinked.
     pub other: Option<DeviceRecord>,
+    /// Whether another account has ever had the device that the request registers.
+    pub held_elsewhere: bool,
+    /// Whether another account has registered that device by a recovery.
+    pub recovered_elsewhere: bool,
     /// Whether the account has ever revealed the recovery key that the request reveals.
     pub recovery_spent: bool,
+    /// Whether it has ever revealed the recovery key that the request commits to.
+    pub committed_spent: bool,
     /// How many devices this account ever had, where asked for.
     pub device_count: usize,
     /// The newest record of each of them, where asked for.
@@ -127,7 +138,18 @@ pub fn needs(request: &Request) -> Option<Needs> {
         }
     };
     let Authentication { device, identity, public_key, .. } = *authentication;
-    Some(Needs { identity, device, public_key, other, recovery, devices })
+    let newcomer = match request {
+        Request::AccountCreate { .. } | Request::AccountRecover { .. } => Some(device),
+        Request::DeviceLink { .. } => other,
+        _ => None,
+    };
+    let committed = match request {
+        Request::AccountRecover { recovery_hash, .. } | Request::RecoveryChange { recovery_hash, .. } => {
+            Some(*recovery_hash)
+        }
+        _ => None,
+    };
+    Some(Needs { identity, device, public_key, other, newcomer, recovery, committed, devices })
 }
 
 /// Decides a request that changes an account or a device.
@@ -159,6 +181,24 @@ pub fn decide(request: &Verified, view: &View, now: Timestamp) -> Result<Decisio
 /// The first check of all ten operations: a banned identity is refused, whatever it asks.
 fn check_ban(banned: bool) -> Result<(), Refusal> {
     if banned { Err(Refusal::new(Code::Revoked, "the identity is banned")) } else { Ok(()) }
+}
+
+/// A recovery key is good once, so an account that committed to a spent one could never be recovered
+/// (`PROTOCOL.md#refuse-spent-recovery`).
+fn check_committed(view: &View) -> Result<(), Refusal> {
+    if view.committed_spent {
+        return Err(Refusal::new(Code::InvalidHash, "the account revealed the next recovery key before"));
+    }
+    Ok(())
+}
+
+/// A device that an account registered by a recovery is that account's alone: it may never have held its own
+/// keys, and the recovery after that one has it denied (`PROTOCOL.md#refuse-recovered-device`).
+fn check_recovered(view: &View) -> Result<(), Refusal> {
+    if view.recovered_elsewhere {
+        return Err(Refusal::new(Code::Conflict, "another account registered the device by a recovery"));
+    }
+    Ok(())
 }
 
 /// The one refusal for a device that is unknown, revoked, or of a deleted account. Its reason, too, is the

@@ -31,6 +31,11 @@ pub trait Case {
     /// The account that it concerns.
     fn identity(&self) -> Digest;
 
+    /// The device that it registers and that other accounts might be registering too.
+    fn newcomer(&self) -> Option<Digest> {
+        None
+    }
+
     /// Reads what it is judged by.
     async fn load(&self, transaction: &DatabaseTransaction) -> Result<Self::View, Fault>;
 
@@ -82,6 +87,10 @@ impl Case for Account {
 
     fn identity(&self) -> Digest {
         self.needs.identity
+    }
+
+    fn newcomer(&self) -> Option<Digest> {
+        self.needs.newcomer
     }
 
     async fn load(&self, transaction: &DatabaseTransaction) -> Result<View, Fault> {

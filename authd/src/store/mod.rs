@@ -3,8 +3,10 @@
 //! An operation is one transaction, which holds the account's place from its first read to its commit:
 //! SQLite has one writer (`BEGIN IMMEDIATE`), PostgreSQL takes an advisory lock on the identity, whether
 //! or not it has rows yet. So two requests for one account are decided one after the other, each on what
-//! the other wrote, and revocation and refresh are never decided side by side. Unique indexes stand behind
-//! the locks: a race that got past one loses there, and is decided again on what won.
+//! the other wrote, and revocation and refresh are never decided side by side. What registers a device
+//! takes a second lock, on the device: whether another account has it is decided by one at a time. Unique
+//! indexes stand behind the account's lock: a race that got past it loses there, and is decided again on
+//! what won.
 //!
 //! A request is first judged on a snapshot, without the writer's place: what is refused there, or needs
 //! nothing written, is done. Junk costs a read and never queues before honest writes.
@@ -144,6 +146,10 @@ impl Store {
         judge: &impl Fn(&C::View) -> Result<Verdict<C::Write, A>, keychain::Refusal>,
     ) -> Result<A, Failure> {
         let transaction = self.begin_write(&case.identity()).await?;
+        // After the account's place, always: so nobody waits for one who waits for him.
+        if let Some(device) = case.newcomer() {
+            take_lock(&transaction, lock_of(&device)).await?;
+        }
         let view = case.load(&transaction).await?;
         match judge(&view)? {
             Verdict::Answer(answer) => {
@@ -173,8 +179,7 @@ impl Store {
 
     /// A transaction that alone decides about `identity` until it ends.
     async fn begin_write(&self, identity: &Digest) -> Result<DatabaseTransaction, Fault> {
-        let lock = identity.bytes().first_chunk().map_or(0, |chunk| i64::from_be_bytes(*chunk));
-        self.begin_locked(lock).await
+        self.begin_locked(lock_of(identity)).await
     }
 
     async fn begin_locked(&self, lock: i64) -> Result<DatabaseTransaction, Fault> {
@@ -188,12 +193,7 @@ impl Store {
         // Read committed: each statement after the lock sees all that earlier holders committed.
         let committed = Some(IsolationLevel::ReadCommitted);
         let transaction = self.writer.begin_with_config(committed, Some(AccessMode::ReadWrite)).await?;
-        let take = Statement::from_sql_and_values(
-            DbBackend::Postgres,
-            "SELECT pg_advisory_xact_lock($1)",
-            [lock.into()],
-        );
-        transaction.execute_raw(take).await?;
+        take_lock(&transaction, lock).await?;
         Ok(transaction)
     }
 
@@ -202,4 +202,24 @@ impl Store {
         migration::Migrator::up(&transaction, None).await?;
         Ok(transaction.commit().await?)
     }
+}
+
+/// The advisory lock that stands for an account or a device. Two that share one wait for each other
+/// without need, and nothing worse.
+fn lock_of(name: &Digest) -> i64 {
+    name.bytes().first_chunk().map_or(0, |chunk| i64::from_be_bytes(*chunk))
+}
+
+/// Takes an advisory lock until the transaction ends. SQLite has no need of any: its writer is alone.
+async fn take_lock(transaction: &DatabaseTransaction, lock: i64) -> Result<(), Fault> {
+    if transaction.get_database_backend() == DbBackend::Sqlite {
+        return Ok(());
+    }
+    let take = Statement::from_sql_and_values(
+        DbBackend::Postgres,
+        "SELECT pg_advisory_xact_lock($1)",
+        [lock.into()],
+    );
+    transaction.execute_raw(take).await?;
+    Ok(())
 }

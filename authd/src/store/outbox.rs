@@ -101,7 +101,8 @@ impl Store {
     }
 
     /// Bans `identity` from all ten operations, or lifts its ban, and tells the edges of it and of each of
-    /// its active devices. Says whether anything changed.
+    /// its active devices. A lift leaves denied, until it ends, what a revocation or deletion denies besides.
+    /// Says whether anything changed.
     pub async fn set_banned(&self, identity: &Digest, banned: bool, now: Timestamp) -> Result<bool, Failure> {
         let transaction = self.begin_write(identity).await?;
         let before = view::newest_ban(&transaction, identity).await?;
@@ -111,7 +112,6 @@ impl Store {
         }
         let record = BanRecord::new(before.as_ref(), *identity, banned, now);
         ban::Entity::insert(rows::ban_row(&record)).exec_without_returning(&transaction).await?;
-        let expires_at = (!banned).then(|| now.plus(LIFT_REMEMBERED));
         let mut subjects = vec![*identity];
         for device in view::devices(&transaction, identity).await? {
             // A lift leaves revoked devices denied: their own entries end by themselves.
@@ -120,15 +120,35 @@ impl Store {
             }
         }
         for subject in subjects {
-            if !banned {
-                let earlier = outbox::Column::Subject.eq(subject.to_string());
-                outbox::Entity::delete_many().filter(earlier).exec(&transaction).await?;
+            if banned {
+                put(&transaction, Entry { subject, lifted: false, expires_at: None }).await?;
+            } else {
+                lift(&transaction, subject, now).await?;
             }
-            put(&transaction, Entry { subject, lifted: !banned, expires_at }).await?;
         }
         transaction.commit().await?;
         Ok(true)
     }
+}
+
+/// Puts a lift in place of the entries of `subject`, and after it the denial among them that has an end of its
+/// own: a device of a deleted account is active in its own chain, and its tokens may outlive the ban. The lift
+/// has to come first, because the directory never shortens a denial.
+async fn lift(db: &impl ConnectionTrait, subject: Digest, now: Timestamp) -> Result<(), Fault> {
+    let of_subject = outbox::Column::Subject.eq(subject.to_string());
+    let denial = outbox::Entity::find()
+        .filter(of_subject.clone())
+        .filter(outbox::Column::Lifted.eq(false))
+        .filter(outbox::Column::ExpiresAt.gt(now.unix_millis()))
+        .order_by_desc(outbox::Column::ExpiresAt)
+        .one(db)
+        .await?;
+    outbox::Entity::delete_many().filter(of_subject).exec(db).await?;
+    put(db, Entry { subject, lifted: true, expires_at: Some(now.plus(LIFT_REMEMBERED)) }).await?;
+    if let Some(end) = denial.and_then(|denial| denial.expires_at).map(Timestamp::from_unix_millis) {
+        put(db, Entry { subject, lifted: false, expires_at: Some(end) }).await?;
+    }
+    Ok(())
 }
 
 /// Entries that still have effect.

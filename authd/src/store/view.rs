@@ -1,5 +1,6 @@
 //! What is read of the store, for one account at a time.
 
+use keychain::message::Operation;
 use keychain::{Digest, PublicKey};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
@@ -11,8 +12,9 @@ use crate::operation::session::{RefreshView, SessionView};
 use crate::operation::{Devices, Needs, View};
 use crate::record::{AccountRecord, BanRecord, DeviceRecord};
 
-/// Most accounts of one device that a sign-in is tried for. A device is registered only by a signature of
-/// its own first key, so more than one is its owner's doing, and more than these only the owner's loss.
+/// Most accounts of one device that a sign-in is tried for. A device is registered by a signature of its own
+/// first key, or by a recovery, and then no other account has it. So more than one is its owner's doing, and
+/// more than these only the owner's loss.
 pub(super) const OWNERS_MAX: u64 = 16;
 
 /// The rows that an account operation is judged by.
@@ -22,9 +24,9 @@ pub(super) async fn load(db: &impl ConnectionTrait, needs: &Needs) -> Result<Vie
         Some(other) => newest_device(db, identity, other).await?,
         None => None,
     };
-    let recovery_spent = match &needs.recovery {
-        Some(recovery) => is_recovery_spent(db, identity, recovery).await?,
-        None => false,
+    let (held_elsewhere, recovered_elsewhere) = match &needs.newcomer {
+        Some(newcomer) => elsewhere(db, identity, newcomer).await?,
+        None => (false, false),
     };
     let (device_count, devices) = match needs.devices {
         Devices::Unneeded => (0, Vec::new()),
@@ -40,7 +42,10 @@ pub(super) async fn load(db: &impl ConnectionTrait, needs: &Needs) -> Result<Vie
         device: newest_device(db, identity, &needs.device).await?,
         key_spent: is_key_spent(db, identity, &needs.device, &needs.public_key).await?,
         other,
-        recovery_spent,
+        held_elsewhere,
+        recovered_elsewhere,
+        recovery_spent: is_recovery_spent(db, identity, needs.recovery.as_ref()).await?,
+        committed_spent: is_recovery_spent(db, identity, needs.committed.as_ref()).await?,
         device_count,
         devices,
     })
@@ -178,11 +183,26 @@ async fn is_key_spent(
     Ok(revealed.count(db).await? > 0)
 }
 
+/// Whether another account has ever had a device, and whether one registered it by a recovery.
+async fn elsewhere(
+    db: &impl ConnectionTrait,
+    identity: &Digest,
+    name: &Digest,
+) -> Result<(bool, bool), Fault> {
+    let held = device::Entity::find()
+        .filter(device::Column::Device.eq(name.to_string()))
+        .filter(device::Column::SequenceNumber.eq(0))
+        .filter(device::Column::Identity.ne(identity.to_string()));
+    let recovered = held.clone().filter(device::Column::Path.eq(Operation::AccountRecover.path()));
+    Ok((held.count(db).await? > 0, recovered.count(db).await? > 0))
+}
+
 async fn is_recovery_spent(
     db: &impl ConnectionTrait,
     identity: &Digest,
-    recovery: &Digest,
+    recovery: Option<&Digest>,
 ) -> Result<bool, Fault> {
+    let Some(recovery) = recovery else { return Ok(false) };
     let revealed = account::Entity::find()
         .filter(account::Column::Identity.eq(identity.to_string()))
         .filter(account::Column::Revealed.eq(recovery.to_string()));

@@ -15,6 +15,7 @@ crate::on_both!(
     every_revocation_reaches_the_directory_for_sixteen_minutes,
     a_kill_between_decision_and_directory_loses_nothing,
     an_emptied_directory_is_told_again,
+    a_lifted_ban_leaves_the_denial_of_a_deletion,
 );
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -89,6 +90,25 @@ async fn an_emptied_directory_is_told_again(stage: Stage) {
         })
         .await;
     }
+}
+
+async fn a_lifted_ban_leaves_the_denial_of_a_deletion(stage: Stage) {
+    let device = Device::create(&stage.auth).await;
+    let (delete, _, _) = gated(&device, Device::rotate_request);
+    stage.auth.post("/account/delete", delete).await.response();
+    denied(&stage, &device.device).await;
+    let store = &stage.service().store;
+    let identity = device.identity.to_string();
+    for banned in [true, false, true, false] {
+        store.set_banned(&device.identity, banned, tests::craft::now()).await.unwrap();
+        until("the ban or its end in DB 3", PATIENCE, || async {
+            (stage.names(3).await.contains(&identity) == banned).then_some(())
+        })
+        .await;
+    }
+    denied(&stage, &device.device).await;
+    stage.redis(0, &["FLUSHALL"]).await;
+    denied(&stage, &device.device).await;
 }
 
 /// The real program, and where it listens.

@@ -13,6 +13,7 @@ crate::on_both!(
     a_hundred_copies_of_one_refresh_get_one_answer,
     one_creation_of_many_registers_the_account,
     of_two_links_of_one_container_one_wins,
+    of_a_link_and_a_recovery_onto_one_device_one_wins,
     of_many_rotations_to_different_keys_one_wins,
     a_challenge_opens_one_session,
     a_revocation_ends_refreshes_for_good,
@@ -100,6 +101,20 @@ async fn of_two_links_of_one_container_one_wins(stage: Stage) {
     let (two, _, _) = gated(&other, |by, keys| by.link_request(keys, &container));
     one_wins(&at_once(&stage.auth, "/device/link", vec![one, two]).await, &[Code::Conflict]);
     assert_eq!(stage.dump().await.matches("/device/link").count(), 4, "two records for each of two links");
+}
+
+async fn of_a_link_and_a_recovery_onto_one_device_one_wins(stage: Stage) {
+    let (_second, other_auth) = stage.another("second").await;
+    for _ in 0..10 {
+        let (device, thief) = (Device::create(&stage.auth).await, Device::create(&stage.auth).await);
+        let new = device.another();
+        let (link, _, _) = gated(&device, |by, keys| by.link_request(keys, &new.link_container()));
+        let onto = Device { identity: thief.identity, recovery: thief.recovery, ..new };
+        let recover = message(&onto.recover_request(&key()), &onto.recovery);
+        let (linked, recovered) =
+            tokio::join!(stage.auth.post("/device/link", link), other_auth.post("/account/recover", recover));
+        one_wins(&[linked, recovered], &[Code::Conflict]);
+    }
 }
 
 async fn of_many_rotations_to_different_keys_one_wins(stage: Stage) {

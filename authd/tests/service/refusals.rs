@@ -15,6 +15,9 @@ crate::on_both!(
     devices_of_other_accounts_are_unknown,
     names_that_differ_in_case_are_two,
     recovery_takes_the_committed_key_once,
+    no_account_commits_to_a_recovery_key_that_it_has_spent,
+    a_thief_cannot_recover_onto_a_device_of_another,
+    a_device_that_a_thief_recovered_onto_is_nobody_elses,
     a_banned_identity_is_refused_by_all_ten_operations,
 );
 
@@ -211,6 +214,69 @@ async fn recovery_takes_the_committed_key_once(stage: Stage) {
     let again = device.another();
     let recover = message(&again.recover_request(&key()), &again.recovery);
     stage.refuses("/account/recover", recover, Code::Replay).await;
+}
+
+async fn no_account_commits_to_a_recovery_key_that_it_has_spent(stage: Stage) {
+    let auth = &stage.auth;
+    let first = Device::create(auth).await;
+    let (mut fresh, next) = (first.another(), key());
+    let recover = message(&fresh.recover_request(&next), &fresh.recovery);
+    auth.post("/account/recover", recover).await.response();
+    let (change, _, _) = gated(&fresh, |by, keys| by.change_request(keys, &first.recovery));
+    stage.refuses("/recovery/change", change, Code::InvalidHash).await;
+    fresh.recovery = next;
+    let another = fresh.another();
+    let recover = message(&another.recover_request(&first.recovery), &another.recovery);
+    stage.refuses("/account/recover", recover, Code::InvalidHash).await;
+    // It was not locked out.
+    let recover = message(&another.recover_request(&key()), &another.recovery);
+    auth.post("/account/recover", recover).await.response();
+}
+
+async fn a_thief_cannot_recover_onto_a_device_of_another(stage: Stage) {
+    let auth = &stage.auth;
+    let (mut victim, thief) = (Device::create(auth).await, Device::create(auth).await);
+    let founder = onto(&thief, &victim);
+    // He has seen the public halves of their first keys: a container has them in clear.
+    let linked = victim.link(auth).await;
+    for seen in [&founder, &linked] {
+        let recover = message(&onto(&thief, seen).recover_request(&key()), &thief.recovery);
+        stage.refuses("/account/recover", recover, Code::Conflict).await;
+    }
+    let gone = linked.device;
+    victim.gated(auth, "/device/unlink", |by, keys| by.unlink_request(keys, &gone)).await.response();
+    tests::until("the denial in DB 3", std::time::Duration::from_secs(10), || async {
+        stage.names(3).await.contains(&gone.to_string()).then_some(())
+    })
+    .await;
+    let recover = message(&onto(&thief, &linked).recover_request(&key()), &thief.recovery);
+    stage.refuses("/account/recover", recover, Code::Conflict).await;
+}
+
+async fn a_device_that_a_thief_recovered_onto_is_nobody_elses(stage: Stage) {
+    let auth = &stage.auth;
+    let victim = Device::create(auth).await;
+    let (seen, founder, mut thief) = (victim.another(), Device::draw(), Device::create(auth).await);
+    for device in [&seen, &founder] {
+        let next = key();
+        let recover = message(&onto(&thief, device).recover_request(&next), &thief.recovery);
+        auth.post("/account/recover", recover).await.response();
+        thief.recovery = next;
+    }
+    tests::until("the thief's denial in DB 3", std::time::Duration::from_secs(10), || async {
+        stage.names(3).await.contains(&seen.device.to_string()).then_some(())
+    })
+    .await;
+    let (link, _, _) = gated(&victim, |by, keys| by.link_request(keys, &seen.link_container()));
+    stage.refuses("/device/link", link, Code::Conflict).await;
+    let create = message(&founder.create_request(), &founder.keys.current);
+    stage.refuses("/account/create", create, Code::Conflict).await;
+}
+
+/// The thief's account, with the first keys of a device that is not his.
+fn onto(thief: &Device, seen: &Device) -> Device {
+    let keys = Keys { current: copy(&seen.keys.current), next: copy(&seen.keys.next) };
+    Device { device: seen.device, keys, ..thief.another() }
 }
 
 async fn a_banned_identity_is_refused_by_all_ten_operations(stage: Stage) {

@@ -146,14 +146,23 @@ impl Book {
         let firsts = self.devices.iter().filter(|row| row.identity == needs.identity);
         let firsts: Vec<_> = firsts.filter(|row| row.version.sequence_number == 0).collect();
         let newest = |device: &Digest| self.newest(&needs.identity, device).cloned();
-        let revealed = |row: &AccountRecord| row.identity == needs.identity && row.revealed == needs.recovery;
+        let mine = |row: &&AccountRecord| row.identity == needs.identity;
+        let revealed: Vec<_> = self.accounts.iter().filter(mine).filter_map(|row| row.revealed).collect();
+        let is_spent = |key: Option<Digest>| key.is_some_and(|key| revealed.contains(&key));
+        let firsts_elsewhere = self.devices.iter().filter(|row| row.identity != needs.identity);
+        let firsts_elsewhere = firsts_elsewhere.filter(|row| row.version.sequence_number == 0);
+        let registrations = firsts_elsewhere.filter(|row| Some(row.device) == needs.newcomer);
+        let registrations: Vec<_> = registrations.map(|row| row.cause.operation).collect();
         View {
             account: self.account(&needs.identity).cloned(),
             banned: self.banned,
             device: newest(&needs.device),
             key_spent: self.devices.iter().filter(of_device).any(|row| row.public_key == needs.public_key),
             other: needs.other.and_then(|other| newest(&other)),
-            recovery_spent: needs.recovery.is_some() && self.accounts.iter().any(revealed),
+            held_elsewhere: !registrations.is_empty(),
+            recovered_elsewhere: registrations.contains(&Operation::AccountRecover),
+            recovery_spent: is_spent(needs.recovery),
+            committed_spent: is_spent(needs.committed),
             device_count: firsts.len(),
             devices: firsts.iter().filter_map(|row| newest(&row.device)).collect(),
         }

@@ -217,12 +217,61 @@ fn recovery_cuts_off_every_device_and_registers_one() {
     for gone in [phone.next(), other.next()] {
         refused(&mut book, &rotate(&gone), Code::UnknownDevice);
     }
-    // The spent recovery key is refused for good, even if the account commits to it again.
+    // The spent recovery key is refused for good.
     let another = Phone::joining(phone.identity, 80);
     refused(&mut book, &recover(&another, RECOVERY, 202), Code::Replay);
-    applied(&mut book, &change(&fresh.next(), RECOVERY));
-    refused(&mut book, &recover(&another, RECOVERY, 202), Code::Replay);
+    applied(&mut book, &rotate(&fresh.next()));
     refused(&mut book, &request, Code::Replay);
+}
+
+#[test]
+fn no_account_commits_to_a_recovery_key_that_it_has_spent() {
+    let (mut book, phone) = account();
+    let fresh = Phone::joining(phone.identity, 70);
+    applied(&mut book, &recover(&fresh, RECOVERY, 201));
+    refused(&mut book, &change(&fresh.next(), RECOVERY), Code::InvalidHash);
+    let another = Phone::joining(phone.identity, 80);
+    refused(&mut book, &recover(&another, 201, RECOVERY), Code::InvalidHash);
+    // A key that was committed to and never revealed may come back; and so may one that another spent.
+    applied(&mut book, &change(&fresh.next(), 202));
+    applied(&mut book, &change(&fresh.next().next(), 201));
+    applied(&mut book, &recover(&another, 201, 202));
+    let stranger = Phone::founder(120, 121);
+    applied(&mut book, &create(&stranger, 121));
+    applied(&mut book, &change(&stranger.next(), RECOVERY));
+}
+
+#[test]
+fn no_thief_recovers_onto_a_device_of_another_account() {
+    let (mut book, phone, other) = couple();
+    let thief = Phone::founder(120, 121);
+    applied(&mut book, &create(&thief, 121));
+    let onto = |victim: Phone| Phone { identity: thief.identity, ..victim };
+    for victim in [Phone::founder(10, RECOVERY), other] {
+        refused(&mut book, &recover(&onto(victim), 121, 122), Code::Conflict);
+    }
+    // Nor when the victim has parted with it.
+    applied(&mut book, &unlink(&phone.next(), &other.device));
+    refused(&mut book, &recover(&onto(other), 121, 122), Code::Conflict);
+    // The owner of a device may have it in two accounts by his own signature.
+    let device = Phone::joining(thief.identity, 40);
+    applied(&mut book, &link(&thief.next(), &device));
+}
+
+#[test]
+fn a_device_that_a_thief_recovered_onto_first_is_nobody_elses() {
+    let (mut book, phone) = account();
+    let (thief, new, founder) =
+        (Phone::founder(120, 121), Phone::joining(phone.identity, 40), Phone::founder(60, 61));
+    applied(&mut book, &create(&thief, 121));
+    applied(&mut book, &recover(&Phone { identity: thief.identity, ..new }, 121, 122));
+    refused(&mut book, &link(&phone.next(), &new), Code::Conflict);
+    refused(&mut book, &recover(&new, RECOVERY, 201), Code::Conflict);
+    applied(&mut book, &recover(&Phone { identity: thief.identity, ..founder }, 122, 123));
+    refused(&mut book, &create(&founder, 61), Code::Conflict);
+    // What he has denied are names that no account holds; the victim goes on with new keys.
+    assert_eq!(book.revoked, [thief.device, new.device]);
+    applied(&mut book, &link(&phone.next(), &Phone::joining(phone.identity, 80)));
 }
 
 #[test]
