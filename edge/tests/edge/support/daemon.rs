@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::UnixDatagram;
 
 use super::until;
@@ -66,8 +67,8 @@ impl Daemon {
 
     /// Asks it to stop.
     pub(crate) fn terminate(&self) {
-        let status = Command::new("kill").arg(self.id().to_string()).status().unwrap();
-        assert!(status.success());
+        let id = i32::try_from(self.id()).ok().and_then(Pid::from_raw).unwrap();
+        kill_process(id, Signal::TERM).unwrap();
     }
 
     /// How it ended.
