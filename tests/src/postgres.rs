@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::port::Port;
 use crate::process::{Process, run, unprivileged};
-use crate::redis_server::free_port;
 use crate::until;
 
 /// A running PostgreSQL with one empty database, stopped when dropped.
 pub struct PostgreSql {
     process: Process,
-    port: u16,
+    port: Port,
     _folder: TempDir,
 }
 
@@ -30,10 +30,17 @@ impl PostgreSql {
         initdb.args(["-U", "test", "-A", "trust", "--no-sync", "--locale=C.UTF-8", "-E", "UTF8"]);
         run(initdb);
 
-        let port = free_port();
+        let port = Port::reserve();
         let mut program = unprivileged(programs.join("postgres"));
         program.arg("-D").arg(&data).arg("-k").arg(&data);
-        program.args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
+        program.args([
+            "-p",
+            &port.number().to_string(),
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            "fsync=off",
+        ]);
         let process = Process::start("postgres", program, folder.path());
         let server = Self { process, port, _folder: folder };
         until("PostgreSQL to be ready", Duration::from_secs(30), || server.is_ready(&programs)).await;
@@ -42,7 +49,7 @@ impl PostgreSql {
 
     /// `postgres://test@127.0.0.1:PORT/postgres`
     pub fn url(&self) -> String {
-        format!("postgres://test@127.0.0.1:{}/postgres", self.port)
+        format!("postgres://test@127.0.0.1:{}/postgres", self.port.number())
     }
 
     /// The process, to be stopped or killed.
@@ -52,7 +59,7 @@ impl PostgreSql {
 
     async fn is_ready(&self, programs: &Path) -> Option<()> {
         let status = tokio::process::Command::new(programs.join("pg_isready"))
-            .args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()])
+            .args(["-q", "-h", "127.0.0.1", "-p", &self.port.number().to_string()])
             .status()
             .await
             .unwrap();

@@ -1,17 +1,17 @@
 //! A redis-server of the test's own.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::port::Port;
 use crate::process::{Process, command};
 use crate::until;
 
 /// A running redis-server, stopped when dropped.
 pub struct RedisServer {
     process: Process,
-    port: u16,
+    port: Port,
     _folder: TempDir,
 }
 
@@ -19,9 +19,9 @@ impl RedisServer {
     /// Starts one on a free port of loopback, without persistence.
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
+        let port = Port::reserve();
         let mut program = command("redis-server");
-        program.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
+        program.args(["--bind", "127.0.0.1", "--port", &port.number().to_string()]);
         program.args(["--save", "", "--appendonly", "no", "--dir"]).arg(folder.path());
         let process = Process::start("redis-server", program, folder.path());
         let server = Self { process, port, _folder: folder };
@@ -31,7 +31,7 @@ impl RedisServer {
 
     /// `redis://127.0.0.1:PORT`
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://127.0.0.1:{}", self.port.number())
     }
 
     /// The process, to be stopped or killed.
@@ -44,9 +44,4 @@ impl RedisServer {
         let mut connection = client.get_multiplexed_async_connection().await.ok()?;
         redis::cmd("PING").query_async::<String>(&mut connection).await.ok().map(drop)
     }
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

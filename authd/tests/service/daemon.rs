@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use keychain::message::Operation;
 use tests::craft::Device;
+use tests::port::Port;
 use tests::process::{Process, command};
 use tests::until;
 
@@ -50,7 +51,8 @@ fn a_configuration_is_checked_without_being_used() {
 }
 
 async fn it_serves_until_it_is_told_to_stop_and_counts_what_it_did(stage: Stage) {
-    let (port, metrics) = (tests::redis_server::free_port(), tests::redis_server::free_port());
+    let reserved = [Port::reserve(), Port::reserve()];
+    let [port, metrics] = reserved.each_ref().map(Port::number);
     let path = stage.configuration("program");
     let text = std::fs::read_to_string(&path).unwrap();
     let text = text.replace("listen = \"127.0.0.1:0\"", &format!("listen = \"127.0.0.1:{port}\""));

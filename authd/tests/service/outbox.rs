@@ -6,6 +6,7 @@ use std::time::Duration;
 use keychain::Digest;
 use tests::craft::{Device, key, message};
 use tests::http::Http;
+use tests::port::Port;
 use tests::process::{Process, command};
 use tests::until;
 
@@ -113,7 +114,8 @@ async fn a_lifted_ban_leaves_the_denial_of_a_deletion(stage: Stage) {
 
 /// The real program, and where it listens.
 async fn start(stage: &Stage, name: &str) -> (Process, Http) {
-    let port = tests::redis_server::free_port();
+    let reserved = Port::reserve();
+    let port = reserved.number();
     let path = stage.configuration(name);
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(
