@@ -37,8 +37,10 @@ pub struct Config {
     pub database: String,
     /// The key directory.
     pub redis: String,
-    /// hsmd's endorse socket.
+    /// hsmd's endorse socket: `unix:/path`, or `https://host:port`.
     pub endorse: String,
+    /// The certificates for an hsmd on another host.
+    pub endorse_tls: Option<edge::endorser::Tls>,
     /// Where `/metrics` is served.
     pub metrics: Address,
     /// Clock difference between machines that is tolerated.
@@ -78,6 +80,8 @@ impl Config {
         let unusable = |key, because| Unusable { key, because };
         crate::store::Store::check_url(&self.database)
             .map_err(|fault| unusable("database", fault.to_string()))?;
+        edge::endorser::Endorser::new(&self.endorse, self.endorse_tls.as_ref())
+            .map_err(|error| unusable("endorse", error.to_string()))?;
         self.attributes().map_err(|refusal| unusable("roles", refusal.because().to_owned()))?;
         let bounds = [
             ("access_lifetime", self.access_lifetime, ACCESS_LIFETIME_MAX),

@@ -112,7 +112,7 @@ async fn service(
         state: config.state.clone(),
     };
     let feed = ChainFeed::start(&directory, updates, &settings).map_err(Failure::unavailable)?;
-    let endorser = Endorser::new(&config.endorse).map_err(Failure::config)?;
+    let endorser = Endorser::new(&config.endorse, config.endorse_tls.as_ref()).map_err(Failure::config)?;
     let cycle = config.cycle.duration();
     let own = |plan: Plan| own_key(plan, &endorser, &directory, updates, &feed);
     let (access, response) = (own(Plan::access(cycle)).await, own(Plan::response(cycle)).await);

@@ -83,7 +83,8 @@ impl Calendar {
         if jump > DRIFT_MAX {
             return Dating::Jumped(jump);
         }
-        let (earliest, now) = (self.earliest_after(newest), self.now());
+        let now = self.now();
+        let earliest = earliest_after(newest, now);
         let ahead = earliest.since(now);
         if ahead.is_zero() {
             Dating::At(earliest)
@@ -95,19 +96,29 @@ impl Calendar {
     }
 
     /// The date of an event that taints, whatever the clock says: verifiers apply a taint at once even if
-    /// its event is dated ahead of their clocks, and waiting would leave a thief's key trusted.
-    pub fn earliest_after(&self, newest: Option<Timestamp>) -> Timestamp {
-        let backdated = self.now().minus(BACKDATED).to_millis();
-        newest.map_or(backdated, |newest| newest.plus(Duration::from_millis(1)).to_millis().max(backdated))
+    /// its event is dated ahead of their clocks, and waiting would leave a thief's key trusted. But they use the
+    /// new generation only from its date on: of a clock that jumped ahead, the monotonic one's word is taken.
+    pub fn taint_after(&self, newest: Timestamp) -> Timestamp {
+        earliest_after(Some(newest), self.now().min(self.expected()))
     }
 
     /// How far the time of day has moved against the monotonic clock.
     fn jump(&self) -> Duration {
-        let (wall, monotonic) = self.start;
-        let expected = wall.plus(self.clock.monotonic().saturating_sub(monotonic));
-        let now = self.now();
+        let (now, expected) = (self.now(), self.expected());
         now.since(expected).max(expected.since(now))
     }
+
+    /// The time of day as the monotonic clock makes it.
+    fn expected(&self) -> Timestamp {
+        let (wall, monotonic) = self.start;
+        wall.plus(self.clock.monotonic().saturating_sub(monotonic))
+    }
+}
+
+/// The earliest date after `newest` at `now`: `max(newest + 1 ms, now − 5 s)`.
+fn earliest_after(newest: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    let backdated = now.minus(BACKDATED).to_millis();
+    newest.map_or(backdated, |newest| newest.plus(Duration::from_millis(1)).to_millis().max(backdated))
 }
 
 #[cfg(test)]

@@ -5,33 +5,41 @@ use std::{collections::BTreeMap, sync::Mutex};
 use keychain::json;
 use tokio::sync::watch;
 
-use crate::rotation::Keeper;
+use crate::{rotation::Keeper, statement::Statements};
 
 /// What the daemon rests on, and what is wrong with it.
 pub struct Health {
-    problems: Mutex<BTreeMap<&'static str, String>>,
+    problems: Notes,
+    warnings: Notes,
     closing: watch::Sender<bool>,
 }
 
 impl Health {
     /// A daemon without problems.
     pub fn new() -> Self {
-        Self { problems: Mutex::new(BTreeMap::new()), closing: watch::Sender::new(false) }
+        let (problems, warnings) = (Mutex::default(), Mutex::default());
+        Self { problems, warnings, closing: watch::Sender::new(false) }
     }
 
     /// Notes the outcome of one attempt to do the whole work. True if it changed anything.
     pub fn note(&self, part: &'static str, problem: Option<String>) -> bool {
-        let mut problems = self.problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match problem {
-            Some(problem) => problems.insert(part, problem.clone()) != Some(problem),
-            None => problems.remove(part).is_some(),
-        }
+        note(&self.problems, part, problem)
     }
 
     /// What is wrong, by part.
     pub fn problems(&self) -> Vec<(String, String)> {
-        let problems = self.problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        problems.iter().map(|(part, problem)| ((*part).to_owned(), problem.clone())).collect()
+        list(&self.problems)
+    }
+
+    /// Notes what somebody has to see to, although the daemon serves as before: it stays ready. True if it
+    /// changed anything.
+    pub fn warn(&self, part: &'static str, warning: Option<String>) -> bool {
+        note(&self.warnings, part, warning)
+    }
+
+    /// What somebody has to see to, by part.
+    pub fn warnings(&self) -> Vec<(String, String)> {
+        list(&self.warnings)
     }
 
     /// Says that the daemon ends: whoever waits for the next event is answered.
@@ -46,31 +54,57 @@ impl Health {
     }
 
     /// Whether the daemon is ready, and `GET /health`.
-    pub async fn describe(&self, keeper: &Keeper) -> (bool, String) {
+    pub fn describe(&self, keeper: &Keeper, statements: &Statements) -> (bool, String) {
         let mut problems = self.problems();
-        let chain = if let Some(view) = keeper.view().await {
+        let chain = if let Some(view) = keeper.view() {
             let live = view.live().event();
             format!(
                 ",\"identity\":\"{}\",\"generationId\":\"{}\",\"sequenceNumber\":{},\"createdAt\":\"{}\"",
                 live.prefix, live.id, live.sequence_number, live.created_at
             )
         } else {
-            problems.push(("chain".to_owned(), "token and ledger are not reconciled".to_owned()));
+            let trouble = keeper.trouble();
+            let trouble = trouble.unwrap_or_else(|| "token and ledger are not reconciled".to_owned());
+            problems.retain(|(part, _)| part != "chain");
+            problems.push(("chain".to_owned(), trouble));
             String::new()
         };
         let ready = problems.is_empty();
         let status = if ready { "healthy" } else { "unhealthy" };
-        let listed: Vec<_> = problems
-            .iter()
-            .map(|(part, problem)| format!("{}:{}", json::string(part), json::string(problem)))
-            .collect();
+        // Each class with its bound: how long its queue is, and how long it can get.
+        let queue = keeper.depths().map(|(class, depth)| {
+            format!("\"{}\":{{\"depth\":{depth},\"capacity\":{}}}", class.as_str(), class.capacity())
+        });
+        let stated = statements.newest().to_health();
         let body = format!(
-            "{{\"status\":\"{status}\",\"problems\":{{{}}},\"queueDepth\":{}{chain}}}",
-            listed.join(","),
-            keeper.waiting()
+            "{{\"status\":\"{status}\",\"problems\":{},\"warnings\":{},\"queueDepth\":{},\"queue\":{{{}}}{chain}{stated}}}",
+            object(&problems),
+            object(&self.warnings()),
+            keeper.waiting(),
+            queue.join(",")
         );
         (ready, body)
     }
+}
+
+type Notes = Mutex<BTreeMap<&'static str, String>>;
+
+fn note(notes: &Notes, part: &'static str, text: Option<String>) -> bool {
+    let mut notes = notes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    match text {
+        Some(text) => notes.insert(part, text.clone()) != Some(text),
+        None => notes.remove(part).is_some(),
+    }
+}
+
+fn list(notes: &Notes) -> Vec<(String, String)> {
+    let notes = notes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    notes.iter().map(|(part, text)| ((*part).to_owned(), text.clone())).collect()
+}
+
+fn object(notes: &[(String, String)]) -> String {
+    let members = notes.iter().map(|(part, text)| format!("{}:{}", json::string(part), json::string(text)));
+    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
 }
 
 impl Default for Health {

@@ -16,8 +16,9 @@
 //!
 //! # What it is not
 //!
-//! It verifies no request of a device, knows no account, and speaks to no other host: it opens no network
-//! socket (but for the laboratory's loopback address, whose setting says that it is insecure). It signs no
+//! It verifies no request of a device, knows no account, and turns to no other host: it opens no network
+//! socket (but for the laboratory's loopback address, whose setting says that it is insecure). Services of
+//! other hosts reach it by mutual [`tls`] on a TCP socket that systemd passes, if it passes one. It signs no
 //! bytes that a caller brings: only events and endorsements that it composed itself.
 //!
 //! # Invariants
@@ -38,11 +39,17 @@
 pub mod backend;
 pub mod clock;
 pub mod config;
+pub mod device;
+pub mod failure_point;
 pub mod health;
 pub mod http;
 pub mod ledger;
 pub mod policy;
 pub mod process;
 pub mod publisher;
+pub mod reload;
 pub mod rotation;
 pub mod signer;
+pub mod statement;
+pub mod supervise;
+pub mod tls;

@@ -1,22 +1,32 @@
 //! The binary: reads the configuration, puts the parts together, serves until it is asked to stop.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix_web::dev::ServerHandle;
 use hsmd::{
-    backend::{Fault, pkcs11::Token},
+    backend::{self, Fault},
     clock::{Calendar, System},
-    config::Config,
+    config::{Config, Socket},
+    device,
     health::Health,
     http::{Door, Listener, serve},
     ledger::Ledger,
+    policy::{Gate, PolicyFile},
     process,
+    reload::Reload,
     rotation::{self, Keeper},
-    signer::Signer,
+    signer::{self, Signer},
+    statement::Statements,
+    supervise::{Ending, HANG_MAX, ModuleFailure, exit_in_any_case, supervise},
 };
 use systemd::{
     arguments::Arguments,
     exit::{self, Failure},
+    listen::{self, Address},
     notify, shutdown,
     telemetry::{self, Metrics},
 };
@@ -24,6 +34,12 @@ use systemd::{
 /// How often the whole way to a signature is tried, if the unit's watchdog does not want it oftener. Below
 /// the 30 s after which an idle session of a YubiHSM dies.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often while something is wrong: hsmd signs again within 5 s of a fault's end.
+const TROUBLE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long one such attempt may take, so that the watchdog hears of it in time: what a caller waits.
+const PROBE_MAX: Duration = signer::DEADLINE;
 
 fn main() -> ExitCode {
     match Arguments::read("hsmd", "Owns the key chain and signs endorsements") {
@@ -35,11 +51,14 @@ fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> Result<(), Failure> {
     process::harden().map_err(Failure::io)?;
     let config = Config::load(&arguments.config())?;
+    let policy = Arc::new(config.policy(Box::new(System::start()))?);
     if arguments.check_config() {
-        config.sockets().map_err(Failure::io)?;
+        config.check_files().map_err(Failure::config)?;
         say_ok();
         return Ok(());
     }
+    let sockets = config.sockets().map_err(Failure::config)?;
+    let reload = Reload::on_hangup(Arc::clone(&policy), &sockets).map_err(Failure::io)?;
     // Heard from now on: systemd may change its mind as soon as it has started us.
     let mut stop = tokio::spawn(shutdown::signal());
     let metrics = Metrics::install("hsmd")?;
@@ -50,16 +69,21 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     let keeper = Arc::new(keeper);
     let health = Arc::new(Health::new());
-    let servers = listen(&config, &keeper, &health)?;
+    let statements = Statements::open(Arc::clone(&keeper), config.statements()).await.map_err(failure)?;
+    let statements = Arc::new(statements);
+    let servers = listen(sockets, &policy, &keeper, &health, &statements)?;
     let told = Arc::clone(&health);
     let metrics = metrics.serve(&config.metrics, move || describe(&told))?;
-    let status = status(&keeper, &health).await;
-    notify::ready(&status);
-    tracing::info!(status, "ready");
-    tokio::select! {
-        _ = stop => {}
-        () = watch(&keeper, &health) => {}
-    }
+    let ended = tokio::select! {
+        _ = stop => Ok(()),
+        ending = work(&keeper, &health) => Err(ending),
+        ending = supervise(&keeper) => Err(ending),
+        () = device::tend(&keeper, &health) => Ok(()),
+        () = statements.run(&health) => Ok(()),
+        () = follow(reload, &keeper, &health) => Ok(()),
+    };
+    // Whoever cannot go on does not wait for a token that does not answer.
+    ended.map_err(restart)?;
     notify::stopping();
     health.close();
     for server in servers {
@@ -69,16 +93,25 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     if let Err(error) = keeper.close().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "cannot close the ledger");
     }
-    drop(keeper);
+    drop((keeper, statements));
     close(signer_thread).await
 }
 
 /// Opens the configured sockets: last, so that nobody is let in before everything stands.
-fn listen(config: &Config, keeper: &Arc<Keeper>, health: &Arc<Health>) -> Result<Vec<ServerHandle>, Failure> {
+fn listen(
+    sockets: Vec<Socket>,
+    policy: &Arc<PolicyFile>,
+    keeper: &Arc<Keeper>,
+    health: &Arc<Health>,
+    statements: &Arc<Statements>,
+) -> Result<Vec<ServerHandle>, Failure> {
     let mut servers = Vec::new();
-    for socket in config.sockets().map_err(Failure::io)? {
-        let door = Door { keeper: Arc::clone(keeper), policy: socket.policy, health: Arc::clone(health) };
-        let socket = socket.address.bind_with(socket.mode)?;
+    for Socket { entrance, mode, tls } in sockets {
+        let socket = entrance.address.bind_with(mode)?;
+        demand_tls(&entrance.address, &socket, tls.is_some())?;
+        let policy = Gate::new(entrance, Arc::clone(policy));
+        let (keeper, health) = (Arc::clone(keeper), Arc::clone(health));
+        let door = Door { keeper, policy, health, tls, statements: Arc::clone(statements) };
         let server = serve(Listener { socket, door }).map_err(Failure::io)?;
         servers.push(server.handle());
         tokio::spawn(server);
@@ -86,24 +119,85 @@ fn listen(config: &Config, keeper: &Arc<Keeper>, health: &Arc<Health>) -> Result
     Ok(servers)
 }
 
+/// What systemd passes shows only when it is there: a TCP socket is served with TLS, a Unix socket without.
+fn demand_tls(address: &Address, socket: &listen::Socket, tls: bool) -> Result<(), Failure> {
+    let because = match (address, socket, tls) {
+        (Address::Inherited(_), listen::Socket::Tcp(_), false) => {
+            "a TCP socket was passed: callers of other hosts need `tls` to say who they are"
+        }
+        (_, listen::Socket::Unix(_), true) => "a Unix socket was passed: `tls` is for TCP",
+        _ => return Ok(()),
+    };
+    Err(Failure::config(format!("hsmd.toml, key `listen`: at `{address}`: {because}")))
+}
+
 #[expect(clippy::print_stdout, reason = "the answer of --check-config")]
 fn say_ok() {
     println!("ok");
 }
 
-/// Connects to token and ledger, reconciles them, and signs once to see that it works.
+/// Connects to token and ledger, reconciles them, and signs once to see that it works. A ledger that is
+/// behind its token is no reason to end: hsmd signs nothing until it is recovered, which hsmd itself does.
 async fn open(config: &Config) -> Result<(Keeper, std::thread::JoinHandle<()>), Failure> {
     let settings = config.token()?;
-    let token =
-        tokio::task::spawn_blocking(move || Token::open(settings)).await.map_err(Failure::software)?;
+    let opening = tokio::task::spawn_blocking(move || backend::open(settings));
+    let Ok(token) = tokio::time::timeout(HANG_MAX, opening).await else {
+        exit_in_any_case();
+        return Err(restart(Ending::Hangs));
+    };
+    let token = token.map_err(Failure::software)?;
     let token = token.map_err(|fault| failure(fault.into()))?;
-    let (signer, thread) = Signer::start(Box::new(token)).map_err(Failure::io)?;
-    let ledger = Ledger::open(&config.ledger).await.map_err(|error| failure(error.into()))?;
+    let (signer, thread) = Signer::start(token).map_err(Failure::io)?;
+    match settle(config, signer).await {
+        Ok(keeper) => Ok((keeper, thread)),
+        Err(error) => {
+            abandon(thread).await;
+            Err(failure(error))
+        }
+    }
+}
+
+async fn settle(config: &Config, signer: Signer) -> Result<Keeper, rotation::Error> {
+    let ledger = Ledger::open(&config.ledger).await?;
     let calendar = Calendar::new(Box::new(System::start()));
-    let keeper = Keeper::start(ledger, signer, calendar, config.key_ids()).await.map_err(failure)?;
-    keeper.probe().await.map_err(failure)?;
-    metrics::gauge!("hsmd_token_up").set(1.0);
-    Ok((keeper, thread))
+    let keeper = Keeper::new(ledger, signer, calendar, config.key_ids());
+    match keeper.probe().await {
+        Ok(()) => metrics::gauge!("hsmd_token_up").set(1.0),
+        Err(error @ rotation::Error::Behind(_)) => tracing::error!(problem = %error, "not ready"),
+        Err(error) => return Err(error),
+    }
+    Ok(keeper)
+}
+
+/// Lets the thread of a start that failed close its token: a module that is called while its exit handlers run
+/// crashes. One that hangs in a call is not waited for.
+async fn abandon(signer: std::thread::JoinHandle<()>) {
+    if tokio::time::timeout(TROUBLE_INTERVAL, close(signer)).await.is_err() {
+        exit_in_any_case();
+    }
+}
+
+/// What goes on while the sockets are served.
+async fn work(keeper: &Keeper, health: &Health) -> Ending {
+    await_recovery(keeper, health).await;
+    let status = status(keeper, health);
+    notify::ready(&status);
+    tracing::info!(status, "ready");
+    watch(keeper, health).await
+}
+
+/// Waits until a ledger that is behind its token is recovered: a person has to act. systemd is told why hsmd is
+/// not ready, and asked for patience again and again.
+async fn await_recovery(keeper: &Keeper, health: &Health) {
+    let mut head = keeper.watch();
+    while let Err(error) = keeper.probe().await {
+        health.note("chain", Some(failure(error).to_string()));
+        notify::status(&status(keeper, health));
+        notify::extend(PROBE_INTERVAL.saturating_mul(3));
+        // Late or not: it is looked at again.
+        drop(tokio::time::timeout(PROBE_INTERVAL, head.changed()).await);
+    }
+    health.note("chain", None);
 }
 
 /// Waits until the token is closed: a module that is still open when the process ends may crash it.
@@ -115,35 +209,96 @@ async fn close(signer: std::thread::JoinHandle<()>) -> Result<(), Failure> {
 }
 
 /// Tries the whole way to a signature again and again, and says how it went. The watchdog hears of it only
-/// once an attempt has ended, well or badly: a dead token makes hsmd unready, not a process to be killed.
-async fn watch(keeper: &Keeper, health: &Health) {
+/// once an attempt has ended, well or badly, or timed out behind others: a dead token makes hsmd unready, not
+/// a process to be killed; a thread that hangs in the module is what the watchdog is for.
+async fn watch(keeper: &Keeper, health: &Health) -> Ending {
     let interval = notify::watchdog().map_or(PROBE_INTERVAL, |wanted| wanted.min(PROBE_INTERVAL));
-    let mut interval = tokio::time::interval(interval);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut module = ModuleFailure::default();
     loop {
-        interval.tick().await;
-        let outcome = keeper.probe().await;
+        let attempts = keeper.attempts();
+        let outcome = tokio::time::timeout(PROBE_MAX, keeper.probe()).await;
+        let outcome = outcome.unwrap_or(Err(Fault::Timeout { seconds: PROBE_MAX.as_secs() }.into()));
         metrics::gauge!("hsmd_token_up").set(if outcome.is_ok() { 1.0 } else { 0.0 });
-        let problem = outcome.err().map(|error| failure(error).to_string());
-        if let Some(problem) = &problem {
-            tracing::error!(problem, "cannot sign");
+        let fault = outcome.as_ref().err().and_then(|error| match error {
+            rotation::Error::Hsm(fault) => Some(fault),
+            _ => None,
+        });
+        if let Some(ending) = module.note(fault, Instant::now()) {
+            return ending;
         }
-        if health.note("signing", problem) {
-            notify::status(&status(keeper, health).await);
+        let ok = outcome.is_ok() && !keeper.has_strays();
+        note(keeper, health, outcome.err());
+        if keeper.at_the_token().is_none() || keeper.attempts() != attempts {
+            notify::ping();
         }
-        notify::ping();
+        pause(keeper, if ok { interval } else { TROUBLE_INTERVAL.min(interval) }).await;
     }
 }
 
-async fn status(keeper: &Keeper, health: &Health) -> String {
+/// Waits, but no longer than a fault may stand once something is seen to be wrong.
+async fn pause(keeper: &Keeper, interval: Duration) {
+    let start = Instant::now();
+    while let Some(left) = interval.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
+        let wrong = keeper.has_strays() || keeper.view().is_none();
+        if wrong && start.elapsed() >= TROUBLE_INTERVAL {
+            return;
+        }
+        tokio::time::sleep(left.min(TROUBLE_INTERVAL)).await;
+    }
+}
+
+/// Tells under the name of the part that failed.
+fn note(keeper: &Keeper, health: &Health, error: Option<rotation::Error>) {
+    let part = error.as_ref().map(|error| match error {
+        rotation::Error::Ledger(_) => "ledger",
+        rotation::Error::Behind(_) | rotation::Error::Contradiction(_) => "chain",
+        _ => "signing",
+    });
+    let problem = error.map(|error| failure(error).to_string());
+    if let Some(problem) = &problem {
+        tracing::error!(problem, "cannot sign");
+    }
+    let strays = keeper.has_strays().then(|| "keys that nothing needs are still on the token".to_owned());
+    let mut changed = health.warn("token", strays);
+    for each in ["chain", "ledger", "signing"] {
+        let problem = problem.clone().filter(|_| part == Some(each));
+        changed |= health.note(each, problem);
+    }
+    if changed {
+        notify::status(&status(keeper, health));
+    }
+}
+
+/// The exit code that has systemd start hsmd anew, and says why.
+fn restart(ending: Ending) -> Failure {
+    match ending {
+        Ending::Hangs | Ending::ModuleFails => Failure::new(exit::TEMPORARY, ending),
+        Ending::ThreadGone => Failure::software(ending),
+    }
+}
+
+/// Reads again what SIGHUP asks for, and says how it went.
+async fn follow(mut reload: Reload, keeper: &Keeper, health: &Health) {
+    loop {
+        reload.next(health).await;
+        notify::status(&status(keeper, health));
+    }
+}
+
+fn status(keeper: &Keeper, health: &Health) -> String {
     let problems = health.problems();
     if let Some((part, problem)) = problems.first() {
         return format!("not ready: {part}: {problem}");
     }
-    match keeper.view().await {
+    let warnings = health
+        .warnings()
+        .iter()
+        .fold(String::new(), |all, (part, warning)| format!("{all}; {part}: {warning}"));
+    match keeper.view() {
         Some(view) => {
             let live = view.live().event();
-            format!("generation {} of {} since {}", live.sequence_number, live.prefix, live.created_at)
+            let (number, prefix) = (live.sequence_number, &live.prefix);
+            format!("generation {number} of {prefix} since {}{warnings}", live.created_at)
         }
         None => "not ready: token and ledger are not reconciled".to_owned(),
     }
@@ -159,7 +314,9 @@ fn failure(error: rotation::Error) -> Failure {
     match &error {
         rotation::Error::Hsm(fault) if fault.is_configuration() => Failure::config(error),
         rotation::Error::Ledger(hsmd::ledger::Error::File { .. }) => Failure::config(error),
-        rotation::Error::Contradiction(_) | rotation::Error::Unverifiable(_) => Failure::software(error),
+        rotation::Error::Behind(_) | rotation::Error::Contradiction(_) | rotation::Error::Unverifiable(_) => {
+            Failure::software(error)
+        }
         rotation::Error::Clock(_) | rotation::Error::Hsm(Fault::Busy { .. }) => {
             Failure::new(exit::TEMPORARY, error)
         }

@@ -1,101 +1,128 @@
-//! Who may have what endorsed, and who may change the chain: data, default deny.
+//! Who may have what endorsed, and who may change the chain: data (`policy.toml`), default deny.
 //!
-//! A caller is known by the kernel's word for it (the peer credentials of its Unix connection) and by the
-//! socket that it came through; nothing that it says about itself counts. Reading the chain and the health
-//! is open to whoever can connect: the chain is public.
+//! A caller is known by the kernel's word for it (the peer credentials of its Unix connection) or by the
+//! names in a client certificate that the configured authority signed, and by the socket that it came
+//! through; nothing that it says about itself counts, and nothing in between decides anything. Reading the
+//! chain and the health is open to whoever can connect: the chain is public.
+//!
+//! A row allows one caller some operations. The first row of the file that names caller, socket, operation
+//! and purpose decides; no two rows can name the same. Each request is judged by the policy in force when it
+//! comes, whatever was in force when its connection was opened.
 
+mod caller;
+mod file;
+mod gate;
+mod operation;
+mod rate;
+mod row;
+mod san;
 mod service;
 mod users;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use keychain::{
-    Code, Refusal, Timestamp,
+    Code, Digest, Refusal, Timestamp,
     endorsement::{Purpose, SignRequest},
 };
+use systemd::listen::Address;
 
+pub use caller::{Caller, Who};
+pub use file::{Change, PolicyFile, Scope};
+pub use gate::{Entrance, Gate};
+pub use operation::{Operation, Role};
+pub use rate::{Bucket, Rate};
+pub use san::San;
 pub use service::Service;
 pub use users::User;
 
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caller {
-    /// Somebody on this host, through the insecure plain-HTTP address.
-    Loopback,
-    /// A process of this user, by the peer credentials of its Unix connection.
-    User(u32),
-}
-
-/// What a socket is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Rotations and taints.
-    Admin,
-    /// Endorsements.
-    Endorse,
-}
-
-/// One line of the policy: this caller, through this socket, is this service.
+/// One row: this caller, through this socket, may do this, so often.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Who.
-    pub caller: Caller,
-    /// The name that its endorsements bear; none for callers of the admin socket.
+    pub who: Who,
+    /// Through which socket; any of the right role if unset.
+    pub socket: Option<Address>,
+    /// What.
+    pub operations: Vec<Operation>,
+    /// The name that its endorsements bear; none without operation endorse.
     pub service: Option<Service>,
     /// What its keys may be for, each with the longest life.
     pub purposes: Vec<(Purpose, Duration)>,
+    /// How often, over all of these.
+    pub rate: Rate,
 }
 
-/// The policy of one socket.
-#[derive(Clone, Debug)]
+/// A policy: what one reading of the file gave.
+#[derive(Debug)]
 pub struct Policy {
-    role: Role,
-    rules: Vec<Rule>,
+    digest: Digest,
+    rows: Vec<(Rule, Arc<Bucket>)>,
     skew: Duration,
 }
 
 /// That one endorsement may be made. Only [`Policy::permit_endorsement`] makes one.
 #[derive(Debug)]
 pub struct Permission {
+    caller: Caller,
     service: Service,
     request: SignRequest,
 }
 
-/// That the chain may be changed. Only [`Policy::permit_administration`] makes one.
+/// That one operation of an operator may be done. Only [`Policy::permit`] makes one.
 #[derive(Debug)]
-pub struct Authority(());
+pub struct Authority {
+    caller: Caller,
+    operation: Operation,
+}
 
 impl Policy {
-    /// The policy of a socket; `skew` is added to the longest lives, because callers compute exactly these on
-    /// clocks of their own.
-    pub const fn new(role: Role, rules: Vec<Rule>, skew: Duration) -> Self {
-        Self { role, rules, skew }
+    /// A policy of these rules; `digest` names the text that they were read from. `skew` is added to the
+    /// longest lives, because callers compute exactly these on clocks of their own.
+    pub fn new(rules: Vec<Rule>, digest: Digest, skew: Duration) -> Self {
+        let rows = rules.into_iter().map(|rule| {
+            let bucket = Arc::new(Bucket::new(rule.rate));
+            (rule, bucket)
+        });
+        Self { digest, rows: rows.collect(), skew }
     }
 
-    /// What the socket is for.
-    pub const fn role(&self) -> Role {
-        self.role
+    /// The digest of the text that it was read from.
+    pub const fn digest(&self) -> Digest {
+        self.digest
     }
 
-    /// Refuses a caller that may have nothing endorsed here, before a byte of its request is read.
-    pub fn demand_known(&self, caller: Option<Caller>) -> Result<&Rule, Refusal> {
-        let rule = self.rules.iter().find(|rule| Some(rule.caller) == caller);
-        rule.ok_or(Refusal::new(Code::Forbidden, "no rule of this socket's policy names the caller"))
+    /// How many rows it has.
+    pub const fn rows(&self) -> usize {
+        self.rows.len()
     }
 
-    /// Whether the caller may have this key endorsed.
+    /// Whether any row lets the caller do anything through this socket: asked before a byte of its request is
+    /// read.
+    pub fn admits(&self, entrance: &Entrance, caller: &Caller) -> bool {
+        self.matching(entrance, caller).next().is_some()
+    }
+
+    /// Whether the caller may have this key endorsed, at `now`, and `at` of a monotonic clock.
     pub fn permit_endorsement(
         &self,
-        caller: Option<Caller>,
+        entrance: &Entrance,
+        caller: &Caller,
         request: &SignRequest,
-        now: Timestamp,
+        (now, at): (Timestamp, Duration),
     ) -> Result<Permission, Refusal> {
-        let rule = self.demand_known(caller)?;
         let not_for = Refusal::new(Code::Forbidden, "the caller may not have keys endorsed for this purpose");
-        let service = rule.service.clone().filter(|_| self.role == Role::Endorse).ok_or(not_for.clone())?;
-        let longest = rule.purposes.iter().find(|(purpose, _)| *purpose == request.purpose);
-        let (purpose, longest) = *longest.ok_or(not_for.clone())?;
-        if purpose == Purpose::Access && !service.is_authd() {
+        let mut rows = self
+            .matching(entrance, caller)
+            .filter(|(rule, _)| rule.operations.contains(&Operation::Endorse))
+            .peekable();
+        rows.peek().ok_or(unknown())?;
+        let found = rows.find_map(|(rule, bucket)| {
+            let longest = rule.purposes.iter().find(|(purpose, _)| *purpose == request.purpose)?.1;
+            Some((rule.service.clone()?, longest, bucket))
+        });
+        let (service, longest, bucket) = found.ok_or(not_for.clone())?;
+        if request.purpose == Purpose::Access && !service.is_authd() {
             return Err(not_for);
         }
         if request.expiration <= now {
@@ -104,20 +131,65 @@ impl Policy {
         if request.expiration > now.plus(longest).plus(self.skew) {
             return Err(Refusal::new(Code::Forbidden, "`expiration` is later than the caller may ask for"));
         }
-        Ok(Permission { service, request: *request })
+        bucket.take(at).map_err(too_often)?;
+        Ok(Permission { caller: caller.clone(), service, request: *request })
     }
 
-    /// Whether the caller may change the chain.
-    pub fn permit_administration(&self, caller: Option<Caller>) -> Result<Authority, Refusal> {
-        self.demand_known(caller)?;
-        match self.role {
-            Role::Admin => Ok(Authority(())),
-            Role::Endorse => Err(Refusal::new(Code::Forbidden, "this socket is not for administration")),
+    /// Whether the caller may do this operation of an operator, `at` of a monotonic clock.
+    pub fn permit(
+        &self,
+        entrance: &Entrance,
+        caller: &Caller,
+        operation: Operation,
+        at: Duration,
+    ) -> Result<Authority, Refusal> {
+        if entrance.role != Role::Admin || operation.role() != Role::Admin {
+            return Err(Refusal::new(Code::Forbidden, "this socket is not for administration"));
+        }
+        let mut rows = self.matching(entrance, caller).peekable();
+        rows.peek().ok_or(unknown())?;
+        let (_, bucket) = rows
+            .find(|(rule, _)| rule.operations.contains(&operation))
+            .ok_or(Refusal::new(Code::Forbidden, "no row of the policy lets the caller do this"))?;
+        bucket.take(at).map_err(too_often)?;
+        Ok(Authority { caller: caller.clone(), operation })
+    }
+
+    fn matching(&self, entrance: &Entrance, caller: &Caller) -> impl Iterator<Item = &(Rule, Arc<Bucket>)> {
+        self.rows.iter().filter(move |(rule, _)| {
+            rule.who.is(caller)
+                && rule.socket.as_ref().is_none_or(|socket| *socket == entrance.address)
+                && rule.operations.iter().any(|operation| operation.role() == entrance.role)
+        })
+    }
+
+    /// Rows that did not change keep count: exchanging the file gives nobody a fresh burst.
+    fn keep_count_of(&mut self, former: &Self) {
+        for (rule, bucket) in &mut self.rows {
+            if let Some((_, counted)) = former.rows.iter().find(|(known, _)| known == rule) {
+                *bucket = Arc::clone(counted);
+            }
         }
     }
 }
 
+fn unknown() -> Refusal {
+    Refusal::new(Code::Forbidden, "no row of the policy names the caller at this socket")
+}
+
+/// Whole seconds, rounded up: whoever waits so long is let through.
+fn too_often(wait: Duration) -> Refusal {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    Refusal::new(Code::TooMany, "the caller's row of the policy is used up for now")
+        .with("retryAfter", seconds.to_string())
+}
+
 impl Permission {
+    /// Who asked.
+    pub const fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
     /// The name that the endorsement bears.
     pub fn service(&self) -> &str {
         self.service.as_str()
@@ -126,6 +198,18 @@ impl Permission {
     /// What may be endorsed.
     pub const fn request(&self) -> &SignRequest {
         &self.request
+    }
+}
+
+impl Authority {
+    /// Who asked.
+    pub const fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// What may be done.
+    pub const fn operation(&self) -> Operation {
+        self.operation
     }
 }
 

@@ -227,6 +227,11 @@ impl Refusal {
         self.code
     }
 
+    /// A value of the body's `context`.
+    pub fn context(&self, name: &str) -> Option<&str> {
+        self.context.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
     /// The reason, for logs and operators.
     pub const fn because(&self) -> &'static str {
         self.because

@@ -89,6 +89,11 @@ pub fn plain_string(raw: &str) -> Result<&str, Refusal> {
     serde_json::from_str::<&str>(raw).map_err(|_| malformed("not a plain JSON string"))
 }
 
+/// Reads a JSON array of strings that have no escapes.
+pub fn plain_strings(raw: &str) -> Result<Vec<&str>, Refusal> {
+    serde_json::from_str::<Vec<&str>>(raw).map_err(|_| malformed("not an array of plain JSON strings"))
+}
+
 /// Writes a JSON string as `JSON.stringify` does.
 pub fn string(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len().saturating_add(2));
@@ -178,6 +183,10 @@ mod tests {
         assert!(Object::parse("{\"a\":1}").unwrap().finish().is_err());
         assert_eq!(object.string("a"), Ok("x"));
         assert_eq!(object.finish(), Ok(()));
+        assert_eq!(plain_strings(" [ \"a\" , \"\" ] "), Ok(vec!["a", ""]));
+        for bad in ["\"a\"", "[1]", "[\"\\u0061\"]", "[\"a\",]", "{}", "null", "[\"a\"]x"] {
+            assert!(plain_strings(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! the short-lived keys of services; those keys sign tokens and answers; devices sign requests with keys
 //! that they committed to beforehand. This crate holds every rule of that protocol and nothing else:
 //! what the bytes are ([`cesr`], [`json`], [`signed`]), what makes a chain valid and a generation live
-//! ([`chain`]), what an endorsement proves ([`endorsement`]), what the messages mean ([`message`],
+//! ([`chain`]), what an endorsement proves ([`endorsement`]) and what else a generation states
+//! ([`statement`]), what the audit trail of the HSM service is ([`audit`]), what the messages mean ([`message`],
 //! [`token`], [`access`]), and how a refusal is spelt ([`error`]). `PROTOCOL.md` beside this crate is the
 //! statement that code and tests cite.
 //!
@@ -24,6 +25,7 @@
 //! - Nothing here panics on any input.
 
 pub mod access;
+pub mod audit;
 pub mod cesr;
 pub mod chain;
 pub mod device;
@@ -38,6 +40,7 @@ pub mod message;
 pub mod recovery;
 pub mod said;
 pub mod signed;
+pub mod statement;
 pub mod time;
 pub mod token;
 

@@ -131,6 +131,42 @@ async fn endorsements_are_kept_apart_by_purpose_and_expire() {
     assert_eq!(directory.endorsement(Db::Access, &key(1)).await.unwrap().as_deref(), Some("access"));
 }
 
+/// Heads and key revocations stand in database 5, apart from everything that public peers list.
+#[tokio::test]
+async fn statements_are_kept_apart_and_expire() {
+    let redis = Redis::start().await;
+    let directory = redis.directory();
+    let mut changes = connected(&redis).await;
+    let (first, second) = (digest("first"), digest("second"));
+    directory.publish_head(&first, "head", HOUR).await.unwrap();
+    assert_eq!(next(&mut changes).await, Change::Key(first.to_string()));
+    directory.publish_head(&second, "passing", Duration::from_millis(1)).await.unwrap();
+    directory.publish_key_revocation(&key(1), "revocation", HOUR).await.unwrap();
+    directory.publish_key_revocation(&key(2), "revocation", HOUR).await.unwrap();
+    let gone = async { while directory.head(&second).await.unwrap().is_some() {} };
+    timeout(SOON, gone).await.expect("the entry expires");
+
+    assert_eq!(directory.head(&first).await.unwrap().as_deref(), Some("head"));
+    assert_eq!(directory.heads().await.unwrap(), ["head"]);
+    assert_eq!(directory.key_revocation(&key(1)).await.unwrap().as_deref(), Some("revocation"));
+    assert_eq!(directory.key_revocation(&key(3)).await.unwrap(), None);
+    let revocation = "revocation".to_owned();
+    let mut expected = vec![(key(1).to_string(), revocation.clone()), (key(2).to_string(), revocation)];
+    expected.sort();
+    assert_eq!(directory.key_revocations().await.unwrap(), expected);
+
+    assert_eq!(redis.command::<String>(5, &["GET", &first.to_string()]).await, "head");
+    let left: i64 = redis.command(5, &["TTL", &key(1).to_string()]).await;
+    assert!((3590..=3600).contains(&left), "{left}");
+    for database in 0..5 {
+        assert_eq!(redis.command::<i64>(database, &["DBSIZE"]).await, 0);
+    }
+    for text in ["", &"x".repeat(VALUE_MAX + 1)] {
+        let refused = directory.publish_head(&first, text, HOUR).await;
+        assert!(matches!(refused, Err(Error::Unreadable { .. })));
+    }
+}
+
 #[tokio::test]
 async fn whole_reads_page_through_everything_and_skip_what_does_not_belong() {
     let redis = Redis::start().await;

@@ -18,6 +18,7 @@ use keychain::{
     endorsement::{Endorsement, Expected, Purpose, SignRequest},
     message::{self, Operation, Request},
     recovery,
+    statement::{Head, KeyRevocation},
     token::Token,
 };
 use serde_json::{Value, json};
@@ -120,9 +121,7 @@ fn chains_as_verifiers_see_them() {
 #[test]
 fn endorsement() {
     check("endorsement", |case| {
-        let now = time_of(case, "now");
-        let mut chain = Chain::new(prefix(case), settings(case));
-        chain.merge(events(case, "chain"), now);
+        let (chain, now) = (chain_of(case), time_of(case, "now"));
         let endorsement = Endorsement::parse(text(case, "endorsement"))?;
         let public_key = PublicKey::parse(text(case, "publicKey")).unwrap();
         let expected = Expected {
@@ -139,6 +138,33 @@ fn endorsement() {
             "identity": endorsement.identity,
             "generationId": endorsement.generation_id,
         }))
+    });
+}
+
+#[test]
+fn head() {
+    check("head", |case| {
+        let (mut chain, now) = (chain_of(case), time_of(case, "now"));
+        let window = window(text(case, "window"));
+        let head = Head::parse(text(case, "head"))?;
+        let known = chain.clone();
+        let proven = head.verify(&known, window, now)?;
+        chain.deny(&proven);
+        let fresh = match proven.age(&chain, now) {
+            Ok(age) => json!({"ageMillis": age.as_millis()}),
+            Err(refusal) => json!({"code": refusal.code().as_str()}),
+        };
+        let live = known.events().map(SignedEvent::id).filter(|id| chain.live(id, window, now).is_ok());
+        Ok(json!({"live": live.collect::<Vec<_>>(), "fresh": fresh}))
+    });
+}
+
+#[test]
+fn key_revocation() {
+    check("key_revocation", |case| {
+        let revocation = KeyRevocation::parse(text(case, "keyRevocation"))?;
+        let keys = revocation.verify(&chain_of(case), window(text(case, "window")), time_of(case, "now"))?;
+        Ok(json!(keys))
     });
 }
 
@@ -282,6 +308,13 @@ fn live(chain: &Chain, case: &Value, now: Timestamp) -> Value {
         seen.insert(name.to_owned(), live.iter().map(|event| json!(event.id)).collect());
     }
     Value::Object(seen)
+}
+
+/// What the verifier of a case has accepted.
+fn chain_of(case: &Value) -> Chain {
+    let mut chain = Chain::new(prefix(case), settings(case));
+    chain.merge(events(case, "chain"), time_of(case, "now"));
+    chain
 }
 
 fn settings(case: &Value) -> Settings {

@@ -9,6 +9,7 @@ use keychain::{
     endorsement::{self, Endorsement},
     message::{self, Operation, Request, body},
     signed::Envelope,
+    statement::{Head, KeyRevocation, NewHead, NewKeyRevocation},
     token::Token,
 };
 use serde_json::Value;
@@ -39,6 +40,28 @@ fn endorsements() {
     let draft = endorsement::Draft::new(&read.subject, service, &read.identity, &read.generation_id);
     let signature = text.rsplit('"').nth(1).unwrap();
     assert_eq!(draft.seal(&Signature::parse(signature).unwrap()), text);
+}
+
+#[test]
+fn statements() {
+    let chain = cases("head")[0]["chain"].clone();
+    let newest = SignedEvent::parse(chain[3].as_str().unwrap()).unwrap();
+    let sealed = |draft: keychain::statement::Draft, text: &str| {
+        draft.seal(&Signature::parse(text.rsplit('"').nth(1).unwrap()).unwrap())
+    };
+    let text = good("head", "denied in another order", "head");
+    let read = Head::parse(&text).unwrap();
+    let proven = read.verify_signature(&newest).unwrap();
+    let (issued_at, expiration) = (read.issued_at(), read.expiration());
+    let new = NewHead { event: newest.event(), issued_at, expiration, denied: proven.denied() };
+    assert_eq!(sealed(new.draft().unwrap(), &text), text);
+
+    let text = good("key_revocation", "two keys", "keyRevocation");
+    let read = KeyRevocation::parse(&text).unwrap();
+    let public_keys = read.verify_signature(&newest).unwrap();
+    let (issued_at, expiration) = (read.issued_at(), read.expiration());
+    let new = NewKeyRevocation { event: newest.event(), public_keys, issued_at, expiration };
+    assert_eq!(sealed(new.draft().unwrap(), &text), text);
 }
 
 #[test]
@@ -124,10 +147,14 @@ fn payload(message: &str) -> &str {
 }
 
 /// A text of the vector with that name, which is an accepted one.
-fn good(file: &str, name: &str, member: &str) -> String {
+fn cases(file: &str) -> Vec<Value> {
     let path = format!("{}/tests/vectors/{file}.json", env!("CARGO_MANIFEST_DIR"));
-    let whole: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let cases = whole["vectors"].as_array().unwrap();
+    let mut whole: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    serde_json::from_value(whole["vectors"].take()).unwrap()
+}
+
+fn good(file: &str, name: &str, member: &str) -> String {
+    let cases = cases(file);
     let case = cases.iter().find(|case| case["name"] == name).unwrap();
     assert!(case["expect"].get("ok").is_some(), "{name}");
     case[member].as_str().unwrap().to_owned()

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{chain, dev, generation, probe, status};
+use crate::{chain, dev, generation, hsm, probe, revocation, status};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,6 +31,14 @@ const TAINT: &str = "\
 Examples:
   opsctl taint --reason 'stolen disk image'
   opsctl taint --reason 'stolen disk image' --generation E… --yes     safe to repeat";
+const HSM: &str = "\
+Examples:
+  opsctl chain show --json --from https://keys.example > chain.json
+  opsctl hsm recover --chain chain.json     the ledger was restored from an old backup, or lost";
+const REVOKE_KEY: &str = "\
+Examples:
+  opsctl revoke-key 1AAI… --reason 'stolen disk image'
+  opsctl revoke-key 1AAI… 1AAI… --reason 'stolen disk image' --yes     safe to repeat";
 const STATUS: &str = "Example: opsctl status --json --endpoints dev.json";
 const PROBE: &str = "\
 Examples:
@@ -70,6 +78,15 @@ pub(crate) enum Command {
     /// Go on to the next generation and refuse the current one everywhere, at once
     #[command(before_help = TAINT)]
     Taint(generation::Taint),
+    /// What keeps the signer alive beyond its disks and tokens
+    #[command(before_help = HSM)]
+    Hsm {
+        #[command(subcommand)]
+        verb: HsmVerb,
+    },
+    /// Have compromised keys of services refused everywhere
+    #[command(before_help = REVOKE_KEY)]
+    RevokeKey(revocation::RevokeKey),
     /// What is up, and how the chain stands
     #[command(before_help = STATUS)]
     Status(status::Options),
@@ -97,6 +114,12 @@ pub(crate) enum IdentityVerb {
         #[command(flatten)]
         source: chain::Source,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HsmVerb {
+    /// Bring the published chain to a ledger that is older than its token, or empty
+    Recover(hsm::Recover),
 }
 
 #[derive(Debug, Subcommand)]
@@ -143,6 +166,13 @@ mod tests {
             ("taint", false),
             ("taint --reason drill --yes", true),
             ("taint --reason  --yes", false),
+            ("hsm recover", false),
+            ("hsm recover --chain -", true),
+            ("hsm recover --chain chain.json --discard-unfinished --dry-run --json", true),
+            ("revoke-key --reason drill", false),
+            ("revoke-key 1AAIA023RdBTcZ2gE3Z3K61I67LvEjDqhTJNxzIwjSaSxF9n --yes", false),
+            ("revoke-key 1AAIA023RdBTcZ2gE3Z3K61I67LvEjDqhTJNxzIwjSaSxF9n --reason drill", true),
+            ("revoke-key 1AAJA023RdBTcZ2gE3Z3K61I67LvEjDqhTJNxzIwjSaSxF9n --reason drill", false),
             ("status --json --endpoints f", true),
             ("dev --dir d --endpoints f --database sqlite://x --apps a", true),
             ("probe", false),

@@ -13,8 +13,8 @@ use crate::deployment::Deployment;
 use crate::door::Address;
 use crate::failure::{Exit, Failure, OrFail};
 
-/// The longest chain file that is read, as many bytes as over a socket.
-const LONGEST_FILE: u64 = 16 << 20;
+/// The longest chain file that is read, in bytes: as much as hsmd takes in a recovery.
+const LONGEST_FILE: u64 = 64 << 20;
 /// The version of what `--json` prints.
 const JSON_VERSION: u32 = 1;
 
@@ -177,7 +177,8 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read(file: &Path) -> Result<String, Failure> {
+/// The text of a chain file; `-` is standard input.
+pub(crate) fn read(file: &Path) -> Result<String, Failure> {
     let context = || format!("cannot read the chain from `{}`", file.display());
     let mut text = String::new();
     let reader: Box<dyn Read> = if file == Path::new("-") {
@@ -185,8 +186,14 @@ fn read(file: &Path) -> Result<String, Failure> {
     } else {
         Box::new(std::fs::File::open(file).or_fail(Exit::Io, context)?)
     };
-    reader.take(LONGEST_FILE).read_to_string(&mut text).or_fail(Exit::Io, context)?;
-    Ok(text)
+    let length = reader.take(LONGEST_FILE + 1).read_to_string(&mut text).or_fail(Exit::Io, context)?;
+    if u64::try_from(length).is_ok_and(|length| length <= LONGEST_FILE) {
+        return Ok(text);
+    }
+    Err(Failure::new(
+        Exit::Data,
+        format!("`{}` is longer than {LONGEST_FILE} bytes: no chain is", file.display()),
+    ))
 }
 
 /// The published events in a JSON array, or one a line.

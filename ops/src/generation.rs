@@ -3,12 +3,13 @@
 use std::io::{BufRead, IsTerminal};
 
 use keychain::Digest;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::chain::Proved;
 use crate::deployment::Deployment;
 use crate::door::Door;
 use crate::failure::{Exit, Failure, OrFail};
+use crate::statements::Stated;
 use crate::talk::Talk;
 
 /// How many of the identity's last characters confirm a taint.
@@ -55,6 +56,13 @@ pub(crate) struct Taint {
     json: bool,
 }
 
+/// hsmd's answer to a taint.
+#[derive(Deserialize)]
+struct Tainted {
+    /// What was done; older hsmd only taint, and do not say.
+    effect: Option<String>,
+}
+
 #[derive(Serialize)]
 struct RotateRequest {
     from: String,
@@ -86,18 +94,55 @@ pub(crate) async fn taint(options: &Taint, talk: Talk) -> Result<(), Failure> {
     let hsmd = options.deployment.admin()?;
     let before = chain(&hsmd).await?;
     let generation = options.generation.unwrap_or(before.head()?.id());
-    talk.say(format!("every key that generation {generation} endorsed is refused from now on, everywhere;"));
-    talk.say("services make themselves new keys within seconds, and devices refresh");
+    explain(&before, &generation, talk)?;
     if options.dry_run {
         talk.say("dry run: nothing was done");
         return Ok(());
     }
     if !options.yes {
-        confirm(&before)?;
+        confirm(&before, "a taint")?;
     }
     let request = TaintRequest { generation_id: generation.to_string(), reason: &options.reason };
     let answer = hsmd.post("/taint", to_json(&request)?).await?.ok(&hsmd)?;
+    let done: Tainted =
+        serde_json::from_str(&answer).or_fail(Exit::Data, || "hsmd's answer is not that of a taint")?;
+    match done.effect.as_deref() {
+        Some("denied") => {
+            // Believes the head, not the answer.
+            let stated = Stated::read(&hsmd, &chain(&hsmd).await?).await?;
+            if !stated.denied.contains(&generation) {
+                return Err(Failure::new(
+                    Exit::No,
+                    format!("the head does not deny {generation}: try again"),
+                ));
+            }
+            talk.say(format!("denied: the head of {} names generation {generation}", stated.issued_at));
+        }
+        Some("ended") => talk.say(format!(
+            "generation {generation} is beyond the window of every verifier: nothing was left to deny"
+        )),
+        _ => {}
+    }
     report(&hsmd, &before, &answer, options.json, talk).await
+}
+
+/// Says what a taint of this generation is going to do.
+fn explain(chain: &Proved, generation: &Digest, talk: Talk) -> Result<(), Failure> {
+    if chain.head()?.id() == *generation {
+        talk.say(format!(
+            "every key that generation {generation} endorsed is refused from now on, everywhere;"
+        ));
+        talk.say("services make themselves new keys within seconds, and devices refresh");
+    } else {
+        talk.say(format!(
+            "generation {generation} was left before; unless it was tainted then, heads deny it:"
+        ));
+        talk.say(
+            "verifiers that read heads refuse what it endorsed from now on; public devices read none and",
+        );
+        talk.say("trust its response keys until their window of 12 h 1 min has passed. Current keys stay");
+    }
+    Ok(())
 }
 
 /// hsmd's chain, proved.
@@ -126,9 +171,9 @@ async fn report(hsmd: &Door, before: &Proved, answer: &str, json: bool, talk: Ta
 }
 
 /// The last characters of the identity, typed by a person.
-fn confirm(chain: &Proved) -> Result<(), Failure> {
+pub(crate) fn confirm(chain: &Proved, what: &str) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::new(Exit::Usage, "a taint without a terminal needs --yes"));
+        return Err(Failure::new(Exit::Usage, format!("{what} without a terminal needs --yes")));
     }
     let identity = chain.identity().to_string();
     let tail = identity.get(identity.len().saturating_sub(TAIL)..).unwrap_or(&identity);
@@ -141,13 +186,13 @@ fn confirm(chain: &Proved) -> Result<(), Failure> {
     Err(Failure::new(Exit::No, "not confirmed: nothing was done"))
 }
 
-fn reason(text: &str) -> Result<String, String> {
+pub(crate) fn reason(text: &str) -> Result<String, String> {
     if text.trim().is_empty() || text.len() > REASON_MAX || text.chars().any(char::is_control) {
         return Err(format!("a reason is 1 to {REASON_MAX} bytes of text"));
     }
     Ok(text.to_owned())
 }
 
-fn to_json(value: &impl Serialize) -> Result<String, Failure> {
+pub(crate) fn to_json(value: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string(value).or_fail(Exit::Software, || "cannot write JSON")
 }

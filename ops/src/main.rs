@@ -1,6 +1,7 @@
 //! `opsctl`: the operator's command.
 //!
-//! It reads the chain and proves it (`identity`, `chain`), changes it (`rotate`, `taint`), looks at a
+//! It reads the chain and proves it (`identity`, `chain`), changes it (`rotate`, `taint`), has keys of
+//! services refused (`revoke-key`), brings the chain back to a signer that lost it (`hsm`), looks at a
 //! deployment (`status`), tries one from a device's side (`probe`), and runs one for development
 //! (`dev`).
 //!
@@ -26,7 +27,10 @@ mod dev;
 mod door;
 mod failure;
 mod generation;
+mod hsm;
 mod probe;
+mod revocation;
+mod statements;
 mod status;
 mod talk;
 
@@ -34,7 +38,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Arguments, ChainVerb, Command, IdentityVerb};
+use args::{Arguments, ChainVerb, Command, HsmVerb, IdentityVerb};
 use failure::{Exit, Failure, OrFail};
 use talk::Talk;
 
@@ -86,6 +90,8 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
         Command::Chain { verb: ChainVerb::Verify { source, json } } => chain::verify(&source, json).await,
         Command::Rotate(options) => generation::rotate(&options, talk).await,
         Command::Taint(options) => generation::taint(&options, talk).await,
+        Command::Hsm { verb: HsmVerb::Recover(options) } => hsm::recover(&options, talk).await,
+        Command::RevokeKey(options) => revocation::revoke_key(&options, talk).await,
         Command::Status(options) => status::status(&options).await,
         Command::Probe(options) => probe::probe(&options).await,
         Command::Dev(options) => dev::run(&options, talk).await,

@@ -10,6 +10,7 @@ use crate::deployment::Deployment;
 use crate::door::Address;
 use crate::failure::{Exit, Failure, OrFail};
 use crate::generation;
+use crate::statements::Stated;
 
 /// The version of what `--json` prints.
 const JSON_VERSION: u32 = 1;
@@ -31,6 +32,7 @@ struct Status {
     version: u32,
     ready: bool,
     chain: ChainStatus,
+    head: HeadStatus,
     daemons: BTreeMap<String, DaemonStatus>,
 }
 
@@ -42,6 +44,18 @@ struct ChainStatus {
     sequence_number: Option<u64>,
     created_at: Option<String>,
     age_seconds: Option<u64>,
+    problem: Option<String>,
+}
+
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HeadStatus {
+    issued_at: Option<String>,
+    age_seconds: Option<u64>,
+    /// Older generations that are refused.
+    denied: Vec<String>,
+    /// How many keys of services are revoked.
+    revoked_keys: usize,
     problem: Option<String>,
 }
 
@@ -58,12 +72,16 @@ pub(crate) async fn status(options: &Options) -> Result<(), Failure> {
         Err(failure) => Err(failure),
         Ok(hsmd) => generation::chain(&hsmd).await,
     };
+    let head = match (options.deployment.admin(), &chain) {
+        (Ok(hsmd), Ok(chain)) => describe_head(Stated::read(&hsmd, chain).await),
+        _ => HeadStatus::default(),
+    };
     let mut daemons = BTreeMap::new();
     for (name, address) in metrics(&options.deployment)? {
         daemons.insert(name, ask(&options.deployment, &address).await);
     }
     let ready = chain.is_ok() && daemons.values().all(|daemon| daemon.ready);
-    let status = Status { version: JSON_VERSION, ready, chain: describe(chain)?, daemons };
+    let status = Status { version: JSON_VERSION, ready, chain: describe(chain)?, head, daemons };
     if options.json {
         print_json(&status)?;
     } else {
@@ -118,6 +136,34 @@ fn describe(chain: Result<Proved, Failure>) -> Result<ChainStatus, Failure> {
     })
 }
 
+fn describe_head(stated: Result<Stated, Failure>) -> HeadStatus {
+    match stated {
+        Ok(stated) => HeadStatus {
+            issued_at: Some(stated.issued_at.to_string()),
+            age_seconds: Some(stated.age.as_secs()),
+            denied: stated.denied.iter().map(ToString::to_string).collect(),
+            revoked_keys: stated.revoked.len(),
+            problem: None,
+        },
+        Err(failure) => HeadStatus { problem: Some(failure.to_string()), ..HeadStatus::default() },
+    }
+}
+
+fn print_head(head: &HeadStatus) {
+    if let (Some(issued_at), Some(age)) = (&head.issued_at, head.age_seconds) {
+        println!("head        {issued_at}, {age} s old");
+    }
+    for generation in &head.denied {
+        println!("denied      {generation}");
+    }
+    if head.revoked_keys > 0 {
+        println!("revoked     {} keys of services", head.revoked_keys);
+    }
+    if let Some(problem) = &head.problem {
+        println!("head        {problem}");
+    }
+}
+
 fn print(status: &Status) {
     let chain = &status.chain;
     if let (Some(identity), Some(generation), Some(number), Some(since)) =
@@ -130,6 +176,7 @@ fn print(status: &Status) {
     if let Some(problem) = &chain.problem {
         println!("chain       {problem}");
     }
+    print_head(&status.head);
     for (name, daemon) in &status.daemons {
         println!("{name:16}{}", if daemon.ready { "ready" } else { "NOT READY" });
         for line in &daemon.detail {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,17 +18,47 @@ pub const FILE_BYTES_MAX: u64 = 1 << 20;
 ///
 /// `T` must be marked `#[serde(deny_unknown_fields)]`, so that a misspelt key is an error.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
-    let text = read(path).map_err(|source| Error::Unreadable {
-        path: path.to_owned(),
-        fix: read_fix(&source),
-        source,
-    })?;
-    toml::from_str(&text).map_err(|error| refused(path, &text, &error))
+    let (text, _) = read(path).map_err(|error| unreadable(path, error))?;
+    parse(path, &text)
+}
+
+/// Reads a file that decides who may do what: its text, for [`parse`].
+///
+/// It is refused if its owner is neither root nor this daemon's user, or if anybody but its owner can
+/// write to it: whoever can write it decides. Both are asked of the opened file, so that it cannot be
+/// swapped between check and use.
+pub fn read_protected(path: &Path) -> Result<String, Error> {
+    let (text, file) = read(path).map_err(|error| unreadable(path, error))?;
+    let metadata = file.metadata().map_err(|error| unreadable(path, error))?;
+    let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
+    let ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
+    if mode & 0o022 != 0 || !ours {
+        return Err(Error::Loose { path: path.to_owned(), mode, owner });
+    }
+    Ok(text)
+}
+
+/// Makes a `T` of the text of the file at `path`. The same rules as for [`load`].
+pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Error> {
+    toml::from_str(text).map_err(|error| refused(path, text, &error))
 }
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Others can write to it.
+    #[error(
+        "`{}` decides who may do what, and others can write to it (mode {mode:04o}, owner {owner}): check what it \
+         says, then chown root and chmod go-w", path.display()
+    )]
+    Loose {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// The number of the user that owns it.
+        owner: u32,
+    },
     /// A key is unknown, missing, misspelt or has a value that does not fit.
     #[error("`{}` {place}: {because}", path.display())]
     Refused {
@@ -181,17 +212,22 @@ where
     deserializer.deserialize_str(Text(expected, std::marker::PhantomData))
 }
 
-fn read(path: &Path) -> io::Result<String> {
+fn read(path: &Path) -> io::Result<(String, File)> {
     let mut text = String::new();
+    let file = File::open(path)?;
     // One byte more than allowed, so that a file of exactly the limit is told from a longer one.
-    let length = File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    let length = (&file).take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
     if length as u64 > FILE_BYTES_MAX {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
             format!("longer than {FILE_BYTES_MAX} bytes"),
         ));
     }
-    Ok(text)
+    Ok((text, file))
+}
+
+fn unreadable(path: &Path, source: io::Error) -> Error {
+    Error::Unreadable { path: path.to_owned(), fix: read_fix(&source), source }
 }
 
 fn read_fix(error: &io::Error) -> &'static str {
@@ -300,6 +336,26 @@ mod tests {
         let length = usize::try_from(FILE_BYTES_MAX).unwrap();
         let long = format!("identity = \"{}\"", "E".repeat(length));
         assert!(matches!(load_text(&long), Err(Error::Unreadable { .. })));
+    }
+
+    #[test]
+    fn a_file_that_others_can_write_decides_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.toml");
+        std::fs::write(&path, "identity = \"E\"").unwrap();
+        for (mode, good) in
+            [(0o600, true), (0o644, true), (0o640, true), (0o664, false), (0o646, false), (0o620, false)]
+        {
+            let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(&path, permissions).unwrap();
+            match read_protected(&path) {
+                Ok(_) => assert!(good, "{mode:o}"),
+                Err(error) => {
+                    assert!(!good && matches!(error, Error::Loose { .. }), "{mode:o}: {error}");
+                    assert!(error.to_string().contains("policy.toml"), "{error}");
+                }
+            }
+        }
     }
 
     #[test]

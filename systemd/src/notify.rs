@@ -18,6 +18,12 @@ pub fn status(text: &str) {
     send(&[NotifyState::Status(&one_line(text))]);
 }
 
+/// Asks for so much more time to become ready, from now on: a daemon that waits for a person is not to be
+/// ended by `TimeoutStartSec=`. To be repeated before it has passed.
+pub fn extend(time: Duration) {
+    send(&[NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))]);
+}
+
 /// Says that the daemon is on its way out.
 pub fn stopping() {
     send(&[NotifyState::Stopping]);

@@ -25,10 +25,15 @@ pub struct Process {
 impl Process {
     /// Starts `command` (made by [`command`] or [`unprivileged`]) with its output in
     /// `folder/<name>.log`.
-    pub fn start(name: &str, mut command: Command, folder: &Path) -> Self {
+    pub fn start(name: &str, command: Command, folder: &Path) -> Self {
+        Self::start_with(name, command, folder, Stdio::null())
+    }
+
+    /// The same with something at its standard input.
+    pub fn start_with(name: &str, mut command: Command, folder: &Path, input: Stdio) -> Self {
         let log = folder.join(format!("{name}.log"));
         let output = File::create(&log).unwrap();
-        command.stdin(Stdio::null()).stderr(output.try_clone().unwrap()).stdout(output);
+        command.stdin(input).stderr(output.try_clone().unwrap()).stdout(output);
         let child = spawn(command).unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         Self { name: name.to_owned(), child, log }
     }

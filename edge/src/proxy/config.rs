@@ -7,6 +7,8 @@ use serde::Deserialize;
 use systemd::config::{self, ByteSize, Span};
 use systemd::listen::Address;
 
+use crate::endorser;
+
 /// The file as it stands. Every key but the first eight has a default.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,8 +23,10 @@ pub struct Config {
     pub app: String,
     /// The key directory.
     pub redis: String,
-    /// hsmd's endorsement socket: `unix:/path` or `http://host:port`.
+    /// hsmd's endorsement socket: `unix:/path`, `https://host:port`, or `http://host:port` of a laboratory.
     pub endorse: String,
+    /// The certificates for an hsmd on another host.
+    pub endorse_tls: Option<endorser::Tls>,
     /// Where `/metrics`, `/livez` and `/readyz` are served.
     pub metrics: Address,
     /// The directory that remembers the highest event of the chain.

@@ -46,7 +46,8 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     let routes = Routes::new(&config.route, config.default).map_err(|error| wrong("route", &error))?;
     let peer = Peer::parse(&config.app).map_err(|error| wrong("app", &error))?;
     let app = app_settings(&config, peer)?;
-    let endorser = Endorser::new(&config.endorse).map_err(|error| wrong("endorse", &error))?;
+    let endorser = Endorser::new(&config.endorse, config.endorse_tls.as_ref());
+    let endorser = endorser.map_err(|error| wrong("endorse", &error))?;
     let directory = Directory::connect(&config.redis).map_err(|error| wrong("redis", &error))?;
     if check_only {
         println!("ok");

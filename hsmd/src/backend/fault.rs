@@ -2,6 +2,8 @@
 
 use keychain::PublicKey;
 
+use super::KeyId;
+
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why an HSM did not do what it was asked to.
@@ -13,9 +15,28 @@ pub enum Fault {
         /// Requests that the queue takes.
         capacity: usize,
     },
+    /// The device's log cannot be kept, and must be before the device forgets it.
+    #[error("cannot keep the device's log in `{path}`; see that the disk has room and the file is hsmd's")]
+    DeviceLog {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The handle is from before a reconnect.
     #[error("the object handle is from an earlier connection to the token")]
     EarlierHandle,
+    /// The device has no room for another key.
+    #[error("the token has no room for another key; destroy objects that nothing needs")]
+    Full {
+        /// What the module said.
+        source: Source,
+    },
+    /// The id is another object's, on a device where an id names one object only.
+    #[error(
+        "the token has an object under id {0} already; if it is not hsmd's, give hsmd `hsm.key_ids` of its own"
+    )]
+    IdTaken(KeyId),
     /// The connection to the token is broken; a new one may work.
     #[error("lost the token in {call}")]
     Lost {
@@ -70,6 +91,36 @@ impl Fault {
     /// Whether a new connection may cure it.
     pub const fn is_curable(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::EarlierHandle)
+    }
+
+    /// Whether the module itself failed, before any token came into question.
+    pub fn is_of_the_module(&self) -> bool {
+        matches!(self, Self::Lost { call, .. } if call.ends_with("::Initialize") || call.ends_with("::GetSlotList"))
+    }
+
+    /// The same fault for another who waited for the same call; what the module said as text.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let text = |source: &Source| -> Source { source.to_string().into() };
+        match self {
+            Self::Busy { capacity } => Self::Busy { capacity: *capacity },
+            Self::DeviceLog { path, source } => {
+                let source = std::io::Error::new(source.kind(), source.to_string());
+                Self::DeviceLog { path: path.clone(), source }
+            }
+            Self::EarlierHandle => Self::EarlierHandle,
+            Self::Full { source } => Self::Full { source: text(source) },
+            Self::IdTaken(id) => Self::IdTaken(*id),
+            Self::Lost { call, source } => Self::Lost { call: call.clone(), source: text(source) },
+            Self::Module { path, source } => Self::Module { path: path.clone(), source: text(source) },
+            Self::Nonsense(what) => Self::Nonsense(what),
+            Self::NoSuchKey(key) => Self::NoSuchKey(*key),
+            Self::NoSuchToken(what) => Self::NoSuchToken(what.clone()),
+            Self::Pin { source } => Self::Pin { source: source.as_ref().map(text) },
+            Self::Refused { call, source } => Self::Refused { call: call.clone(), source: text(source) },
+            Self::Stopped => Self::Stopped,
+            Self::Timeout { seconds } => Self::Timeout { seconds: *seconds },
+        }
     }
 
     /// Whether only an operator can cure it, by changing configuration.

@@ -8,6 +8,7 @@
 mod fault;
 mod key_id;
 pub mod pkcs11;
+pub mod yubihsm;
 
 use keychain::{PublicKey, Signature};
 
@@ -27,8 +28,17 @@ pub use key_id::{KeyId, KeyIds};
 /// - keys that do not bear this program's label and an id of the configured range do not exist for it, but
 ///   an object that has no name and is no key yet is half of one;
 /// - a refused PIN is never presented a second time.
+///
+/// What goes beyond that differs between devices, and [`Backend::capabilities`] says it.
 pub trait Backend: Send {
-    /// Makes a key pair under `id`, whether or not the id is taken, and proves that it signs.
+    /// What this kind of device can do beyond what every one must.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { duplicate_ids: true, attestation: false }
+    }
+
+    /// Makes a key pair under `id` and proves that it signs. Where several keys may bear one id it does so
+    /// whether or not the id is taken; where they may not, a taken id is [`Fault::IdTaken`] and nothing is
+    /// changed.
     fn generate(&mut self, id: KeyId) -> Result<Key, Fault>;
 
     /// Signs a SHA-256 digest with the key that `handle` names.
@@ -41,8 +51,46 @@ pub trait Backend: Send {
     /// no longer sign.
     fn destroy(&mut self, handle: Handle) -> Result<(), Fault>;
 
+    /// The device's own certificate, DER, that it made this key itself and that the key cannot leave it; checked
+    /// against the key. None where the device issues none.
+    fn attest(&mut self, _: Handle) -> Result<Option<Vec<u8>>, Fault> {
+        Ok(None)
+    }
+
+    /// How many more objects fit. None where the device does not tell.
+    fn free_objects(&mut self) -> Result<Option<u32>, Fault> {
+        Ok(None)
+    }
+
     /// Drops the connection as far as `rung` says and makes a new one. Earlier handles are void.
     fn reconnect(&mut self, rung: Rung) -> Result<(), Fault>;
+}
+
+/// Which HSM, and how it is opened.
+#[derive(Debug)]
+pub enum Settings {
+    /// A token behind a PKCS#11 module.
+    Pkcs11(pkcs11::Settings),
+    /// A YubiHSM 2.
+    YubiHsm(yubihsm::Settings),
+}
+
+/// Connects to an HSM. Blocks meanwhile.
+pub fn open(settings: Settings) -> Result<Box<dyn Backend>, Fault> {
+    Ok(match settings {
+        Settings::Pkcs11(settings) => Box::new(pkcs11::Token::open(settings)?),
+        Settings::YubiHsm(settings) => Box::new(yubihsm::Device::open(settings)?),
+    })
+}
+
+/// What a kind of HSM can do beyond what every one must.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Several keys may bear one id: a generation that was interrupted may leave a second key under it. Where
+    /// they may not, it leaves a key that keeps the id from being used until it is destroyed.
+    pub duplicate_ids: bool,
+    /// The device certifies keys that it made ([`Backend::attest`]).
+    pub attestation: bool,
 }
 
 /// How much of the connection to an HSM to give up: the rungs of the ladder out of a fault, in order.

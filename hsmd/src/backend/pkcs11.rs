@@ -1,11 +1,12 @@
 //! The PKCS#11 backend, on `cryptoki`.
 
+mod module;
 mod objects;
 
 use std::path::PathBuf;
 
 use cryptoki::{
-    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
+    context::{Function, Pkcs11},
     error::{Error, RvError},
     mechanism::Mechanism,
     object::ObjectHandle,
@@ -16,6 +17,7 @@ use cryptoki::{
 use keychain::Signature;
 
 use super::{Backend, Fault, Handle, Inventory, Key, KeyId, KeyIds, Rung};
+use module::{Module, Use};
 
 /// Where a PKCS#11 token is and how its keys are known.
 #[derive(Debug)]
@@ -35,54 +37,97 @@ pub struct Settings {
 /// A token behind a PKCS#11 module.
 pub struct Token {
     settings: Settings,
-    module: Option<Pkcs11>,
-    session: Option<Session>,
+    session: Option<Opened>,
+    module: Option<Use>,
     /// What handles of this connection stand for: private and public object.
     objects: Vec<(Option<ObjectHandle>, Option<ObjectHandle>)>,
     /// Counts connections, so that no handle outlives its own.
     epoch: u64,
+    /// Set once the token was found: that it is not there later is a fault, not wrong configuration.
+    was_there: bool,
     /// Set once the PIN was refused: presenting it again could lock the token.
     pin_refused: bool,
 }
 
+/// A session that is logged in, and the initialisation of the module that it is of.
+struct Opened {
+    session: Session,
+    module_epoch: u64,
+}
+
 impl Token {
-    /// Connects to the token.
+    /// Connects to the token, climbing the ladder if need be.
     pub fn open(settings: Settings) -> Result<Self, Fault> {
-        let mut token =
-            Self { settings, module: None, session: None, objects: Vec::new(), epoch: 0, pin_refused: false };
-        token.connect()?;
-        Ok(token)
+        let mut token = Self {
+            settings,
+            session: None,
+            module: None,
+            objects: Vec::new(),
+            epoch: 0,
+            was_there: false,
+            pin_refused: false,
+        };
+        let mut outcome = token.connect();
+        for rung in Rung::ALL {
+            if outcome.as_ref().is_err_and(Fault::is_curable) {
+                outcome = token.reconnect(rung);
+            }
+        }
+        outcome.map(|()| token)
     }
 
     fn connect(&mut self) -> Result<(), Fault> {
+        self.close_session();
         self.epoch = self.epoch.wrapping_add(1);
-        self.objects.clear();
-        self.session = None;
         if self.pin_refused {
             return Err(Fault::Pin { source: None });
         }
-        if self.module.is_none() {
-            self.module = Some(load(&self.settings)?);
-        }
-        let module = self.module.as_ref().ok_or(Fault::Stopped)?;
-        let session = module.open_rw_session(find_slot(module, &self.settings)?).map_err(fault)?;
-        match session.login(UserType::User, Some(&self.settings.pin)) {
-            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
-            Err(error) => {
-                let fault = fault(error);
-                self.pin_refused = matches!(fault, Fault::Pin { .. });
-                return Err(fault);
-            }
-        }
-        self.session = Some(session);
+        let module = match self.module.take() {
+            Some(module) => module,
+            None => Use::of(&self.settings.module)?,
+        };
+        let opened = self.open_session(&mut module.lock());
+        self.module = Some(module);
+        self.session = Some(opened?);
         Ok(())
     }
 
-    fn session(&self) -> Result<&Session, Fault> {
-        self.session.as_ref().ok_or_else(|| Fault::Lost {
+    fn open_session(&mut self, module: &mut Module) -> Result<Opened, Fault> {
+        let context = module.context()?;
+        let slot = find_slot(context, &self.settings).map_err(|fault| match fault {
+            Fault::NoSuchToken(seen) if self.was_there => {
+                Fault::Lost { call: "the search for the token".to_owned(), source: seen.into() }
+            }
+            fault => fault,
+        })?;
+        self.was_there = true;
+        let session = context.open_rw_session_no_drop(slot).map_err(fault)?;
+        match session.login(UserType::User, Some(&self.settings.pin)) {
+            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
+                Ok(Opened { session, module_epoch: module.epoch() })
+            }
+            Err(error) => {
+                let refused = refuses_pin(&error);
+                self.pin_refused = refused;
+                close(session);
+                Err(if refused { Fault::Pin { source: Some(Box::new(error)) } } else { fault(error) })
+            }
+        }
+    }
+
+    /// Calls the module in the session, alone.
+    fn with<T>(&self, work: impl FnOnce(&Session) -> Result<T, Fault>) -> Result<T, Fault> {
+        let lost = |source: &str| Fault::Lost {
             call: "a call without a session".to_owned(),
-            source: "the last attempt to connect failed".into(),
-        })
+            source: source.to_owned().into(),
+        };
+        let never = || lost("the last attempt to connect failed");
+        let module = self.module.as_ref().ok_or_else(never)?.lock();
+        let opened = self.session.as_ref().ok_or_else(never)?;
+        if opened.module_epoch != module.epoch() {
+            return Err(lost("the module was initialised anew for another token"));
+        }
+        work(&opened.session)
     }
 
     fn handle(&mut self, private: Option<ObjectHandle>, public: Option<ObjectHandle>) -> Handle {
@@ -99,37 +144,31 @@ impl Token {
         self.objects.get(index).copied().ok_or(Fault::EarlierHandle)
     }
 
-    fn close(&mut self) {
+    fn close_session(&mut self) {
         self.objects.clear();
-        self.session = None;
-        if let Some(module) = self.module.take()
-            && let Err(error) = module.finalize()
-        {
-            tracing::warn!(%error, "cannot finalise the PKCS#11 module");
+        let (Some(opened), Some(module)) = (self.session.take(), &self.module) else { return };
+        let module = module.lock();
+        // A session of an earlier initialisation is gone, and its number may be another's by now.
+        if opened.module_epoch == module.epoch() {
+            close(opened.session);
         }
     }
 }
 
 impl Backend for Token {
     fn generate(&mut self, id: KeyId) -> Result<Key, Fault> {
-        let session = self.session()?;
-        let (private, public) = objects::generate(session, id)?;
-        let public_key =
-            objects::public_key(session, public)?.ok_or(Fault::Nonsense("a key without a point"))?;
-        objects::demand_confined(session, private)?;
-        if !objects::signs_as(session, private, &public_key)? {
-            return Err(Fault::Nonsense("a new key does not sign as itself"));
-        }
+        let (private, public, public_key) = self.with(|session| objects::make(session, id))?;
         Ok(Key { handle: self.handle(Some(private), Some(public)), id, public_key })
     }
 
     fn sign(&mut self, handle: Handle, digest: &[u8; 32]) -> Result<Signature, Fault> {
         let (private, _) = self.objects(handle)?;
-        objects::sign(self.session()?, private.ok_or(Fault::EarlierHandle)?, digest)
+        let private = private.ok_or(Fault::EarlierHandle)?;
+        self.with(|session| objects::sign(session, private, digest))
     }
 
     fn inventory(&mut self) -> Result<Inventory, Fault> {
-        let found = objects::find(self.session()?, self.settings.key_ids)?;
+        let found = self.with(|session| objects::find(session, self.settings.key_ids))?;
         let mut inventory = Inventory::default();
         for pair in found.pairs {
             let handle = self.handle(Some(pair.private), Some(pair.public));
@@ -143,20 +182,15 @@ impl Backend for Token {
 
     fn destroy(&mut self, handle: Handle) -> Result<(), Fault> {
         let (private, public) = self.objects(handle)?;
-        let session = self.session()?;
-        for object in [private, public].into_iter().flatten() {
-            match session.destroy_object(object) {
-                // A device that makes the public object up from the private one has neither by now.
-                Ok(()) | Err(Error::Pkcs11(RvError::ObjectHandleInvalid, _)) => {}
-                Err(error) => return Err(fault(error)),
-            }
-        }
-        Ok(())
+        self.with(|session| objects::destroy(session, [private, public]))
     }
 
     fn reconnect(&mut self, rung: Rung) -> Result<(), Fault> {
         if rung == Rung::Module {
-            self.close();
+            self.close_session();
+            if let Some(module) = &self.module {
+                module.lock().finalise();
+            }
         }
         self.connect()
     }
@@ -164,44 +198,66 @@ impl Backend for Token {
 
 impl Drop for Token {
     fn drop(&mut self) {
-        self.close();
+        self.close_session();
     }
 }
 
-fn load(settings: &Settings) -> Result<Pkcs11, Fault> {
-    let bad_module = |source: Error| Fault::Module {
-        path: settings.module.display().to_string(),
-        source: Box::new(source),
-    };
-    let module = Pkcs11::new(&settings.module).map_err(bad_module)?;
-    match module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-        Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(module),
-        Err(error) => Err(fault(error)),
+/// A session that cannot be closed is left to the module's next initialisation.
+fn close(session: Session) {
+    if let Err(error) = session.close() {
+        tracing::warn!(%error, "cannot close a session of the token");
     }
+}
+
+/// Whether the token refused the PIN: a code that only a login may say so with.
+const fn refuses_pin(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Pkcs11(
+            RvError::PinIncorrect
+                | RvError::PinInvalid
+                | RvError::PinLenRange
+                | RvError::PinExpired
+                | RvError::PinLocked,
+            Function::Login,
+        )
+    )
 }
 
 /// The slot of the one token that has the label and serial number asked for: never a slot's number,
-/// which changes when a device is plugged in.
+/// which changes when a device is plugged in. A slot that does not answer hides no other.
 fn find_slot(module: &Pkcs11, settings: &Settings) -> Result<Slot, Fault> {
-    let mut seen = Vec::new();
-    let mut matching = Vec::new();
-    for slot in module.get_slots_with_initialized_token().map_err(fault)? {
-        let info = module.get_token_info(slot).map_err(fault)?;
+    let (mut seen, mut matching, mut silent) = (Vec::new(), Vec::new(), None);
+    for slot in module.get_slots_with_token().map_err(fault)? {
+        let info = match module.get_token_info(slot) {
+            Ok(info) if info.token_initialized() => info,
+            Ok(_) => continue,
+            Err(error) => {
+                silent = Some(fault(error));
+                continue;
+            }
+        };
         let wants = |want: &Option<String>, have: &str| want.as_deref().is_none_or(|want| want == have);
         if wants(&settings.token_label, info.label()) && wants(&settings.token_serial, info.serial_number()) {
             matching.push(slot);
         }
         seen.push(format!("label `{}` serial `{}`", info.label(), info.serial_number()));
     }
-    let seen = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
-    match matching.as_slice() {
-        [slot] => Ok(*slot),
-        [] => Err(Fault::NoSuchToken(format!(
-            "no token has `hsm.token_label` and `hsm.token_serial` as configured; tokens seen: {seen}"
+    match (matching.as_slice(), silent) {
+        ([slot], _) => Ok(*slot),
+        ([], Some(fault)) => Err(fault),
+        ([], None) if seen.is_empty() => Err(Fault::Lost {
+            call: "the search for the token".to_owned(),
+            source: "no token is there: plug it in".into(),
+        }),
+        ([], None) => Err(Fault::NoSuchToken(format!(
+            "no token has `hsm.token_label` and `hsm.token_serial` as configured; tokens seen: {}",
+            seen.join(", ")
         ))),
-        _ => {
-            Err(Fault::NoSuchToken(format!("several tokens match; set `hsm.token_serial` to one of: {seen}")))
-        }
+        _ => Err(Fault::NoSuchToken(format!(
+            "several tokens match; set `hsm.token_serial` to one of: {}",
+            seen.join(", ")
+        ))),
     }
 }
 
@@ -212,16 +268,22 @@ fn sign_mechanism() -> Mechanism<'static> {
 /// Sorts what a module says into what may be cured by a new connection and what may not.
 fn fault(error: Error) -> Fault {
     let Error::Pkcs11(code, function) = &error else {
-        return Fault::Refused { call: "a call".to_owned(), source: Box::new(error) };
+        // An answer that makes no sense may be about an object that another process was just destroying.
+        return Fault::Lost { call: "a call".to_owned(), source: Box::new(error) };
     };
     let call = function.to_string();
     match code {
+        // A device that is full stays so on a new connection.
+        RvError::DeviceMemory if matches!(function, Function::GenerateKeyPair) => {
+            Fault::Full { source: Box::new(error) }
+        }
+        // Of a PIN only a login says anything: elsewhere it is a fault like another.
         RvError::PinIncorrect
         | RvError::PinInvalid
         | RvError::PinLenRange
         | RvError::PinExpired
-        | RvError::PinLocked => Fault::Pin { source: Some(Box::new(error)) },
-        RvError::CryptokiNotInitialized
+        | RvError::PinLocked
+        | RvError::CryptokiNotInitialized
         | RvError::DeviceError
         | RvError::DeviceMemory
         | RvError::DeviceRemoved

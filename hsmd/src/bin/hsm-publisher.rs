@@ -1,13 +1,17 @@
-//! The binary: follows hsmd's chain and the directory's changes, and publishes what is owed.
+//! The binary: follows hsmd's chain and statements and the directory's changes, and publishes what is owed.
 
 use std::{
+    collections::BTreeSet,
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use hsmd::publisher::{Carrier, Config, Source, follow};
-use keychain::directory::Directory;
+use hsmd::{
+    clock::{Clock as _, System},
+    publisher::{Carrier, Config, Source, StatementCarrier, follow, follow_statements},
+};
+use keychain::directory::{self, Change, Directory};
 use systemd::{
     arguments::Arguments,
     exit::{self, Failure},
@@ -62,51 +66,90 @@ fn say_ok() {
 
 async fn carry(source: Source, directory: Directory, health: &Shared) {
     let (to, mut events) = mpsc::channel(TOLD_MAX);
-    let follower = tokio::spawn(follow(source, to));
+    let chain = tokio::spawn(follow(source.clone(), to));
+    let (to, mut statements) = mpsc::channel(TOLD_MAX);
+    let stated = tokio::spawn(follow_statements(source, to));
     let mut changes = directory.changes();
-    let mut carrier = Carrier::new(directory);
+    let mut carried = Carried {
+        chain: Carrier::new(directory.clone()),
+        statements: StatementCarrier::new(directory),
+        clock: System::start(),
+    };
     let mut sweep = time::interval(SWEEP);
     let mut tick = time::interval(TICK);
     let mut state = State::default();
     loop {
+        let problem = |error| Failure::unavailable(error).to_string();
         let done = tokio::select! {
-            told = events.recv() => match told {
-                Some(Ok(events)) => {
-                    state.hsmd = None;
-                    carrier.learn(events);
-                    Ok(())
-                }
-                Some(Err(error)) => {
-                    state.hsmd = Some(Failure::unavailable(error).to_string());
-                    Ok(())
-                }
-                None => break,
-            },
-            batch = changes.batch() => carrier.notice(batch).await,
-            _ = sweep.tick() => carrier.sweep().await,
+            Some(told) = events.recv() => {
+                state.hsmd = told.map(|events| carried.chain.learn(events)).err().map(problem);
+                Ok(())
+            }
+            Some(told) = statements.recv() => {
+                state.statements = told.map(|told| carried.statements.learn(told)).err().map(problem);
+                Ok(())
+            }
+            batch = changes.batch() => carried.notice(&batch).await,
+            _ = sweep.tick() => carried.sweep().await,
             _ = tick.tick() => {
                 notify::ping();
                 Ok(())
             }
+            else => break,
         };
         let settled = match done {
-            Ok(()) => carrier.settle().await.map(drop),
+            Ok(()) => carried.settle().await,
             // What changed is not known any more: look at everything once the directory answers.
             Err(error) => {
-                carrier.owe_everything();
+                carried.owe_everything();
                 Err(error)
             }
         };
         state.directory = settled.err().map(|error| Failure::unavailable(error).to_string());
-        state.tell(&carrier, health);
+        state.tell(&carried.chain, health);
     }
-    follower.abort();
+    chain.abort();
+    stated.abort();
+}
+
+/// All that is carried.
+struct Carried {
+    chain: Carrier,
+    statements: StatementCarrier,
+    clock: System,
+}
+
+impl Carried {
+    async fn notice(&mut self, changes: &BTreeSet<Change>) -> Result<(), directory::Error> {
+        self.statements.notice(changes);
+        self.chain.notice(changes).await
+    }
+
+    async fn sweep(&mut self) -> Result<(), directory::Error> {
+        self.statements.sweep();
+        self.chain.sweep().await
+    }
+
+    fn owe_everything(&mut self) {
+        self.chain.owe_everything();
+        self.statements.owe_everything();
+    }
+
+    /// Events first: a head never stands there before the event that it names.
+    async fn settle(&mut self) -> Result<(), directory::Error> {
+        self.chain.settle().await?;
+        let chain = &self.chain;
+        self.statements.settle(self.clock.now(), |id| chain.event(id)).await
+    }
 }
 
 /// How both ends are, and whether readiness was announced.
 #[derive(Default)]
 struct State {
     hsmd: Option<String>,
+    /// Whether the statements can be read. Without them the chain is still carried, so this is told but makes
+    /// nothing unready: verifiers can do without new heads for hours.
+    statements: Option<String>,
     directory: Option<String>,
     announced: bool,
     status: String,
@@ -115,15 +158,19 @@ struct State {
 impl State {
     fn tell(&mut self, carrier: &Carrier, health: &Shared) {
         let ok = |problem: &Option<String>| problem.clone().unwrap_or_else(|| "ok".to_owned());
-        let detail = vec![("hsmd".to_owned(), ok(&self.hsmd)), ("directory".to_owned(), ok(&self.directory))];
+        let detail = [("hsmd", &self.hsmd), ("statements", &self.statements), ("directory", &self.directory)]
+            .map(|(part, problem)| (part.to_owned(), ok(problem)))
+            .to_vec();
         let up = |problem: &Option<String>| if problem.is_none() { 1.0 } else { 0.0 };
         metrics::gauge!("hsm_publisher_source_up").set(up(&self.hsmd));
+        metrics::gauge!("hsm_publisher_statements_up").set(up(&self.statements));
         metrics::gauge!("hsm_publisher_directory_up").set(up(&self.directory));
         let ready = carrier.is_settled() && self.hsmd.is_none() && self.directory.is_none();
         *health.lock().unwrap_or_else(PoisonError::into_inner) = Health { ready, detail };
         let status = match (&self.hsmd, &self.directory) {
             (Some(problem), _) => format!("hsmd: {problem}"),
             (_, Some(problem)) => format!("directory: {problem}"),
+            _ if self.statements.is_some() => format!("statements: {}", ok(&self.statements)),
             _ => format!("{} events published", carrier.events()),
         };
         if ready && !self.announced {

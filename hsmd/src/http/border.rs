@@ -21,10 +21,15 @@ pub(super) fn resource(path: &str, route: Route) -> Resource {
 
 /// Reads a body.
 pub(super) async fn read(payload: web::Payload) -> Result<web::Bytes, Refusal> {
-    match payload.to_bytes_limited(BODY_MAX).await {
+    read_up_to(payload, BODY_MAX).await
+}
+
+/// Reads a body of at most `most` bytes.
+pub(super) async fn read_up_to(payload: web::Payload, most: usize) -> Result<web::Bytes, Refusal> {
+    match payload.to_bytes_limited(most).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(_)) => Err(Refusal::new(Code::InvalidMessage, "the body ended early")),
-        Err(_) => Err(Refusal::new(Code::TooLarge, "the body is longer than 4 KiB")),
+        Err(_) => Err(Refusal::new(Code::TooLarge, "the body is longer than the route takes")),
     }
 }
 
@@ -41,7 +46,13 @@ pub(super) fn answer(op: &'static str, start: Instant, outcome: Result<String, R
 /// Writes a refusal.
 pub(super) fn refused(refusal: &Refusal) -> HttpResponse {
     tracing::debug!(code = refusal.code().as_str(), because = refusal.because(), "refused");
-    json(refusal.code().status(), refusal.body())
+    let mut answer = json(refusal.code().status(), refusal.body());
+    if refusal.code() == Code::TooMany {
+        // A full queue says no time: it empties within a second or two.
+        let seconds = refusal.context("retryAfter").and_then(|seconds| seconds.parse().ok()).unwrap_or(1_u64);
+        answer.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    answer
 }
 
 /// Turns a fault into what the caller is told; the log is told everything.

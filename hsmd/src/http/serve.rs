@@ -1,7 +1,10 @@
 //! Servers: one for each socket, so that no request can come through one and be judged by another.
+//!
+//! They speak HTTP/1.1, whose heads the server bounds (128 KiB, 96 fields); HTTP/2 is not built in.
 
 use std::{any::Any, io, time::Duration};
 
+use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::{
     App, HttpServer,
     dev::{Extensions, Server},
@@ -11,13 +14,16 @@ use actix_web::{
 use systemd::listen::{self, Socket};
 
 use super::{Door, routes};
-use crate::policy::Caller;
+use crate::{policy::Caller, tls::Presented};
 
 /// Connections that one socket serves at a time: services hold one or two each.
 const CONNECTIONS_MAX: usize = 256;
 
 /// How long a caller may take to send its request's head.
 const HEAD_MAX: Duration = Duration::from_secs(5);
+
+/// How long a TLS handshake may take, from the first byte to the last.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(3);
 
 /// How long a connection may be idle. Longer than services keep one (90 s).
 const IDLE_MAX: Duration = Duration::from_mins(2);
@@ -36,6 +42,7 @@ pub struct Listener {
 /// Serves one socket, on a thread of its own, until its handle stops it.
 pub fn serve(listener: Listener) -> io::Result<Server> {
     let role = listener.door.policy.role();
+    let tls = listener.door.tls.clone();
     let door = web::Data::new(listener.door);
     let app = move || App::new().app_data(door.clone()).configure(routes(role));
     let server = HttpServer::new(app)
@@ -45,15 +52,30 @@ pub fn serve(listener: Listener) -> io::Result<Server> {
         .keep_alive(IDLE_MAX)
         .shutdown_timeout(DRAIN_MAX)
         .disable_signals()
+        .tls_handshake_timeout(HANDSHAKE_MAX)
         .on_connect(remember_caller);
-    Ok(listen::attach(server, listener.socket)?.run())
+    let server = match (listener.socket, tls) {
+        (Socket::Tcp(socket), Some(tls)) => server.listen_rustls_0_23(socket, tls.server_config()?)?,
+        (socket, None) => listen::attach(server, socket)?,
+        (Socket::Unix(_), Some(_)) => {
+            return Err(io::Error::other("a Unix socket was passed where TLS is configured"));
+        }
+    };
+    Ok(server.run())
 }
 
-/// Asks the kernel who connected, once, at accept: a process cannot change it afterwards.
+/// Notes who connected, once, at accept: the kernel's word, which a process cannot change afterwards, or the
+/// certificate that a handshake proved.
 fn remember_caller(connection: &dyn Any, data: &mut Extensions) {
     if let Some(connection) = connection.downcast_ref::<UnixStream>() {
         if let Ok(peer) = connection.peer_cred() {
             data.insert(Caller::User(peer.uid()));
+        }
+    } else if let Some(connection) = connection.downcast_ref::<TlsStream<TcpStream>>() {
+        if let Some(chain) = connection.get_ref().1.peer_certificates() {
+            let (presented, caller) = Presented::new(chain);
+            data.insert(presented);
+            data.insert(caller);
         }
     } else if let Some(connection) = connection.downcast_ref::<TcpStream>()
         && connection.peer_addr().is_ok_and(|peer| peer.ip().is_loopback())

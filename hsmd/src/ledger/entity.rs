@@ -46,3 +46,23 @@ pub(super) mod keeper {
 
     impl ActiveModelBehavior for ActiveModel {}
 }
+
+/// One row a key that its device has certified.
+pub(super) mod attestation {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "attestations")]
+    pub struct Model {
+        /// The key.
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub public_key: String,
+        /// The device's certificate, DER.
+        pub certificate: Vec<u8>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}

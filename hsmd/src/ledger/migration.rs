@@ -3,6 +3,8 @@
 use sea_orm::{DatabaseConnection, DbErr};
 use sea_orm_migration::{prelude::*, schema};
 
+use super::statement::DenialsAndRevokedKeys;
+
 /// Brings the tables up to date.
 pub(super) async fn run(database: &DatabaseConnection) -> Result<(), DbErr> {
     Migrator::up(database, None).await
@@ -12,7 +14,7 @@ struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(First)]
+        vec![Box::new(First), Box::new(super::attestations::Attestations), Box::new(DenialsAndRevokedKeys)]
     }
 }
 

@@ -8,6 +8,8 @@ use keychain::{
     directory::{Change, Directory, Error},
 };
 
+use crate::failure_point::{self, Step};
+
 /// Keeps the directory's copy of the chain equal to what hsmd told.
 pub struct Carrier {
     directory: Directory,
@@ -35,12 +37,12 @@ impl Carrier {
     }
 
     /// Takes in what changed in the directory.
-    pub async fn notice(&mut self, changes: BTreeSet<Change>) -> Result<(), Error> {
+    pub async fn notice(&mut self, changes: &BTreeSet<Change>) -> Result<(), Error> {
         for change in changes {
             match change {
                 Change::Flushed | Change::Reconnected => self.owe_everything(),
                 Change::Key(name) => {
-                    let id = Digest::parse(&name).ok().filter(|id| self.events.contains_key(id));
+                    let id = Digest::parse(name).ok().filter(|id| self.events.contains_key(id));
                     if let Some(id) = id
                         && self.directory.event(&id).await?.as_ref() != self.events.get(&id)
                     {
@@ -69,7 +71,10 @@ impl Carrier {
         let mut published = 0;
         while let Some(id) = self.owed.first().copied() {
             if let Some(text) = self.events.get(&id) {
+                let failed = |_| Error::Slow { operation: "publish past a failure point" };
+                failure_point::write(Step::Publish, "before-write").map_err(failed)?;
                 self.directory.publish_event(&id, text).await?;
+                failure_point::write(Step::Publish, "after-write").map_err(failed)?;
                 published += 1;
                 metrics::counter!("hsm_publisher_published_total").increment(1);
             }
@@ -81,6 +86,11 @@ impl Carrier {
     /// Whether hsmd has told anything, and the directory holds all of it as far as is known.
     pub fn is_settled(&self) -> bool {
         !self.events.is_empty() && self.owed.is_empty()
+    }
+
+    /// One of the events.
+    pub fn event(&self, id: &Digest) -> Option<SignedEvent> {
+        self.events.get(id).and_then(|text| SignedEvent::parse(text).ok())
     }
 
     /// How many events there are.

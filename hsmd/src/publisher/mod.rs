@@ -1,13 +1,16 @@
 //! hsm-publisher: carries the chain from hsmd into the key directory, and keeps it there.
 //!
 //! It holds no key and decides nothing: what it carries proves itself, so the worst that it can do is to
-//! withhold. It publishes everything at start and after every reconnection, each new event as it comes,
-//! and whatever disappears or changes in the directory again, byte for byte; it never deletes.
+//! withhold. It publishes everything at start and after every reconnection, each new event, head and key
+//! revocation as it comes, and whatever disappears or changes in the directory again, byte for byte. It
+//! deletes nothing but the endorsements of revoked keys (`PROTOCOL.md#directory-revoked-keys`).
 
 mod carrier;
 mod config;
 mod source;
+mod statements;
 
 pub use carrier::Carrier;
 pub use config::Config;
-pub use source::{Source, follow};
+pub use source::{Source, follow, follow_statements};
+pub use statements::{StatementCarrier, Told};

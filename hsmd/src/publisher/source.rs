@@ -1,10 +1,12 @@
-//! The chain as hsmd tells it.
+//! The chain and the statements as hsmd tells them.
 
 use std::{path::Path, time::Duration};
 
 use keychain::{Refusal, chain::SignedEvent};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
+
+use super::Told;
 
 /// How long one question waits for the next event. Below hsmd's own bound of 60 s.
 const WAIT: Duration = Duration::from_secs(50);
@@ -19,7 +21,7 @@ const ANSWER_MAX: usize = 64 * 1024 * 1024;
 /// The first and the longest pause after a failure.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// Why the chain could not be read.
+/// Why the chain or the statements could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// hsmd cannot be reached or broke off.
@@ -28,11 +30,11 @@ pub enum Error {
     /// hsmd refused.
     #[error("hsmd answered {0}")]
     Status(u16),
-    /// The answer is no list of events.
-    #[error("the answer is no list of events")]
+    /// The answer is no list of events, and no statements.
+    #[error("the answer has not the form that hsmd gives it")]
     Json(#[from] serde_json::Error),
-    /// An event does not verify.
-    #[error("an event does not verify")]
+    /// An event does not verify, or a statement cannot be read.
+    #[error("what hsmd told does not verify")]
     Event(#[from] Refusal),
     /// The answer is longer than any chain.
     #[error("the answer is longer than {ANSWER_MAX} bytes")]
@@ -58,8 +60,19 @@ impl Source {
 
     /// The events after sequence number `after`, waiting for one; all of them if it is absent.
     pub async fn events(&self, after: Option<u64>) -> Result<Vec<SignedEvent>, Error> {
+        let body = self.get("chain", after).await?;
+        let events: Vec<&RawValue> = serde_json::from_slice(&body)?;
+        events.into_iter().map(|event| Ok(SignedEvent::parse(event.get())?)).collect()
+    }
+
+    /// The newest statements, waiting while their version is `after`.
+    pub async fn statements(&self, after: Option<u64>) -> Result<Told, Error> {
+        Told::parse(&self.get("statements", after).await?)
+    }
+
+    async fn get(&self, path: &str, after: Option<u64>) -> Result<Vec<u8>, Error> {
         let query = after.map_or_else(String::new, |after| format!("?after={after}&wait={}", WAIT.as_secs()));
-        let mut answer = self.http.get(format!("http://hsmd/chain{query}")).send().await?;
+        let mut answer = self.http.get(format!("http://hsmd/{path}{query}")).send().await?;
         if answer.status() != reqwest::StatusCode::OK {
             return Err(Error::Status(answer.status().as_u16()));
         }
@@ -70,8 +83,7 @@ impl Source {
             }
             body.extend_from_slice(&chunk);
         }
-        let events: Vec<&RawValue> = serde_json::from_slice(&body)?;
-        events.into_iter().map(|event| Ok(SignedEvent::parse(event.get())?)).collect()
+        Ok(body)
     }
 }
 
@@ -84,6 +96,26 @@ pub async fn follow(source: Source, to: mpsc::Sender<Result<Vec<SignedEvent>, Er
         let told = source.events(newest).await;
         if let Ok(events) = &told {
             newest = events.iter().map(|event| event.event().sequence_number).max().or(newest);
+            pause = PAUSE.0;
+        } else {
+            newest = None;
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(PAUSE.1);
+        }
+        if to.send(told).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Follows the statements for ever, in the same way.
+pub async fn follow_statements(source: Source, to: mpsc::Sender<Result<Told, Error>>) {
+    let mut newest = None;
+    let mut pause = PAUSE.0;
+    loop {
+        let told = source.statements(newest).await;
+        if let Ok(told) = &told {
+            newest = Some(told.version);
             pause = PAUSE.0;
         } else {
             newest = None;

@@ -11,7 +11,9 @@ use super::{Error, Keeper, View};
 use crate::{
     backend::Fault,
     clock::Dating,
+    failure_point::{self, Step},
     ledger::{self, Turn},
+    signer::Class,
 };
 
 /// What is asked for: leave a generation, and how.
@@ -21,6 +23,12 @@ pub struct Advance {
     pub from: Option<Digest>,
     /// Whether it is compromised.
     pub taint: bool,
+}
+
+impl Advance {
+    const fn step(self) -> Step {
+        if self.taint { Step::Taint } else { Step::Rotate }
+    }
 }
 
 /// What came of it.
@@ -55,20 +63,22 @@ impl Keeper {
         }
         let left = view.live().event();
         let recoveries = self.signer.recoveries();
-        let extended = match self.extend(&view, advance.taint).await {
+        let extended = match self.extend(&view, advance).await {
             Ok(extended) => Arc::new(extended),
             Err(error) => return self.resolve(&view, advance, error).await,
         };
         let answer = answer(view.live(), extended.live(), false);
-        self.show(extended).await;
+        self.show(extended);
+        failure_point::pass(advance.step(), "after-show");
         let retired = self.signer.retire(left.public_key).await;
+        failure_point::pass(advance.step(), "after-retire");
         if let Err(fault) = &retired {
             tracing::error!(%fault, key = %left.public_key, "a retired key is still on the token");
         }
         if retired.is_err() || self.signer.recoveries() != recoveries {
             // A call that failed may have had its effect: look at what is on the token. The event stands
             // whatever comes of that.
-            self.unsettle().await;
+            self.unsettle();
             if let Err(error) = self.settled_in_turn().await {
                 tracing::error!(error = &error as &dyn std::error::Error, "cannot reconcile yet");
             }
@@ -77,12 +87,15 @@ impl Keeper {
     }
 
     /// Steps 1 to 5: makes the event after `view` and commits it; answers what is to be seen then.
-    async fn extend(&self, view: &View, taint: bool) -> Result<View, Error> {
+    async fn extend(&self, view: &View, advance: Advance) -> Result<View, Error> {
+        let (step, taint) = (advance.step(), advance.taint);
         let newest = view.live().event();
         let after_next = newest.sequence_number.saturating_add(2);
+        failure_point::write(step, "before-intend")?;
         self.ledger.intend(after_next).await?;
+        failure_point::write(step, "after-intend")?;
         let created_at = if taint {
-            self.calendar.earliest_after(Some(newest.created_at))
+            self.calendar.taint_after(newest.created_at)
         } else {
             self.date_after(newest.created_at).await?
         };
@@ -90,9 +103,12 @@ impl Keeper {
         if turn.head().await? != Some(newest.id) {
             return Err(ledger::Error::Taken(newest.sequence_number.saturating_add(1)).into());
         }
-        let key = self.signer.generate(self.key_ids.of(after_next)).await?;
+        failure_point::pass(step, "after-turn");
+        let committed = [newest.public_key, view.next()];
+        let key = self.make_key(self.key_ids.of(after_next), &committed).await?;
+        failure_point::pass(step, "after-key");
         let draft = Draft::next(newest, &view.next(), &key.public_key.digest(), created_at, taint);
-        let committed = self.commit(turn, draft, view, key.public_key).await;
+        let committed = self.commit(turn, draft, view, key.public_key, step).await;
         // What is known not to be committed to is destroyed at once, by its handle; what may have been
         // committed to is left for the reconciliation, which reads the ledger first.
         if matches!(
@@ -106,11 +122,21 @@ impl Keeper {
     }
 
     /// Steps 4 and 5.
-    async fn commit(&self, turn: Turn, draft: Draft, view: &View, after: PublicKey) -> Result<View, Error> {
-        let signature = self.sign(view.next(), draft.payload().as_bytes()).await?;
+    async fn commit(
+        &self,
+        turn: Turn,
+        draft: Draft,
+        view: &View,
+        after: PublicKey,
+        step: Step,
+    ) -> Result<View, Error> {
+        let signature = self.sign(view.next(), draft.payload().as_bytes(), Class::Chain).await?;
         let event = draft.seal(&signature)?;
         let extended = view.with(event, after)?;
+        failure_point::pass(step, "after-sign");
+        failure_point::write(step, "before-commit")?;
         turn.commit(extended.live()).await?;
+        failure_point::write(step, "after-commit")?;
         Ok(extended)
     }
 
@@ -124,7 +150,7 @@ impl Keeper {
             error = &error as &dyn std::error::Error,
             "an event failed; reconciling token and ledger"
         );
-        self.unsettle().await;
+        self.unsettle();
         let after = self.settled_in_turn().await?;
         if let Some(earlier) = earlier(&after, advance)? {
             return Ok(Advanced { repeated: lost, ..earlier });
@@ -164,9 +190,7 @@ fn earlier(view: &View, advance: Advance) -> Result<Option<Advanced>, Error> {
     let left = view.find(&named).ok_or(Error::Conflict("the chain has no such generation"))?;
     let next = view.after(left).ok_or(Error::Conflict("the chain has no such generation"))?;
     if advance.taint && !next.event().taint_previous {
-        return Err(Error::Conflict(
-            "the generation was left without a taint; an event taints only the newest",
-        ));
+        return Err(Error::LeftUntainted);
     }
     Ok(Some(answer(left, next, true)))
 }

@@ -5,26 +5,35 @@ use keychain::chain::Draft;
 use super::{Error, Keeper, View};
 use crate::{
     clock::Dating,
+    failure_point::{self, Step},
     ledger::{Contents, Turn},
+    signer::Class,
 };
 
 impl Keeper {
     /// Before a first start: notes that keys 0 and 1 are about to be made. A token that already has keys of
     /// ours, which this ledger never meant to make, is left alone.
     pub(super) async fn prepare_first(&self) -> Result<(), Error> {
+        if self.ledger.head().await?.is_some() {
+            return Ok(());
+        }
         let contents = self.ledger.read().await?;
         if !contents.events.is_empty() || contents.key_intent.is_some() {
             return Ok(());
         }
         let inventory = self.signer.inventory().await?;
         if !inventory.keys.is_empty() || inventory.halves.iter().any(|half| half.id.is_some()) {
-            return Err(Error::Contradiction(
-                "the ledger is empty, but the token holds keys of a chain: bring back the ledger, or give this \
-                 hsmd an empty token or `hsm.key_ids` of its own; nothing was changed"
+            return Err(Error::Behind(
+                "the ledger is empty, but the token holds keys of a chain: import the published chain (`opsctl \
+                 hsm recover --chain FILE`) or bring back the ledger; for a new chain give this hsmd an empty \
+                 token or `hsm.key_ids` of its own"
                     .to_owned(),
             ));
         }
-        Ok(self.ledger.intend(1).await?)
+        failure_point::write(Step::First, "before-intend")?;
+        self.ledger.intend(1).await?;
+        failure_point::write(Step::First, "after-intend")?;
+        Ok(())
     }
 
     /// Makes keys 0 and 1 and commits event 0. What an earlier attempt left is destroyed first: nothing of
@@ -41,12 +50,18 @@ impl Keeper {
         let Dating::At(created_at) = self.calendar.date_after(None) else {
             return Err(Error::Clock("it moved while hsmd started; start hsmd again".to_owned()));
         };
-        let zero = self.signer.generate(self.key_ids.of(0)).await?;
-        let one = self.signer.generate(self.key_ids.of(1)).await?;
+        failure_point::pass(Step::First, "before-keys");
+        let zero = self.make_key(self.key_ids.of(0), &[]).await?;
+        failure_point::pass(Step::First, "between-keys");
+        let one = self.make_key(self.key_ids.of(1), &[zero.public_key]).await?;
+        failure_point::pass(Step::First, "after-keys");
         let draft = Draft::first(&zero.public_key, &one.public_key.digest(), created_at);
-        let signature = self.sign(zero.public_key, draft.payload().as_bytes()).await?;
+        let signature = self.sign(zero.public_key, draft.payload().as_bytes(), Class::Chain).await?;
         let event = draft.seal(&signature)?;
+        failure_point::pass(Step::First, "after-sign");
+        failure_point::write(Step::First, "before-commit")?;
         turn.commit(&event).await?;
+        failure_point::write(Step::First, "after-commit")?;
         metrics::gauge!("hsmd_token_objects", "state" => "retired").set(0);
         tracing::info!(identity = %event.id(), "a new chain begins");
         View::new(vec![event], one.public_key).ok_or(Error::Unsettled)

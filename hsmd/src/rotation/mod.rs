@@ -15,36 +15,55 @@
 //! thing it does, exactly as at start-up.
 
 mod advance;
+mod attest;
 mod first;
+mod make;
 mod reconcile;
+mod recover;
+mod statement;
 mod view;
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use aws_lc_rs::digest;
-use keychain::{Code, PublicKey, Refusal, Signature, Timestamp, endorsement};
-use tokio::sync::{Mutex, RwLock, watch};
+use keychain::{Code, Digest, PublicKey, Refusal, Signature, Timestamp, endorsement};
+use tokio::sync::{Mutex, watch};
 
 use crate::{
     backend::{Fault, KeyIds},
     clock::Calendar,
+    failure_point::{self, Step},
     ledger::{self, Ledger},
     policy::Permission,
-    signer::Signer,
+    signer::{Class, Signer},
 };
 
 pub use advance::{Advance, Advanced};
+pub use attest::Attested;
+pub use recover::{Brought, Recovered, Unfinished};
 pub use view::View;
 
 /// Why the keeper did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The ledger lacks events of the chain, or its token's keys are elsewhere.
+    #[error("the ledger is behind its token: {0}; nothing was changed")]
+    Behind(String),
     /// The clock cannot be trusted with an event.
     #[error("the clock is wrong: {0}")]
     Clock(String),
     /// The generation named is not the one in use, nor one that was left as asked.
     #[error("compare-and-swap lost: {0}")]
     Conflict(&'static str),
+    /// The generation was left without a taint, and an event taints only the one just before it.
+    #[error("the generation was left without a taint; an event taints only the newest")]
+    LeftUntainted,
     /// Ledger and token do not belong together.
     #[error("ledger and token contradict each other: {0}")]
     Contradiction(String),
@@ -54,12 +73,21 @@ pub enum Error {
     /// The ledger failed.
     #[error("the ledger failed")]
     Ledger(#[from] ledger::Error),
+    /// The chain that was brought is not the one that the ledger lacks.
+    #[error("cannot recover the ledger")]
+    Unrecoverable(#[source] Refusal),
     /// Token and ledger are being reconciled.
     #[error("token and ledger are being reconciled; ask again")]
     Unsettled,
     /// What the HSM signed does not verify.
     #[error("what the HSM signed does not verify")]
     Unverifiable(#[source] Refusal),
+}
+
+impl From<failure_point::Failed> for Error {
+    fn from(failed: failure_point::Failed) -> Self {
+        Self::Ledger(failed.into())
+    }
 }
 
 impl From<Refusal> for Error {
@@ -72,16 +100,38 @@ impl From<&Error> for Refusal {
     /// The one place where this crate's faults become codes of the wire.
     fn from(error: &Error) -> Self {
         match error {
+            Error::Behind(_) => Self::new(Code::Unavailable, "the ledger is behind its token"),
             Error::Clock(_) => Self::new(Code::Unavailable, "the clock of the HSM service is wrong"),
             Error::Conflict(because) => Self::new(Code::Conflict, because),
+            Error::LeftUntainted => Self::new(Code::Conflict, "the generation was left without a taint"),
+            Error::Ledger(ledger::Error::Full { .. }) => {
+                Self::new(Code::Conflict, "too many are denied or revoked at a time: taint a generation")
+            }
             Error::Contradiction(_) => Self::new(Code::Unavailable, "ledger and token contradict each other"),
             Error::Hsm(Fault::Busy { .. }) => Self::new(Code::TooMany, "the queue before the HSM is full"),
+            Error::Hsm(Fault::Full { .. }) => {
+                Self::new(Code::Unavailable, "the HSM has no room for another key")
+            }
             Error::Hsm(_) => Self::new(Code::Unavailable, "the HSM does not answer"),
+            Error::Unrecoverable(refusal) => refusal.clone(),
             Error::Unsettled => Self::new(Code::Unavailable, "token and ledger are being reconciled"),
             Error::Ledger(_) => Self::new(Code::Unavailable, "the ledger does not answer"),
             Error::Unverifiable(_) => Self::new(Code::Internal, "what the HSM signed does not verify"),
         }
     }
+}
+
+/// How many generations one signature is tried with, each left while it waited, before the caller is told to
+/// ask again: rotations follow one another only as fast as the token makes keys.
+const GENERATIONS_TRIED_MAX: usize = 8;
+
+/// An endorsement that was made.
+#[derive(Debug)]
+pub struct Endorsed {
+    /// The answer: body and signature (`PROTOCOL.md#endorsement`).
+    pub text: String,
+    /// The generation that signed it.
+    pub generation: Digest,
 }
 
 /// What is signed to see whether the HSM signs: not shaped like an event or an endorsement, so that it can
@@ -96,10 +146,16 @@ pub struct Keeper {
     key_ids: KeyIds,
     /// One rotation or reconciliation at a time in this process; the ledger's turn does it among several.
     turn: Mutex<()>,
-    /// What everybody sees; nothing while unsettled. An endorsement holds it for reading from the choice of
-    /// the key until the signature is there, so that no key is destroyed under a signature, and no
-    /// signature bears another generation's name.
+    /// What everybody sees; nothing while unsettled. Generation id and key change together, because both are
+    /// in it. Never held while anything is waited for: a taint must not stand behind the signatures that
+    /// wait for a slow token.
     view: RwLock<Option<Arc<View>>>,
+    /// The newest view that there was, also while unsettled: its events need not be verified once more.
+    verified: RwLock<Option<Arc<View>>>,
+    /// Whether the token holds keys that nothing needs and that could not be destroyed yet.
+    strays: AtomicBool,
+    /// Why token and ledger are not reconciled, if that was tried and failed.
+    trouble: RwLock<Option<String>>,
     /// The sequence number of the newest visible event, for those who wait for the next.
     head: watch::Sender<u64>,
 }
@@ -114,57 +170,89 @@ impl Keeper {
         calendar: Calendar,
         key_ids: KeyIds,
     ) -> Result<Self, Error> {
-        let keeper = Self {
+        let keeper = Self::new(ledger, signer, calendar, key_ids);
+        keeper.settled().await?;
+        Ok(keeper)
+    }
+
+    /// A keeper that has not looked at token and ledger yet: [`Self::settled`] does.
+    pub fn new(ledger: Ledger, signer: Signer, calendar: Calendar, key_ids: KeyIds) -> Self {
+        Self {
             ledger,
             signer,
             calendar,
             key_ids,
             turn: Mutex::new(()),
             view: RwLock::new(None),
+            verified: RwLock::new(None),
+            strays: AtomicBool::new(false),
+            trouble: RwLock::new(None),
             head: watch::Sender::new(0),
-        };
-        keeper.settled().await?;
-        Ok(keeper)
-    }
-
-    /// Endorses a service's key, as the permission says, by the live generation.
-    pub async fn endorse(&self, permission: &Permission) -> Result<String, Error> {
-        match self.endorse_once(permission).await {
-            // Another hsmd on the same ledger and token has left the generation.
-            Err(Error::Hsm(Fault::NoSuchKey(_))) => {
-                self.catch_up().await?;
-                self.endorse_once(permission).await
-            }
-            done => done,
         }
     }
 
-    async fn endorse_once(&self, permission: &Permission) -> Result<String, Error> {
-        drop(self.settled().await?);
-        let guard = self.view.read().await;
-        let view = guard.as_ref().ok_or(Error::Unsettled)?;
-        let draft = endorsement::Draft::new(
-            permission.request(),
-            permission.service(),
-            &view.prefix(),
-            &view.live().id(),
-        );
-        let signature = self.sign(view.live().event().public_key, draft.body().as_bytes()).await?;
-        Ok(draft.seal(&signature))
+    /// Endorses a service's key, as the permission says, by the live generation.
+    pub async fn endorse(&self, permission: &Permission) -> Result<Endorsed, Error> {
+        failure_point::pass(Step::Endorse, "before-sign");
+        let (view, (draft, signature)) = self
+            .sign_by_live(Class::Endorsement, |view| {
+                let draft = endorsement::Draft::new(
+                    permission.request(),
+                    permission.service(),
+                    &view.prefix(),
+                    &view.live().id(),
+                );
+                let body = draft.body().as_bytes().to_vec();
+                Ok((draft, body))
+            })
+            .await?;
+        failure_point::pass(Step::Endorse, "after-sign");
+        Ok(Endorsed { text: draft.seal(&signature), generation: view.live().id() })
+    }
+
+    /// Has the live generation sign what `compose` makes of the view, which names that generation.
+    ///
+    /// If the generation is left before the signature is there, it is made again by the one that followed:
+    /// nobody is given the signature of a generation that may just have been tainted.
+    async fn sign_by_live<T>(
+        &self,
+        class: Class,
+        compose: impl Fn(&View) -> Result<(T, Vec<u8>), Refusal>,
+    ) -> Result<(Arc<View>, (T, Signature)), Error> {
+        for _ in 0..GENERATIONS_TRIED_MAX {
+            let view = self.settled().await?;
+            let (composed, message) = compose(&view)?;
+            let signed = self.sign(view.live().event().public_key, &message, class).await;
+            let still_live = self.view().is_some_and(|now| now.live().id() == view.live().id());
+            match signed {
+                Ok(signature) if still_live => return Ok((view, (composed, signature))),
+                // Another hsmd on the same ledger and token has left the generation, or somebody has taken
+                // the key away.
+                Err(Error::Hsm(Fault::NoSuchKey(_))) if still_live => self.look_again(&view).await?,
+                Ok(_) | Err(Error::Hsm(Fault::NoSuchKey(_))) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Unsettled)
     }
 
     /// What is visible of the chain now, reconciled first if need be.
     pub async fn settled(&self) -> Result<Arc<View>, Error> {
-        if let Some(view) = self.view.read().await.as_ref() {
-            return Ok(Arc::clone(view));
+        if let Some(view) = self.view() {
+            return Ok(view);
         }
         let _turn = self.turn.lock().await;
         self.settled_in_turn().await
     }
 
     /// What is visible of the chain now; nothing while token and ledger are not reconciled.
-    pub async fn view(&self) -> Option<Arc<View>> {
-        self.view.read().await.clone()
+    pub fn view(&self) -> Option<Arc<View>> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why token and ledger are not reconciled, if that was tried and failed.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Follows the sequence number of the newest visible event.
@@ -177,18 +265,21 @@ impl Keeper {
         self.calendar.now()
     }
 
-    /// Requests in the queue before the token.
+    /// Requests in the queue before the token, and at it.
     pub fn waiting(&self) -> usize {
         self.signer.waiting()
     }
 
+    /// The same, of each class.
+    pub fn depths(&self) -> [(Class, usize); 4] {
+        self.signer.depths()
+    }
+
     /// Tries the whole way once: ledger, queue, token, signature, verification.
     pub async fn probe(&self) -> Result<(), Error> {
-        let view = self.catch_up().await?;
-        let guard = self.view.read().await;
-        let live = guard.as_ref().unwrap_or(&view).live();
-        let signature = self.sign(live.event().public_key, PROBE).await?;
-        Ok(live.key().verify(PROBE, &signature)?)
+        self.catch_up().await?;
+        let (view, ((), signature)) = self.sign_by_live(Class::Probe, |_| Ok(((), PROBE.to_vec()))).await?;
+        Ok(view.live().key().verify(PROBE, &signature)?)
     }
 
     /// Reconciles if another hsmd has added to the ledger.
@@ -196,51 +287,102 @@ impl Keeper {
         let _turn = self.turn.lock().await;
         let view = self.settled_in_turn().await?;
         if self.ledger.head().await? == Some(view.live().id()) {
+            if self.has_strays() {
+                self.sweep().await;
+            }
             return Ok(view);
         }
-        self.unsettle().await;
+        self.unsettle();
         self.settled_in_turn().await
+    }
+
+    /// Tries again to destroy what could not be destroyed; meanwhile everything goes on. In turn only.
+    async fn sweep(&self) {
+        match self.reconcile().await {
+            Ok(view) => self.show(Arc::new(view)),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot sweep the token yet");
+            }
+        }
+    }
+
+    /// Whether the token holds keys that nothing needs and that could not be destroyed yet.
+    pub fn has_strays(&self) -> bool {
+        self.strays.load(Ordering::Relaxed)
+    }
+
+    /// For how long the call that is at the token now has not returned; nothing if there is none.
+    pub fn at_the_token(&self) -> Option<Duration> {
+        self.signer.at_the_token()
+    }
+
+    /// How many calls of the token have ended, well or badly.
+    pub fn attempts(&self) -> usize {
+        self.signer.attempts()
+    }
+
+    /// Whether the signer's thread is gone.
+    pub fn signer_has_ended(&self) -> bool {
+        self.signer.has_ended()
+    }
+
+    /// Reconciles because `doubted` turned out not to hold, unless that was done meanwhile.
+    async fn look_again(&self, doubted: &View) -> Result<(), Error> {
+        let _turn = self.turn.lock().await;
+        if self.view().is_some_and(|view| view.live().id() == doubted.live().id()) {
+            self.unsettle();
+        }
+        self.settled_in_turn().await.map(drop)
     }
 
     /// Writes out and closes the ledger. Nothing can be asked of the keeper any more.
     pub async fn close(&self) -> Result<(), Error> {
         let _turn = self.turn.lock().await;
-        self.unsettle().await;
+        self.unsettle();
         Ok(self.ledger.close().await?)
     }
 
-    async fn sign(&self, public_key: PublicKey, message: &[u8]) -> Result<Signature, Error> {
+    async fn sign(&self, public_key: PublicKey, message: &[u8], class: Class) -> Result<Signature, Error> {
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(digest::digest(&digest::SHA256, message).as_ref());
-        Ok(self.signer.sign(public_key, sha256).await?)
+        Ok(self.signer.sign(public_key, sha256, class).await?)
     }
 
     /// To be called in turn only.
     async fn settled_in_turn(&self) -> Result<Arc<View>, Error> {
-        if let Some(view) = self.view.read().await.as_ref() {
-            return Ok(Arc::clone(view));
+        if let Some(view) = self.view() {
+            return Ok(view);
         }
-        let view = Arc::new(self.reconcile().await?);
+        let reconciled = self.reconcile().await;
+        *self.trouble.write().unwrap_or_else(PoisonError::into_inner) =
+            reconciled.as_ref().err().map(ToString::to_string);
+        let view = Arc::new(reconciled?);
         metrics::gauge!("hsmd_token_objects", "state" => "live").set(1);
         metrics::gauge!("hsmd_token_objects", "state" => "next").set(1);
-        self.show(Arc::clone(&view)).await;
+        self.show(Arc::clone(&view));
         Ok(view)
     }
 
     /// Makes a view the visible one. To be called in turn only.
-    async fn show(&self, view: Arc<View>) {
+    fn show(&self, view: Arc<View>) {
         let fields = view.live().event();
         let sequence_number = fields.sequence_number;
         metrics::gauge!("hsmd_chain_sequence").set(to_gauge(sequence_number));
         metrics::gauge!("hsmd_key_created_timestamp_seconds")
             .set(to_gauge(u64::try_from(fields.created_at.unix_millis() / 1000).unwrap_or(0)));
-        *self.view.write().await = Some(view);
+        *self.verified.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&view));
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Some(view);
         self.head.send_replace(sequence_number);
     }
 
+    /// The newest view that there was.
+    fn verified(&self) -> Option<Arc<View>> {
+        self.verified.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Trusts nothing that was visible any more. To be called in turn only.
-    async fn unsettle(&self) {
-        *self.view.write().await = None;
+    fn unsettle(&self) {
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

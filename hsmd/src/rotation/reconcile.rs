@@ -6,22 +6,25 @@
 
 use keychain::{
     PublicKey,
-    chain::{SignedEvent, verify_whole},
+    chain::{Event, SignedEvent, verify_whole},
 };
 
 use super::{Error, Keeper, View, to_gauge};
 use crate::{
     backend::{Fault, Inventory, KeyId},
+    failure_point::{self, Step},
     ledger::{Contents, Turn},
 };
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 impl Keeper {
     /// Finishes or undoes what was interrupted, and answers the chain as it then stands.
     pub(super) async fn reconcile(&self) -> Result<View, Error> {
         self.prepare_first().await?;
         let turn = self.ledger.turn().await?;
-        let contents = turn.read().await?;
+        let known = self.verified();
+        let known: Vec<_> = known.iter().flat_map(|view| view.events()).collect();
+        let contents = turn.read(&known).await?;
         if contents.events.is_empty() {
             return self.make_first(turn, &contents).await;
         }
@@ -34,11 +37,10 @@ impl Keeper {
     async fn settle(&self, turn: Turn, contents: Contents) -> Result<View, Error> {
         let Contents { events, key_intent } = contents;
         let newest = events.last().ok_or(Error::Unsettled)?.event().clone();
-        let inventory = self.signer.inventory().await?;
-        let live = find(&inventory, |key| *key == newest.public_key);
-        let next = find(&inventory, |key| key.digest() == newest.rotation_hash);
+        let inventory = self.look_for(&newest).await?;
+        let (live, next) = find_named(&inventory, &newest);
         let (Some(live), Some(next)) = (live, next) else {
-            return Err(Error::Contradiction(missing(newest.sequence_number, live, next)));
+            return Err(Error::Behind(missing(newest.sequence_number, live, next)));
         };
         let strays: Vec<_> =
             inventory.keys.iter().filter(|key| key.public_key != live && key.public_key != next).collect();
@@ -46,18 +48,32 @@ impl Keeper {
         for id in ids {
             self.demand_explained(newest.sequence_number, key_intent, id)?;
         }
+        failure_point::pass(Step::Settle, "before-sweep");
         let mut left_over = 0_u32;
         for key in strays {
             tracing::info!(id = %key.id, key = %key.public_key, "destroying a key that the ledger does not name");
             left_over += note_destroyed(Some(key.id), self.signer.retire(key.public_key).await);
+            failure_point::pass(Step::Settle, "amid-sweep");
         }
         for half in &inventory.halves {
             tracing::info!(id = ?half.id, "destroying half a key");
             left_over += note_destroyed(half.id, self.signer.destroy(half.handle).await);
         }
+        failure_point::pass(Step::Settle, "after-sweep");
         turn.release().await?;
+        self.strays.store(left_over > 0, Ordering::Relaxed);
         metrics::gauge!("hsmd_token_objects", "state" => "retired").set(left_over);
         View::new(events, next).ok_or(Error::Unsettled)
+    }
+
+    /// What is on the token. That it lacks a key which `newest` names is believed only at a second look: another
+    /// hsmd may have made that key a moment ago.
+    pub(super) async fn look_for(&self, newest: &Event) -> Result<Inventory, Error> {
+        let inventory = self.signer.inventory().await?;
+        if let (Some(_), Some(_)) = find_named(&inventory, newest) {
+            return Ok(inventory);
+        }
+        Ok(self.signer.inventory_afresh().await?)
     }
 
     /// Refuses to touch anything if the key under `id` is from a generation that this ledger has never
@@ -69,9 +85,10 @@ impl Keeper {
         if distance <= 0 || half_made {
             return Ok(());
         }
-        Err(Error::Contradiction(format!(
+        Err(Error::Behind(format!(
             "the token has a key under id {id}, which generation {} would have, but the ledger ends with {newest} \
-             and never meant to make it: the ledger is older than its token; bring back the newest ledger",
+             and never meant to make it: the ledger is older than its token; import the published chain (`opsctl \
+             hsm recover --chain FILE`) or bring back the newest ledger",
             next.saturating_add_signed(i64::from(distance))
         )))
     }
@@ -97,6 +114,13 @@ pub(super) fn verify(events: &[SignedEvent]) -> Result<(), Error> {
         .map_err(|refusal| Error::Contradiction(format!("the ledger's chain does not verify: {refusal}")))
 }
 
+/// The keys on the token that an event names: its own, and the next one's.
+pub(super) fn find_named(inventory: &Inventory, event: &Event) -> (Option<PublicKey>, Option<PublicKey>) {
+    let live = find(inventory, |key| *key == event.public_key);
+    let next = find(inventory, |key| key.digest() == event.rotation_hash);
+    (live, next)
+}
+
 fn find(inventory: &Inventory, is_it: impl Fn(&PublicKey) -> bool) -> Option<PublicKey> {
     inventory.keys.iter().map(|key| key.public_key).find(|key| is_it(key))
 }
@@ -108,7 +132,8 @@ fn missing(newest: u64, live: Option<PublicKey>, next: Option<PublicKey>) -> Str
         _ => "not the key that comes next",
     };
     format!(
-        "the ledger ends with generation {newest}, and of its keys the token holds {what}: it is another token, \
-         or the ledger is older than its token; nothing was changed"
+        "the ledger ends with generation {newest}, and of its keys the token holds {what}: the ledger is older \
+         than its token, or it is another token; import the published chain (`opsctl hsm recover --chain FILE`) or \
+         bring back the newest ledger, or the token"
     )
 }

@@ -45,6 +45,11 @@ impl View {
         self.live.event().prefix
     }
 
+    /// Every event, in order.
+    pub fn events(&self) -> impl Iterator<Item = &SignedEvent> {
+        self.events.iter().map(AsRef::as_ref)
+    }
+
     /// The event of that id.
     pub fn find(&self, id: &Digest) -> Option<&SignedEvent> {
         self.events.iter().rev().find(|event| event.id() == *id).map(AsRef::as_ref)

@@ -84,11 +84,14 @@ fn bad_input_is_refused_with_its_code() {
 fn only_post_changes_anything() {
     let world = World::new(Database::Sqlite);
     let _hsmd = world.start();
-    for (socket, path) in [("edge", "/sign"), ("admin", "/rotate"), ("admin", "/taint")] {
-        for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+    for (socket, path) in
+        [("edge", "/sign"), ("admin", "/recover"), ("admin", "/rotate"), ("admin", "/taint")]
+    {
+        for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "post", "ROTATE"] {
             let answer = request(&world.socket(socket), method, path, "");
             assert_eq!((answer.status, answer.code()), (405, "BA107"), "{method} {path}");
         }
+        assert_eq!(request(&world.socket(socket), "HEAD", path, "").status, 405, "HEAD {path}");
     }
     for (method, path, status) in [
         ("POST", "/chain", 405),
@@ -186,7 +189,11 @@ fn metrics_and_health_have_a_socket_of_their_own() {
         "hsmd_token_objects{state=\"retired\"} 0",
         "hsmd_chain_sequence 1",
         "hsmd_key_created_timestamp_seconds 1",
-        "hsmd_queue_depth ",
+        // After each event a head is made and the token's room asked for, perhaps just now.
+        "hsmd_queue_depth{class=\"chain\"} ",
+        "hsmd_queue_depth{class=\"statement\"} ",
+        "hsmd_queue_depth{class=\"endorsement\"} 0",
+        "hsmd_queue_depth{class=\"probe\"} ",
         "hsmd_build_info{",
     ] {
         assert!(page.contains(line), "{line}");

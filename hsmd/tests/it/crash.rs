@@ -1,12 +1,9 @@
-//! hsmd killed, again and again, at random points around rotations; and two hsmd at once.
+//! hsmd killed, again and again, at random points around rotations.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use crate::support::{
-    daemon::{Daemon, request, try_request},
+    daemon::{Daemon, try_request},
     eventually,
     world::{Database, World},
 };
@@ -85,38 +82,4 @@ fn killed_in_the_first_start() {
         assert_eq!(world.chain().len(), 1);
         assert_eq!(world.softhsm.objects(), 4, "killed after {millis} ms");
     }
-}
-
-/// Two hsmd on one ledger and one token: one chain, and whoever loses is told so.
-#[test]
-fn two_hsmd_make_one_chain() {
-    let world = World::new(Database::Postgres);
-    let mut first = world.start();
-    let other = World::beside(&world);
-    let mut second = other.start();
-    let stop = AtomicBool::new(false);
-    let race = |world: &World| {
-        let (mut won, mut lost) = (0, 0);
-        while !stop.load(Ordering::Relaxed) && won < 15 {
-            let answer = request(&world.socket("admin"), "POST", "/rotate", "{}");
-            match answer.status {
-                200 => won += 1,
-                409 => lost += 1,
-                _ => panic!("{answer:?}"),
-            }
-        }
-        stop.store(true, Ordering::Relaxed);
-        (won, lost)
-    };
-    let ((one, _), (two, lost)) = std::thread::scope(|scope| {
-        let (one, two) = (scope.spawn(|| race(&world)), scope.spawn(|| race(&other)));
-        (one.join().unwrap(), two.join().unwrap())
-    });
-    let won = one + two;
-    assert!(won >= 15, "{won} {lost}");
-    first.stop();
-    second.stop();
-    let _hsmd = world.start();
-    assert_eq!(world.chain().len(), won + 1);
-    assert_eq!(world.softhsm.objects(), 4);
 }

@@ -5,14 +5,34 @@
 #[cfg(test)]
 mod border;
 #[cfg(test)]
+mod callers;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod failure_points;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
 mod publisher;
 #[cfg(test)]
+mod race;
+#[cfg(test)]
+mod recovery;
+#[cfg(test)]
+mod remote;
+#[cfg(test)]
+mod rules;
+#[cfg(test)]
+mod statements;
+#[cfg(test)]
 mod steps;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod yubihsm;

@@ -7,19 +7,19 @@ use keychain::{chain::SignedEvent, directory::Directory};
 use crate::support::{
     daemon::{Daemon, request},
     servers::{self, Server},
-    world::{Database, World},
+    world::{Database, World, service_key},
 };
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
-struct Published {
-    world: World,
+pub struct Published {
+    pub world: World,
     redis: Server,
     connection: redis::Connection,
 }
 
 impl Published {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let world = World::new(Database::Sqlite);
         let redis = servers::redis(world.path());
         let connection = connect(&redis);
@@ -33,12 +33,16 @@ impl Published {
     }
 
     fn start(&self) -> Daemon {
-        let config = self.world.path().join("publisher.toml");
-        let conf = self.world.softhsm.conf();
-        let mut publisher =
-            Daemon::spawn(env!("CARGO_BIN_EXE_hsm-publisher"), &config, self.world.path(), &conf);
+        let mut publisher = self.spawn(&[]);
         publisher.ready().unwrap_or_else(|status| panic!("{status}: {}", publisher.log()));
         publisher
+    }
+
+    pub fn spawn(&self, environment: &[(&str, &str)]) -> Daemon {
+        let config = self.world.path().join("publisher.toml");
+        let conf = self.world.softhsm.conf();
+        let program = env!("CARGO_BIN_EXE_hsm-publisher");
+        Daemon::spawn_with(program, &config, self.world.path(), &conf, environment)
     }
 
     /// Everything in DB 4, as public peers read it: `KEYS *`, then each.
@@ -54,7 +58,7 @@ impl Published {
     }
 
     /// Waits until DB 4 holds exactly the chain, byte for byte.
-    fn settles(&mut self) {
+    pub fn settles(&mut self) {
         let chain: BTreeMap<_, _> = self
             .world
             .chain()
@@ -165,4 +169,103 @@ fn readers_read_what_is_published() {
     let events =
         runtime.block_on(async { Directory::connect(&published.redis.url).unwrap().events().await.unwrap() });
     assert_eq!(events, [published.world.chain()[0].text()]);
+}
+
+/// Heads and key revocations stand in database 5, verbatim and until they end; what they revoke leaves 0 and 1.
+#[test]
+fn statements_are_published_and_put_back() {
+    let mut published = Published::new();
+    let _hsmd = published.world.start();
+    let key = |number| service_key(number).to_string();
+    for database in [0, 1] {
+        for number in [1, 2] {
+            published.run(database, &["SET", &key(number), "endorsement"]);
+        }
+    }
+    let mut publisher = published.start();
+    let revoke = format!("{{\"publicKeys\":[\"{}\"]}}", key(1));
+    request(&published.world.socket("admin"), "POST", "/revoke-keys", &revoke).ok();
+    published.states(&[key(1)]);
+    for database in [0, 1] {
+        let left = |published: &mut Published| published.names(database) == [key(2)];
+        crate::support::eventually("the withdrawal", SOON, || left(&mut published));
+    }
+    let zero = published.world.chain()[0].id().to_string();
+    for name in [&zero, &key(1)] {
+        let left: i64 = published.ask(5, &["TTL", name]);
+        assert!((86_000..=86_405).contains(&left), "{left}");
+    }
+    // Denials, too, and by the next generation.
+    published.world.rotate("{}");
+    let taint = format!("{{\"generationId\":\"{zero}\"}}");
+    request(&published.world.socket("admin"), "POST", "/taint", &taint).ok();
+    published.states(&[key(1)]);
+
+    published.run(0, &["FLUSHALL"]);
+    published.states(&[key(1)]);
+    let one = published.world.chain()[1].id().to_string();
+    for name in [&one, &key(1)] {
+        published.run(5, &["DEL", name]);
+        published.states(&[key(1)]);
+        published.run(5, &["SET", name, "{}"]);
+        published.states(&[key(1)]);
+        published.run(5, &["EXPIRE", name, "0"]);
+        published.states(&[key(1)]);
+        published
+            .run(5, &["EVAL", "redis.call('DEL', KEYS[1]); redis.call('LPUSH', KEYS[1], 'x')", "1", name]);
+        published.states(&[key(1)]);
+    }
+    // It deletes nothing that it did not write, nor what others say of other events.
+    published.run(5, &["SET", &zero, "older"]);
+    published.run(5, &["DEL", &one]);
+    published.states(&[key(1)]);
+    assert_eq!(published.ask::<String>(5, &["GET", &zero]), "older");
+    published.settles();
+    publisher.stop();
+}
+
+impl Published {
+    fn ask<T: redis::FromRedisValue>(&mut self, database: i64, command: &[&str]) -> T {
+        redis::cmd("SELECT").arg(database).exec(&mut self.connection).unwrap();
+        let (name, arguments) = command.split_first().unwrap();
+        redis::cmd(name).arg(arguments).query(&mut self.connection).unwrap()
+    }
+
+    fn names(&mut self, database: i64) -> Vec<String> {
+        self.ask(database, &["KEYS", "*"])
+    }
+
+    /// The text under a name of database 5; nothing for a value of another type.
+    fn text(&mut self, name: &str) -> Option<String> {
+        redis::cmd("SELECT").arg(5).exec(&mut self.connection).unwrap();
+        redis::cmd("GET").arg(name).query(&mut self.connection).ok()
+    }
+
+    /// Waits until database 5 holds the newest head and the revocation of each of `keys`, byte for byte.
+    fn states(&mut self, keys: &[String]) {
+        let start = std::time::Instant::now();
+        loop {
+            let told = request(&self.world.socket("edge"), "GET", "/statements", "").ok();
+            let told: Statements = serde_json::from_str(&told).unwrap();
+            let newest = self.world.chain().last().unwrap().id().to_string();
+            let mut held = vec![self.text(&newest)];
+            let mut expected = vec![Some(told.head.get().to_owned())];
+            for key in keys {
+                held.push(self.text(key));
+                expected.push(told.key_revocations.first().map(|one| one.get().to_owned()));
+            }
+            if held == expected && told.head.get().contains(&newest) {
+                return;
+            }
+            assert!(start.elapsed() < SOON, "{held:?} {expected:?}");
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Statements {
+    head: Box<serde_json::value::RawValue>,
+    key_revocations: Vec<Box<serde_json::value::RawValue>>,
 }

@@ -26,33 +26,40 @@ const TAINT: Advance = Advance { from: None, taint: true };
 /// More calls than the whole script makes; reached only if the plan never ends.
 const CALLS_MAX: u64 = 100;
 
-struct Place {
+pub struct Place {
     folder: tempfile::TempDir,
-    device: Device,
+    pub device: Device,
 }
 
 impl Place {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), device: Device::default() }
+    pub fn new() -> Self {
+        Self::with(Device::default())
     }
 
-    fn ledger_file(&self) -> std::path::PathBuf {
+    pub fn with(device: Device) -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), device }
+    }
+
+    pub fn ledger_file(&self) -> std::path::PathBuf {
         self.folder.path().join("ledger.db")
     }
 
-    async fn start(&self) -> Result<Arc<Keeper>, Error> {
+    pub async fn start(&self) -> Result<Arc<Keeper>, Error> {
         self.start_on(&self.device, &self.ledger_file()).await
     }
 
     async fn start_on(&self, device: &Device, ledger: &Path) -> Result<Arc<Keeper>, Error> {
-        let (signer, _) = Signer::start(Box::new(device.connect())).unwrap();
-        let ledger = Ledger::open(&format!("sqlite://{}", ledger.display())).await?;
         let calendar = Calendar::new(Box::new(System::start()));
-        Ok(Arc::new(Keeper::start(ledger, signer, calendar, KeyIds::default()).await?))
+        start(device, ledger, calendar, KeyIds::default()).await
+    }
+
+    /// With a clock and key ids of the test's own.
+    pub async fn start_as(&self, calendar: Calendar, key_ids: KeyIds) -> Result<Arc<Keeper>, Error> {
+        start(&self.device, &self.ledger_file(), calendar, key_ids).await
     }
 
     /// Every rule of the chain, and the keys on the token: live and next, nothing else.
-    async fn check(&self, keeper: &Keeper, events: usize) {
+    pub async fn check(&self, keeper: &Keeper, events: usize) {
         let view = keeper.settled().await.unwrap();
         let ledger = Ledger::open(&format!("sqlite://{}", self.ledger_file().display())).await.unwrap();
         let chain = ledger.read().await.unwrap().events;
@@ -67,6 +74,23 @@ impl Place {
         assert_eq!(self.device.objects(), 4);
         assert_eq!(view.live().event().rotation_hash, view.next().digest());
     }
+}
+
+async fn start(
+    device: &Device,
+    ledger: &Path,
+    calendar: Calendar,
+    key_ids: KeyIds,
+) -> Result<Arc<Keeper>, Error> {
+    let (signer, _) = Signer::start(Box::new(device.connect())).unwrap();
+    let ledger = Ledger::open(&format!("sqlite://{}", ledger.display())).await?;
+    Ok(Arc::new(Keeper::start(ledger, signer, calendar, key_ids).await?))
+}
+
+/// Devices of both kinds, and whether a call that fails has its effect.
+fn devices() -> impl Iterator<Item = (fn() -> Device, bool)> {
+    let kinds: [fn() -> Device; 2] = [Device::default, Device::with_unique_ids];
+    kinds.into_iter().flat_map(|kind| [(kind, false), (kind, true)])
 }
 
 /// First start, rotation, taint; what was answered before something failed.
@@ -85,10 +109,10 @@ async fn script(place: &Place) -> Result<Vec<Advanced>, Error> {
 
 #[tokio::test]
 async fn death_at_every_call() {
-    for after_effect in [false, true] {
+    for (device, after_effect) in devices() {
         let mut deaths = 0;
         for at in 0..CALLS_MAX {
-            let place = Place::new();
+            let place = Place::with(device());
             place.device.plan(Plan { at, after_effect, fatal: true });
             let answered = script(&place).await.unwrap_or_default();
             if !place.device.heal() {
@@ -113,10 +137,10 @@ async fn death_at_every_call() {
 
 #[tokio::test]
 async fn one_failure_at_every_call_is_survived() {
-    for after_effect in [false, true] {
+    for (device, after_effect) in devices() {
         let mut failures = 0;
         for at in 0..CALLS_MAX {
-            let place = Place::new();
+            let place = Place::with(device());
             place.device.plan(Plan { at, after_effect, fatal: false });
             let answered = script(&place).await.unwrap();
             if !place.device.heal() {
@@ -135,8 +159,14 @@ async fn one_failure_at_every_call_is_survived() {
 /// A failure during a rotation leaves no key behind even without a restart.
 #[tokio::test]
 async fn what_a_failure_made_twice_is_cleared_away_at_once() {
+    for device in [Device::default, Device::with_unique_ids] {
+        clears_away(device).await;
+    }
+}
+
+async fn clears_away(device: fn() -> Device) {
     for at in 0..CALLS_MAX {
-        let place = Place::new();
+        let place = Place::with(device());
         let keeper = place.start().await.unwrap();
         place.device.plan(Plan { at, after_effect: true, fatal: false });
         keeper.advance(ROTATE).await.unwrap();
@@ -158,7 +188,7 @@ async fn a_failed_rotation_leaves_the_generation_in_use() {
     let error = keeper.advance(ROTATE).await.unwrap_err();
     assert!(matches!(error, Error::Hsm(_)), "{error}");
     assert!(keeper.probe().await.is_err());
-    assert!(keeper.view().await.is_none(), "nothing is trusted until it is looked at");
+    assert!(keeper.view().is_none(), "nothing is trusted until it is looked at");
     place.device.heal();
     keeper.probe().await.unwrap();
     place.check(&keeper, 1).await;
@@ -185,7 +215,7 @@ async fn halves_of_keys_are_cleared_away_where_a_step_explains_them() {
         match started {
             Ok(keeper) => place.check(&keeper, 2).await,
             Err(error) => {
-                assert!(matches!(error, Error::Contradiction(_)), "{error}");
+                assert!(matches!(error, Error::Behind(_)), "{error}");
                 assert_eq!(place.device.objects(), 5, "nothing was destroyed");
             }
         }
@@ -247,6 +277,19 @@ async fn keepers_that_race_make_one_chain() {
         keeper.probe().await.unwrap();
         place.check(keeper, won + 1).await;
     }
+}
+
+/// A key that vanishes from the token while hsmd runs is no passing fault: what is wrong is named, and nothing
+/// is made in its place.
+#[tokio::test]
+async fn a_key_that_vanishes_is_named() {
+    let place = Place::new();
+    let keeper = place.start().await.unwrap();
+    place.device.steal(&keeper.view().unwrap().live().event().public_key);
+    let error = keeper.probe().await.unwrap_err();
+    assert!(matches!(&error, Error::Behind(because) if because.contains("not the signing key")), "{error}");
+    assert!(keeper.view().is_none());
+    assert_eq!(place.device.objects(), 2);
 }
 
 /// A chain that was tampered with in the ledger is found at start.

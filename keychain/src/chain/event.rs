@@ -156,7 +156,7 @@ fn parse_payload(payload: &str) -> Result<Event, Refusal> {
 }
 
 /// Reads a sequence number: digits only, no leading zero, exactly representable everywhere.
-fn sequence_number(raw: &str) -> Result<u64, Refusal> {
+pub(crate) fn sequence_number(raw: &str) -> Result<u64, Refusal> {
     let plain = raw.bytes().all(|byte| byte.is_ascii_digit()) && (raw == "0" || !raw.starts_with('0'));
     plain
         .then(|| raw.parse().ok())

@@ -21,6 +21,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use event::sequence_number;
 pub use event::{Draft, Event, SignedEvent};
 pub use merge::Merged;
 pub use walk::verify_whole;
@@ -30,6 +31,7 @@ use pending::Pending;
 use crate::{
     cesr::Digest,
     error::{Code, Refusal},
+    statement::ProvenHead,
     time::Timestamp,
 };
 
@@ -71,6 +73,8 @@ pub struct Chain {
     pending: Pending,
     /// Sequence numbers whose key signed two events.
     twice_signed: BTreeSet<u64>,
+    /// Generations that a proven head denied. A denial is never taken back.
+    denied: BTreeSet<Digest>,
     /// Rivals below the head that were reported.
     reported: BTreeSet<Digest>,
     /// Whether the next step cannot be decided, or the head has a rival.
@@ -90,6 +94,7 @@ impl Chain {
             places: HashMap::new(),
             pending: Pending::default(),
             twice_signed: BTreeSet::new(),
+            denied: BTreeSet::new(),
             reported: BTreeSet::new(),
             contested: false,
             tainted_early: false,
@@ -112,6 +117,23 @@ impl Chain {
         self.accepted.iter().map(AsRef::as_ref)
     }
 
+    /// Takes in what a head denies: those generations are not live from now on, for good. True if it changed
+    /// anything (`PROTOCOL.md#denied`).
+    ///
+    /// Only generations before the head's own count: its own, and those that follow, are for a taint.
+    pub fn deny(&mut self, head: &ProvenHead<'_>) -> bool {
+        let Some(own) = self.places.get(&head.event_id()).copied() else { return false };
+        let before = self.denied.len();
+        let older = |id: &&Digest| self.places.get(*id).is_some_and(|place| *place < own);
+        let denied: Vec<_> = head.denied().iter().filter(older).copied().collect();
+        self.denied.extend(denied);
+        let changed = self.denied.len() > before;
+        if changed {
+            self.epoch = self.epoch.saturating_add(1);
+        }
+        changed
+    }
+
     /// What to remember on disk: the highest event accepted, now or before.
     pub fn highest(&self) -> Option<Highest> {
         if self.rolled_back() {
@@ -119,6 +141,11 @@ impl Chain {
         }
         let pin = self.settings.pin.filter(|pin| self.places.contains_key(pin));
         self.head().map(|head| Highest { id: head.id(), sequence_number: head.event().sequence_number, pin })
+    }
+
+    /// How far another clock may be ahead of this verifier's.
+    pub(crate) const fn skew(&self) -> Duration {
+        self.settings.skew
     }
 
     /// Counts changes of what is live for other reasons than time, so that a cached verdict knows when to
@@ -186,6 +213,9 @@ impl Chain {
         let twice = u64::try_from(*place).is_ok_and(|number| self.twice_signed.contains(&number));
         if tainted || twice {
             return Err(dead("the generation is tainted"));
+        }
+        if self.denied.contains(generation_id) {
+            return Err(dead("the generation is denied"));
         }
         Ok(successor.map(|next| next.event().created_at.plus(window)))
     }

@@ -17,6 +17,7 @@ mod changes;
 mod error;
 mod lane;
 mod read;
+mod statements;
 
 use std::fmt;
 use std::sync::Arc;
@@ -72,6 +73,7 @@ impl Directory {
             spent: lane(2)?,
             revoked: lane(3)?,
             chain: lane(4)?,
+            statements: lane(5)?,
             // Pushes need RESP3, and come for every database whichever this one is.
             feed: open(info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_db(4))?,
         };
@@ -220,6 +222,7 @@ struct Lanes {
     spent: Lane,
     revoked: Lane,
     chain: Lane,
+    statements: Lane,
     feed: Client,
 }
 

@@ -16,6 +16,7 @@ const LABORATORY: &str = "edge:dev";
 #[derive(Debug, Serialize)]
 pub(crate) struct Hsmd {
     pub(crate) ledger: String,
+    pub(crate) policy: PathBuf,
     pub(crate) metrics: String,
     pub(crate) insecure_plain_http_endorse: SocketAddr,
     pub(crate) insecure_plain_http_service: &'static str,
@@ -31,52 +32,87 @@ pub(crate) struct Hsm {
     pub(crate) pin: PathBuf,
 }
 
-/// One of hsmd's sockets and who may do what there.
+/// One of hsmd's sockets.
 #[derive(Debug, Serialize)]
 pub(crate) struct Listen {
     address: String,
     role: &'static str,
     mode: &'static str,
+}
+
+/// `policy.toml`: who may do what through which of them.
+#[derive(Debug, Serialize)]
+pub(crate) struct Policy {
     allow: Vec<Allow>,
 }
 
 #[derive(Debug, Serialize)]
 struct Allow {
     user: u32,
+    socket: String,
+    operations: &'static [&'static str],
     #[serde(skip_serializing_if = "Option::is_none")]
     service: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     purposes: Option<&'static [&'static str]>,
+    rate: &'static str,
 }
 
 impl Hsmd {
-    pub(crate) fn new(folder: &Path, module: &Path, plain_http: SocketAddr, listen: Vec<Listen>) -> Self {
+    pub(crate) fn new(folder: &Path, module: &Path, plain_http: SocketAddr, doors: &[Door]) -> Self {
         Self {
             ledger: sqlite(&folder.join("ledger.db")),
+            policy: folder.join("policy.toml"),
             metrics: unix(&folder.join("metrics.sock")),
             insecure_plain_http_endorse: plain_http,
             insecure_plain_http_service: LABORATORY,
             hsm: Hsm { module: module.to_owned(), token_label: TOKEN_LABEL, pin: folder.join("pin") },
-            listen,
+            listen: doors.iter().map(Door::listen).collect(),
         }
     }
 }
 
-impl Listen {
-    /// Everything runs as one user here, so each service is told apart by a socket of its own.
-    pub(crate) fn endorse(socket: &Path, user: u32, service: Service<'_>) -> Self {
+/// One of hsmd's sockets with who may do what there. Everything runs as one user here, so each service is
+/// told apart by a socket of its own.
+#[derive(Debug)]
+pub(crate) struct Door {
+    socket: PathBuf,
+    service: Option<(String, &'static [&'static str])>,
+}
+
+impl Door {
+    pub(crate) fn endorse(socket: PathBuf, service: Service<'_>) -> Self {
         let (service, purposes): (_, &[_]) = match service {
             Service::Authd => ("authd".to_owned(), &["access", "response"]),
             Service::Edge(name) => (format!("edge:{name}"), &["response"]),
             Service::Laboratory => (LABORATORY.to_owned(), &["response"]),
         };
-        let allow = Allow { user, service: Some(service), purposes: Some(purposes) };
-        Self { address: unix(socket), role: "endorse", mode: "0600", allow: vec![allow] }
+        Self { socket, service: Some((service, purposes)) }
     }
 
-    pub(crate) fn admin(socket: &Path, user: u32) -> Self {
-        let allow = Allow { user, service: None, purposes: None };
-        Self { address: unix(socket), role: "admin", mode: "0600", allow: vec![allow] }
+    pub(crate) fn admin(socket: PathBuf) -> Self {
+        Self { socket, service: None }
+    }
+
+    fn listen(&self) -> Listen {
+        let role = if self.service.is_some() { "endorse" } else { "admin" };
+        Listen { address: unix(&self.socket), role, mode: "0600" }
+    }
+
+    fn allow(&self, user: u32) -> Allow {
+        let operations: &[_] = match self.service {
+            Some(_) => &["endorse"],
+            None => &["recover", "revoke-keys", "rotate", "taint"],
+        };
+        let (service, purposes) = self.service.clone().unzip();
+        // What is tried out here may be load: the token is its only limit.
+        Allow { user, socket: unix(&self.socket), operations, service, purposes, rate: "1000000/s" }
+    }
+}
+
+impl Policy {
+    pub(crate) fn new(user: u32, doors: &[Door]) -> Self {
+        Self { allow: doors.iter().map(|door| door.allow(user)).collect() }
     }
 }
 
@@ -187,11 +223,11 @@ mod tests {
         super::super::layout::secret(&folder.join("app-secret")).unwrap();
         let user = rustix::process::getuid().as_raw();
         let socket = |name: &str| folder.join(format!("{name}.sock"));
-        let listen = vec![
-            Listen::admin(&socket("admin"), user),
-            Listen::endorse(&socket("authd"), user, Service::Authd),
-            Listen::endorse(&socket("edge"), user, Service::Edge("python")),
-            Listen::endorse(&socket("endorse"), user, Service::Laboratory),
+        let doors = [
+            Door::admin(socket("admin")),
+            Door::endorse(socket("authd"), Service::Authd),
+            Door::endorse(socket("edge"), Service::Edge("python")),
+            Door::endorse(socket("endorse"), Service::Laboratory),
         ];
         let verifier = Verifier {
             identity: IDENTITY.to_owned(),
@@ -204,9 +240,10 @@ mod tests {
         let file = |name: &str| folder.join(name);
         write(
             &file("hsmd"),
-            &Hsmd::new(folder, Path::new("/usr/lib/softhsm/libsofthsm2.so"), port(4), listen),
+            &Hsmd::new(folder, Path::new("/usr/lib/softhsm/libsofthsm2.so"), port(4), &doors),
         )
         .unwrap();
+        write(&file("policy.toml"), &Policy::new(user, &doors)).unwrap();
         let publisher =
             Publisher { endorse: endorse.clone(), redis: verifier.redis.clone(), metrics: port(5) };
         write(&file("hsm-publisher"), &publisher).unwrap();

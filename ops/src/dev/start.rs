@@ -12,7 +12,7 @@ use super::endpoints::Endpoints;
 use super::fleet::Fleet;
 use super::layout::{Layout, secret, write_private};
 use super::port::Port;
-use super::render::{self, Authd, Edge, Hsmd, Listen, Publisher, SAMPLE_ROUTE, Service, Verifier};
+use super::render::{self, Authd, Edge, Hsmd, Policy, Publisher, SAMPLE_ROUTE, Service, Verifier};
 use super::token::Token;
 use crate::chain::Proved;
 use crate::door::{Address, Door};
@@ -117,16 +117,17 @@ impl<'a> System<'a> {
         let folder = self.layout.folder("hsmd")?;
         let token = Token::open(&folder).await?;
         let user = rustix::process::getuid().as_raw();
-        let mut listen = vec![
-            Listen::admin(&self.layout.socket("admin"), user),
-            Listen::endorse(&self.layout.socket("endorse"), user, Service::Laboratory),
-            Listen::endorse(&self.layout.socket("authd"), user, Service::Authd),
+        let mut doors = vec![
+            render::Door::admin(self.layout.socket("admin")),
+            render::Door::endorse(self.layout.socket("endorse"), Service::Laboratory),
+            render::Door::endorse(self.layout.socket("authd"), Service::Authd),
         ];
         for name in self.edges.keys() {
             let socket = self.layout.socket(&edge_name(name));
-            listen.push(Listen::endorse(&socket, user, Service::Edge(name)));
+            doors.push(render::Door::endorse(socket, Service::Edge(name)));
         }
-        let configuration = Hsmd::new(&folder, &token.module, self.hsm.address(), listen);
+        let configuration = Hsmd::new(&folder, &token.module, self.hsm.address(), &doors);
+        render::write(&configuration.policy, &Policy::new(user, &doors))?;
         let mut program = self.daemon("hsmd", "hsmd", &configuration)?;
         program.environment.push(("SOFTHSM2_CONF", token.configuration.into()));
         Ok(program)

@@ -106,10 +106,41 @@ async fn an_operator_walks_through_a_running_system() {
     let verdict: Value = serde_json::from_str(&succeed(&["chain", "verify", "--json"], &file)).unwrap();
     assert_eq!((&verdict["events"], &verdict["tainted"]), (&3.into(), &1.into()), "{verdict}");
 
+    the_older_and_the_stolen_are_refused(&first, &endpoints, &file).await;
     let probed: Value = serde_json::from_str(&succeed(&["probe", "--with-admin", "--json"], &file)).unwrap();
     assert_eq!(probed["ok"], true, "{probed}");
     assert!(dev.end(Signal::TERM).await.success());
     assert!(!file.exists(), "endpoints of a stopped system");
+}
+
+/// A generation that others follow is denied, and a key of a service revoked, in what is published.
+async fn the_older_and_the_stolen_are_refused(older: &str, endpoints: &Value, file: &Path) {
+    let taint = ["taint", "--reason", "drill", "--yes", "--generation", older];
+    let output = run(&taint, file);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("denied: the head of"), "{}", stderr(&output));
+    let answer: Value = serde_json::from_str(&succeed(&[&taint[..], &["--json"]].concat(), file)).unwrap();
+    assert_eq!((&answer["taintedGenerationId"], &answer["effect"]), (&older.into(), &"denied".into()));
+
+    let keys = [7, 8].map(|seed| keychain::SigningKey::from_seed(&[seed; 32]).unwrap().public_key());
+    let [one, two] = keys.map(|key| key.to_string());
+    let revoke = ["revoke-key", &one, &two, "--reason", "drill"];
+    assert_eq!(run(&revoke, file).status.code(), Some(64), "without --yes");
+    succeed(&[&revoke[..], &["--dry-run"]].concat(), file);
+    let revoke = [&revoke[..], &["--yes", "--json"]].concat();
+    let first = succeed(&revoke, file);
+    assert_eq!(succeed(&revoke, file), first, "a repeated revocation is the same one");
+
+    let status: Value = serde_json::from_str(&succeed(&["status", "--json"], file)).unwrap();
+    assert_eq!((&status["head"]["denied"][0], &status["head"]["revokedKeys"]), (&older.into(), &2.into()));
+    let directory = keychain::directory::Directory::connect(endpoints["redis"].as_str().unwrap()).unwrap();
+    until("the head and the revocations in the directory", async || {
+        let heads = directory.heads().await.ok()?;
+        let revoked = directory.key_revocations().await.ok()?;
+        (heads.iter().any(|head| head.contains(&format!("\"denied\":[\"{older}\"]"))) && revoked.len() == 2)
+            .then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

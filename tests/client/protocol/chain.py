@@ -102,6 +102,7 @@ class Chain:
     def __init__(self, prefix, skew, pin=None, highest=None):
         self.prefix, self.skew, self.pin, self.highest = prefix, skew, pin, highest
         self.known, self.accepted, self.tainted = {}, [], set()
+        self.denied = set()  # by heads; for good
         self.blocked = False  # several branches, none of them chosen
 
     def merge(self, events, now):
@@ -115,6 +116,11 @@ class Chain:
             self.tainted.add(self.accepted[-1].id)
         self._advance(now)
 
+    def deny(self, head):
+        """Takes in what a head, already checked, denies of the generations before its own."""
+        ids = [e.id for e in self.accepted]
+        self.denied |= set(ids[: ids.index(head.event)]) & set(head.denied)
+
     def live(self, window, now):
         """The ids of the generations that are live for a verifier with this window, in order."""
         if not self.accepted or self.blocked or self._rivals_of_head():
@@ -125,7 +131,7 @@ class Chain:
         alive = []
         for event, after in zip(self.accepted, self.accepted[1:]):
             in_window = now < after.created + window
-            if in_window and not after.taint and event.id not in self.tainted:
+            if in_window and not after.taint and event.id not in self.tainted | self.denied:
                 alive.append(event.id)
         if not any(e.taint and e.follows(head) for e in self.known.values()):
             alive.append(head.id)

@@ -8,5 +8,7 @@ mod operations;
 mod outage;
 mod postgres;
 mod readme;
+mod recovery;
+mod remote;
 mod storm;
 mod taint;

@@ -10,6 +10,16 @@ use super::root;
 
 const DAEMONS: [&str; 5] = ["hsmd", "hsm-publisher", "authd", "edge", "keysd"];
 
+/// Every sample, and the daemon that it is for.
+const SAMPLES: [(&str, &str); 6] = [
+    ("hsmd", "hsmd"),
+    ("hsmd", "hsmd-yubihsm"),
+    ("hsm-publisher", "hsm-publisher"),
+    ("authd", "authd"),
+    ("edge", "edge"),
+    ("keysd", "keysd"),
+];
+
 /// What a wrong configuration ends with, so that systemd does not try again.
 const CONFIG: i32 = 78;
 
@@ -23,8 +33,35 @@ fn sample(daemon: &str) -> String {
 fn check(daemon: &str, text: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(format!("{daemon}.toml"));
-    fs::write(&path, text).unwrap();
+    // hsmd.toml names other files, which are checked with it.
+    let beside = format!("{}/", folder.path().display());
+    let policy = sample("policy").lines().map(take_in).collect::<Vec<_>>().join("\n");
+    fs::write(folder.path().join("policy.toml"), policy).unwrap();
+    write_certificates(folder.path());
+    fs::write(&path, text.replace("/etc/hsmd/", &beside)).unwrap();
     check_file(daemon, &path)
+}
+
+/// What hsmd's socket for other hosts needs, under the names of the sample.
+fn write_certificates(folder: &Path) {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap().pem();
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2020, 1, 1),
+        next_update: rcgen::date_time_ymd(2120, 1, 1),
+        crl_number: rcgen::SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&rcgen::Issuer::new(params, key)).unwrap().pem().unwrap();
+    for (name, text) in
+        [("remote.crt", &certificate), ("client-ca.crt", &certificate), ("client-ca.crl", &list)]
+    {
+        fs::write(folder.join(name), text).unwrap();
+    }
 }
 
 /// With the credentials at hand that the units, or their drop-ins, pass.
@@ -43,9 +80,9 @@ fn complaint(output: &Output) -> String {
 }
 
 #[test]
-fn every_daemon_accepts_its_sample() {
-    for daemon in DAEMONS {
-        let output = check(daemon, &sample(daemon));
+fn every_daemon_accepts_its_samples() {
+    for (daemon, name) in SAMPLES {
+        let output = check(daemon, &sample(name));
         assert_eq!(output.status.code(), Some(0), "{daemon}: {}", complaint(&output));
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "ok\n", "{daemon}");
     }
@@ -54,8 +91,8 @@ fn every_daemon_accepts_its_sample() {
 /// Keys that are shown with their defaults are spelled right and may be taken in.
 #[test]
 fn every_commented_key_can_be_taken_in() {
-    for daemon in DAEMONS {
-        let text = sample(daemon);
+    for (daemon, name) in SAMPLES {
+        let text = sample(name);
         let taken_in: Vec<_> = text.lines().map(take_in).collect();
         let output = check(daemon, &taken_in.join("\n"));
         assert_eq!(output.status.code(), Some(0), "{daemon}: {}", complaint(&output));

@@ -10,7 +10,7 @@ use super::root;
 
 /// Which of our crates each may use. Everything points at `keychain`; daemons never depend on each
 /// other, but for authd, which verifies at refresh and uses `edge`'s library for that.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("keychain", &[]),
     ("systemd", &[]),
     ("hsmd", &["keychain", "systemd"]),
@@ -18,8 +18,15 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("authd", &["edge", "keychain", "systemd"]),
     ("ops", &["keychain", "systemd"]),
     ("app-rust", &[]),
+    ("p11fault", &[]),
     ("tests", &["edge", "keychain"]),
 ];
+
+/// What only tests depend on.
+const KITS: [&str; 2] = ["p11fault", "tests"];
+
+/// The one member whose lints are its own, because it is a C ABI; they differ from the workspace's in that alone.
+const UNSAFE: &str = "tests/p11fault";
 
 /// One crypto and TLS stack: aws-lc-rs under rustls.
 const OTHER_STACKS: [&str; 5] = ["native-tls", "openssl", "openssl-sys", "ring", "schannel"];
@@ -91,8 +98,8 @@ fn crates_use_only_those_that_the_design_lets_them_use() {
         let (_, allowed) = ARROWS.iter().find(|(row, _)| *row == name).unwrap();
         for dependency in package["dependencies"].as_array().unwrap() {
             let used = dependency["name"].as_str().unwrap();
-            // Any crate's tests may use the kit: that arrow ships nothing.
-            let by_tests = used == "tests" && dependency["kind"] == "dev";
+            // Any crate's tests may use a kit: that arrow ships nothing.
+            let by_tests = KITS.contains(&used) && dependency["kind"] == "dev";
             if ours.contains(used) && !by_tests {
                 assert!(allowed.contains(&used), "{name} must not depend on {used}");
             }
@@ -121,8 +128,23 @@ fn keychain_alone_touches_nothing() {
 #[test]
 fn every_member_takes_the_lints_of_the_workspace() {
     for folder in members() {
+        if folder == root().join(UNSAFE) {
+            continue;
+        }
         let inherited = manifest(&folder).get("lints").and_then(|lints| lints.get("workspace")?.as_bool());
         assert_eq!(inherited, Some(true), "{} lacks [lints] workspace = true", folder.display());
+    }
+}
+
+#[test]
+fn the_one_exception_has_every_other_lint() {
+    let workspace = &manifest(&root())["workspace"]["lints"];
+    let own = &manifest(&root().join(UNSAFE))["lints"];
+    for kind in ["rust", "clippy"] {
+        for (lint, level) in workspace[kind].as_table().unwrap() {
+            let wanted = (lint != "unsafe_code").then_some(level);
+            assert_eq!(own[kind].get(lint), wanted, "{UNSAFE}: {lint}");
+        }
     }
 }
 

@@ -18,8 +18,9 @@ const SERVICES: [(char, &str, u8); 5] = [
 ];
 
 /// Everything in `[Service]` that is not a sandbox directive.
-const RUNNING: [&str; 17] = [
+const RUNNING: [&str; 18] = [
     "Environment",
+    "ExecReload",
     "ExecStart",
     "Group",
     "IPAddressAllow",
@@ -196,7 +197,7 @@ fn what_every_service_needs_to_be_supervised() {
 fn sockets_are_named_and_those_of_hsmd_are_closed_to_others() {
     let sockets: Vec<_> =
         units().into_iter().filter(|unit| unit.extension().is_some_and(|kind| kind == "socket")).collect();
-    assert_eq!(sockets.len(), 6);
+    assert_eq!(sockets.len(), 7);
     for path in sockets {
         let text = fs::read_to_string(&path).unwrap();
         let socket: BTreeMap<_, _> = section(&text, "[Socket]").into_iter().collect();
@@ -205,6 +206,19 @@ fn sockets_are_named_and_those_of_hsmd_are_closed_to_others() {
             assert_eq!(socket["SocketMode"], "0660", "{}", path.display());
             assert!(socket["SocketGroup"].starts_with("hsmd-"), "{}", path.display());
         }
+    }
+}
+
+/// systemd filters an inherited socket by its own unit, whatever the service's says.
+#[test]
+fn the_socket_for_other_hosts_is_closed_until_opened() {
+    let text = read("hsmd-remote.socket");
+    let socket: BTreeMap<_, _> = section(&text, "[Socket]").into_iter().collect();
+    assert_eq!((socket["IPAddressDeny"], socket["IPAddressAllow"]), ("any", "localhost"));
+    let service = read("hsmd.service");
+    assert!(!service.contains("hsmd-remote.socket"), "it must not come with the service");
+    for line in ["PrivateNetwork=yes", "RestrictAddressFamilies=AF_UNIX", "IPAddressDeny=any"] {
+        assert!(service.lines().any(|found| found == line), "{line}");
     }
 }
 

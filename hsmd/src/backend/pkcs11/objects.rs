@@ -2,6 +2,7 @@
 
 use aws_lc_rs::digest;
 use cryptoki::{
+    error::{Error, RvError},
     mechanism::Mechanism,
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
     session::Session,
@@ -46,8 +47,61 @@ struct Object {
     is_key: bool,
 }
 
+/// Makes a key pair and proves that it signs; answers the private and the public object and the key. A pair
+/// that cannot be proven is taken away again, so that tries in vain do not fill the token.
+pub(super) fn make(session: &Session, id: KeyId) -> Result<(ObjectHandle, ObjectHandle, PublicKey), Fault> {
+    let (private, public) = generate(session, id)?;
+    match prove(session, private, public, id) {
+        Ok(public_key) => Ok((private, public, public_key)),
+        Err(unproven) => {
+            if let Err(fault) = destroy(session, [Some(private), Some(public)]) {
+                tracing::warn!(%fault, %id, "a key made in vain is left for the reconciliation");
+            }
+            Err(unproven)
+        }
+    }
+}
+
+fn prove(
+    session: &Session,
+    private: ObjectHandle,
+    public: ObjectHandle,
+    id: KeyId,
+) -> Result<PublicKey, Fault> {
+    for object in [private, public] {
+        demand_named(session, object, id)?;
+    }
+    let key = public_key(session, public)?.ok_or_else(|| misread("a key without a point"))?;
+    demand_confined(session, private)?;
+    if proves(&proof(session, private)?, &key)? {
+        Ok(key)
+    } else {
+        Err(Fault::Nonsense("a new key does not sign as itself"))
+    }
+}
+
+/// Destroys what is there of a key, in this order.
+pub(super) fn destroy(session: &Session, objects: [Option<ObjectHandle>; 2]) -> Result<(), Fault> {
+    for object in objects.into_iter().flatten() {
+        match session.destroy_object(object) {
+            Ok(()) => {}
+            // Gone already (a device that makes the public object up from the private one has neither by now),
+            // or so it says: it is looked at.
+            Err(Error::Pkcs11(RvError::ObjectHandleInvalid, _)) if is_gone(session, object) => {}
+            Err(error) => return Err(fault(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the token knows the object no more.
+fn is_gone(session: &Session, object: ObjectHandle) -> bool {
+    let asked = session.get_attributes(object, &[AttributeType::Class]);
+    matches!(asked, Err(Error::Pkcs11(RvError::ObjectHandleInvalid, _)))
+}
+
 /// Makes a key pair; answers the private and the public object.
-pub(super) fn generate(session: &Session, id: KeyId) -> Result<(ObjectHandle, ObjectHandle), Fault> {
+fn generate(session: &Session, id: KeyId) -> Result<(ObjectHandle, ObjectHandle), Fault> {
     let common = || {
         vec![
             Attribute::Token(true),
@@ -71,17 +125,37 @@ pub(super) fn generate(session: &Session, id: KeyId) -> Result<(ObjectHandle, Ob
 }
 
 /// Refuses a private key that the module made extractable against its template.
-pub(super) fn demand_confined(session: &Session, private: ObjectHandle) -> Result<(), Fault> {
+fn demand_confined(session: &Session, private: ObjectHandle) -> Result<(), Fault> {
     let wanted = [AttributeType::Sensitive, AttributeType::Extractable, AttributeType::Private];
     let attributes = session.get_attributes(private, &wanted).map_err(fault)?;
     let confined = [Attribute::Sensitive(true), Attribute::Extractable(false), Attribute::Private(true)]
         .iter()
         .all(|wanted| attributes.contains(wanted));
-    if confined { Ok(()) } else { Err(Fault::Nonsense("a private key that could leave the token")) }
+    if confined { Ok(()) } else { Err(misread("a private key that could leave the token")) }
+}
+
+/// Refuses a key that the token does not know by name: after the next start nobody would find it, and the
+/// chain may rest on it by then.
+fn demand_named(session: &Session, object: ObjectHandle, id: KeyId) -> Result<(), Fault> {
+    let attributes =
+        session.get_attributes(object, &[AttributeType::Label, AttributeType::Id]).map_err(fault)?;
+    let named = [Attribute::Label(LABEL.to_vec()), Attribute::Id(id.bytes().to_vec())];
+    if named.iter().all(|name| attributes.contains(name)) {
+        Ok(())
+    } else {
+        Err(misread("a key without a name"))
+    }
+}
+
+/// What reads wrong of a key that was just made. Where two processes use one token, SoftHSM (2.6.1) now and
+/// then loses what the object was made with, its name even, while the other reads: so the key is made anew over a new
+/// connection, and only a token that goes on telling the same is refused.
+fn misread(what: &'static str) -> Fault {
+    Fault::Lost { call: "reading a new key".to_owned(), source: what.into() }
 }
 
 /// The P-256 key of a public object; nothing for another curve.
-pub(super) fn public_key(session: &Session, public: ObjectHandle) -> Result<Option<PublicKey>, Fault> {
+fn public_key(session: &Session, public: ObjectHandle) -> Result<Option<PublicKey>, Fault> {
     let attributes = session.get_attributes(public, &[AttributeType::EcPoint]).map_err(fault)?;
     Ok(attributes.iter().find_map(|attribute| match attribute {
         Attribute::EcPoint(point) => PublicKey::from_sec1(unwrap_point(point)).ok(),
@@ -106,17 +180,17 @@ pub(super) fn sign(session: &Session, private: ObjectHandle, digest: &[u8; 32]) 
     Ok(Signature::from_bytes(bytes))
 }
 
-/// Whether the private object signs as `public_key`.
-pub(super) fn signs_as(
-    session: &Session,
-    private: ObjectHandle,
-    public_key: &PublicKey,
-) -> Result<bool, Fault> {
-    let mut proof = [0; 32];
-    proof.copy_from_slice(digest::digest(&digest::SHA256, PROOF).as_ref());
-    let signature = sign(session, private, &proof)?;
+/// What a private object signs to show which public key is its own.
+fn proof(session: &Session, private: ObjectHandle) -> Result<Signature, Fault> {
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(digest::digest(&digest::SHA256, PROOF).as_ref());
+    sign(session, private, &sha256)
+}
+
+/// Whether a proof is that of `public_key`.
+fn proves(proof: &Signature, public_key: &PublicKey) -> Result<bool, Fault> {
     let key = VerifyingKey::new(public_key).map_err(|_| Fault::Nonsense("a point off the curve"))?;
-    Ok(key.verify(PROOF, &signature).is_ok())
+    Ok(key.verify(PROOF, proof).is_ok())
 }
 
 /// Finds all that is ours and pairs it. Several keys may bear one id after a crash, so a pair is proven
@@ -146,15 +220,21 @@ pub(super) fn find(session: &Session, ids: KeyIds) -> Result<Found, Fault> {
     Ok(found)
 }
 
-/// Which of the public objects is the private one's.
+/// Which of the public objects is the private one's. It signs once, however many bear its id: a token that an
+/// outage has left many keys on is listed in no more signatures than it has keys.
 fn partner(
     session: &Session,
     id: KeyId,
     private: ObjectHandle,
     publics: &[(KeyId, ObjectHandle, PublicKey)],
 ) -> Result<Option<usize>, Fault> {
-    for (index, (public_id, _, public_key)) in publics.iter().enumerate() {
-        if *public_id == id && signs_as(session, private, public_key)? {
+    let mut candidates = publics.iter().enumerate().filter(|(_, (public, ..))| *public == id).peekable();
+    if candidates.peek().is_none() {
+        return Ok(None);
+    }
+    let proof = proof(session, private)?;
+    for (index, (_, _, public_key)) in candidates {
+        if proves(&proof, public_key)? {
             return Ok(Some(index));
         }
     }

@@ -2,7 +2,10 @@
 
 use std::{
     io::{Read as _, Write as _},
-    os::unix::net::{UnixDatagram, UnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixDatagram, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -18,12 +21,46 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `program` on `config` and does not wait. Its log goes to `log` below `folder`.
     pub fn spawn(program: &str, config: &Path, folder: &Path, softhsm: &Path) -> Self {
+        Self::spawn_with(program, config, folder, softhsm, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub fn spawn_with(
+        program: &str,
+        config: &Path,
+        folder: &Path,
+        softhsm: &Path,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let mut command = Command::new(program);
+        command.envs(environment.iter().copied());
         let name = Path::new(program).file_name().unwrap().to_str().unwrap();
+        Self::launch(command, name, config, folder, softhsm)
+    }
+
+    /// The same with a listening socket that it inherits under the name `socket`, as systemd passes one.
+    pub fn spawn_inheriting(
+        program: &str,
+        config: &Path,
+        folder: &Path,
+        softhsm: &Path,
+        (socket, listener): (&str, OwnedFd),
+    ) -> Self {
+        // The process id must be known to the environment, and descriptors begin at 3.
+        let launch = "exec 3<&0 0</dev/null; LISTEN_PID=$$; export LISTEN_PID; exec \"$0\" \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", launch, program]).stdin(Stdio::from(listener));
+        command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", socket);
+        let name = Path::new(program).file_name().unwrap().to_str().unwrap();
+        Self::launch(command, name, config, folder, softhsm)
+    }
+
+    fn launch(mut command: Command, name: &str, config: &Path, folder: &Path, softhsm: &Path) -> Self {
         let socket = folder.join(format!("{name}.notify"));
         std::fs::remove_file(&socket).ok();
         let notify = UnixDatagram::bind(&socket).unwrap();
         let log = std::fs::File::options().create(true).append(true).open(folder.join(format!("{name}.log")));
-        let child = Command::new(program)
+        let child = command
             .arg("--config")
             .arg(config)
             .env("SOFTHSM2_CONF", softhsm)
@@ -37,19 +74,40 @@ impl Daemon {
 
     /// Waits for READY=1; the exit status if the daemon ends instead.
     pub fn ready(&mut self) -> Result<(), ExitStatus> {
+        self.told("READY=1").map(drop)
+    }
+
+    /// Waits for a message to the service manager that has `wanted` in it; the exit status if the daemon ends
+    /// instead.
+    pub fn told(&mut self, wanted: &str) -> Result<String, ExitStatus> {
         self.notify.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let mut buffer = [0; 4096];
         for _ in 0..600 {
-            if let Ok(length) = self.notify.recv(&mut buffer)
-                && buffer[..length].starts_with(b"READY=1")
-            {
-                return Ok(());
-            }
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Ok(length) = self.notify.recv(&mut buffer) {
+                let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
+                if text.contains(wanted) {
+                    return Ok(text);
+                }
+            } else if let Some(status) = self.child.try_wait().unwrap() {
                 return Err(status);
             }
         }
-        panic!("not ready after 30 s; log: {}", self.log());
+        panic!("no `{wanted}` after 30 s; log: {}", self.log());
+    }
+
+    /// Sends SIGHUP and waits for the status that follows it.
+    pub fn reload(&mut self) -> String {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+        let mut buffer = [0; 4096];
+        for _ in 0..600 {
+            let Ok(length) = self.notify.recv(&mut buffer) else { continue };
+            let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
+            if let Some(status) = text.strip_prefix("STATUS=") {
+                return status.to_owned();
+            }
+        }
+        panic!("no status within 30 s of a SIGHUP; log: {}", self.log());
     }
 
     pub fn log(&self) -> String {
@@ -61,6 +119,11 @@ impl Daemon {
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn ended(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
     }
 
     /// Asks it to stop, as systemd does; fails the test if it does not end well.
@@ -92,6 +155,13 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Reads an answer to its end; nothing if it is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some(Self { status, body: body.to_owned() })
+    }
+
     /// The answer's body; fails the test if it is no success.
     pub fn ok(self) -> String {
         assert_eq!(self.status, 200, "{}", self.body);
@@ -126,10 +196,7 @@ pub fn raw(socket: &Path, bytes: &[u8]) -> std::io::Result<Answer> {
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer);
     let text = String::from_utf8(answer).map_err(std::io::Error::other)?;
-    let parsed = text.split_once("\r\n\r\n").and_then(|(head, body)| {
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some(Answer { status, body: body.to_owned() })
-    });
+    let parsed = Answer::parse(&text);
     match parsed {
         Some(answer) => Ok(answer),
         None => {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use hsmd::backend::{Backend, Fault, Half, Handle, Inventory, Key, KeyId, Rung};
+use hsmd::backend::{Backend, Capabilities, Fault, Half, Handle, Inventory, Key, KeyId, Rung};
 use keychain::{PublicKey, Signature};
 use p256::ecdsa::{SigningKey, signature::hazmat::PrehashSigner as _};
 
@@ -19,6 +19,8 @@ struct State {
     calls: u64,
     plan: Option<Plan>,
     dead: bool,
+    /// An id names one key only.
+    unique_ids: bool,
 }
 
 /// When and how to fail.
@@ -33,6 +35,13 @@ pub struct Plan {
 }
 
 impl Device {
+    /// A device on which an id names one key only, as on a YubiHSM.
+    pub fn with_unique_ids() -> Self {
+        let device = Self::default();
+        device.0.lock().unwrap().unique_ids = true;
+        device
+    }
+
     pub fn plan(&self, plan: Plan) {
         let mut state = self.0.lock().unwrap();
         state.calls = 0;
@@ -52,6 +61,30 @@ impl Device {
 
     pub fn add_half(&self, id: KeyId) {
         self.0.lock().unwrap().halves.push(id);
+    }
+
+    /// The ids of the keys, in order.
+    pub fn ids(&self) -> Vec<KeyId> {
+        let mut ids: Vec<_> = self.0.lock().unwrap().keys.iter().map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        // By generation, where the range of ids begins again between the two.
+        if ids.first().zip(ids.last()).is_some_and(|(first, last)| last.number() - first.number() > 1) {
+            ids.rotate_right(1);
+        }
+        ids
+    }
+
+    /// Makes a key that nothing names, listed before or after all others.
+    pub fn add_key(&self, id: KeyId, first: bool) {
+        let mut state = self.0.lock().unwrap();
+        let key = make(&mut state);
+        let place = if first { 0 } else { state.keys.len() };
+        state.keys.insert(place, (id, key));
+    }
+
+    /// Takes a key away, as somebody with the token in hand could.
+    pub fn steal(&self, public_key: &PublicKey) {
+        self.0.lock().unwrap().keys.retain(|(_, key)| public(key) != *public_key);
     }
 
     pub fn objects(&self) -> usize {
@@ -92,6 +125,14 @@ fn died() -> Fault {
     Fault::Refused { call: "a call".into(), source: "the process died here".into() }
 }
 
+/// A key that is like no other of this device.
+fn make(state: &mut State) -> SigningKey {
+    state.made += 1;
+    let mut seed = [1; 32];
+    seed[..8].copy_from_slice(&state.made.to_be_bytes());
+    SigningKey::from_slice(&seed).unwrap()
+}
+
 fn public(key: &SigningKey) -> PublicKey {
     PublicKey::from_sec1(key.verifying_key().to_sec1_point(true).as_bytes()).unwrap()
 }
@@ -100,13 +141,18 @@ fn public(key: &SigningKey) -> PublicKey {
 const HALVES: u64 = 1 << 32;
 
 impl Backend for Memory {
+    fn capabilities(&self) -> Capabilities {
+        let duplicate_ids = !self.device.0.lock().unwrap().unique_ids;
+        Capabilities { duplicate_ids, attestation: false }
+    }
+
     fn generate(&mut self, id: KeyId) -> Result<Key, Fault> {
         let epoch = self.epoch;
         self.call(|state| {
-            state.made += 1;
-            let mut seed = [1; 32];
-            seed[..8].copy_from_slice(&state.made.to_be_bytes());
-            let key = SigningKey::from_slice(&seed).unwrap();
+            if state.unique_ids && state.keys.iter().any(|(taken, _)| *taken == id) {
+                return Err(Fault::IdTaken(id));
+            }
+            let key = make(state);
             let public_key = public(&key);
             state.keys.push((id, key));
             Ok(Key { handle: Handle { epoch, number: state.made }, id, public_key })

@@ -1,5 +1,6 @@
 //! What the tests stand on.
 
+pub mod authority;
 pub mod daemon;
 pub mod memory;
 pub mod servers;

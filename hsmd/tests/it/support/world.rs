@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -14,7 +15,8 @@ use keychain::{
 use serde_json::value::RawValue;
 
 use super::{
-    daemon::{Daemon, request},
+    daemon::{Answer, Daemon, request},
+    eventually, listens,
     servers::{self, Server},
     softhsm::{MODULE, SoftHsm},
 };
@@ -60,12 +62,11 @@ impl World {
 
     /// Writes the configuration; `more` stands at its top level.
     pub fn configure(&self, more: &str) {
-        let uid = rustix::process::geteuid().as_raw();
         let folder = self.path().display();
-        let other = uid + 1;
         let text = format!(
             r#"{more}
 ledger = "{ledger}"
+policy = "{folder}/policy.toml"
 metrics = "unix:{folder}/metrics.sock"
 [hsm]
 module = "{MODULE}"
@@ -74,40 +75,71 @@ pin = "{pin}"
 [[listen]]
 address = "unix:{folder}/authd.sock"
 role = "endorse"
-[[listen.allow]]
-user = {uid}
-service = "authd"
-purposes = ["access", "response"]
 [[listen]]
 address = "unix:{folder}/edge.sock"
 role = "endorse"
-[[listen.allow]]
-user = {uid}
-service = "edge:demo"
-purposes = ["response"]
-longest_response = "1h"
 [[listen]]
 address = "unix:{folder}/other.sock"
 role = "endorse"
-[[listen.allow]]
-user = {other}
-service = "edge:other"
-purposes = ["response"]
 [[listen]]
 address = "unix:{folder}/admin.sock"
 role = "admin"
-[[listen.allow]]
-user = {uid}
 [[listen]]
 address = "unix:{folder}/other-admin.sock"
 role = "admin"
-[[listen.allow]]
-user = {other}
 "#,
             ledger = self.ledger,
             pin = self.softhsm.pin_file().display(),
         );
         fs::write(self.config(), text).unwrap();
+        self.write_policy(&self.policy());
+    }
+
+    /// Everything runs as one user here, so services are told apart by their sockets; the sockets `other`
+    /// and `other-admin` are another user's.
+    pub fn policy(&self) -> String {
+        let uid = rustix::process::geteuid().as_raw();
+        let folder = self.path().display();
+        let other = uid + 1;
+        format!(
+            r#"
+[[allow]]
+user = {uid}
+socket = "unix:{folder}/authd.sock"
+operations = ["endorse"]
+service = "authd"
+purposes = ["access", "response"]
+rate = "1000000/s"
+[[allow]]
+user = {uid}
+socket = "unix:{folder}/edge.sock"
+operations = ["endorse"]
+service = "edge:demo"
+purposes = ["response"]
+longest_response = "1h"
+rate = "1000000/s"
+[[allow]]
+user = {other}
+socket = "unix:{folder}/other.sock"
+operations = ["endorse"]
+service = "edge:other"
+purposes = ["response"]
+[[allow]]
+user = {uid}
+socket = "unix:{folder}/admin.sock"
+operations = ["rotate", "taint", "revoke-keys", "recover"]
+rate = "1000000/s"
+[[allow]]
+user = {other}
+socket = "unix:{folder}/other-admin.sock"
+operations = ["rotate", "taint", "revoke-keys", "recover"]
+"#
+        )
+    }
+
+    /// Replaces the policy; hsmd reads it at its start and at SIGHUP.
+    pub fn write_policy(&self, text: &str) {
+        fs::write(self.path().join("policy.toml"), text).unwrap();
     }
 
     pub fn path(&self) -> &Path {
@@ -135,9 +167,70 @@ user = {other}
         Daemon::spawn(env!("CARGO_BIN_EXE_hsmd"), &self.config(), self.path(), &self.softhsm.conf())
     }
 
+    /// Starts hsmd with a socket that it inherits, and does not wait.
+    pub fn spawn_inheriting(&self, socket: &str, listener: OwnedFd) -> Daemon {
+        let conf = self.softhsm.conf();
+        let program = env!("CARGO_BIN_EXE_hsmd");
+        Daemon::spawn_inheriting(program, &self.config(), self.path(), &conf, (socket, listener))
+    }
+
+    /// Starts hsmd with a plan to fail, and does not wait.
+    pub fn spawn_to_fail(&self, plan: &str) -> Daemon {
+        let environment = [(hsmd::failure_point::VARIABLE, plan)];
+        let conf = self.softhsm.conf();
+        Daemon::spawn_with(env!("CARGO_BIN_EXE_hsmd"), &self.config(), self.path(), &conf, &environment)
+    }
+
+    /// Starts hsmd with a ledger that is behind its token, and waits until it says so and serves its sockets.
+    pub fn start_behind(&self, plan: Option<&str>) -> Daemon {
+        let mut daemon = plan.map_or_else(|| self.spawn(), |plan| self.spawn_to_fail(plan));
+        for told in ["opsctl hsm recover", "EXTEND_TIMEOUT_USEC="] {
+            if let Err(status) = daemon.told(told) {
+                panic!("hsmd ended: {status}; {}", daemon.log());
+            }
+        }
+        eventually("the admin socket", Duration::from_secs(10), || listens(&self.socket("admin")));
+        daemon
+    }
+
+    /// The files of the ledger in SQLite.
+    fn ledger_files(&self) -> [PathBuf; 3] {
+        ["db", "db-wal", "db-shm"].map(|ending| self.path().join("ledger").with_extension(ending))
+    }
+
+    /// A backup of the ledger in SQLite, while hsmd is stopped.
+    pub fn back_up_ledger(&self) -> Vec<u8> {
+        fs::read(&self.ledger_files()[0]).unwrap()
+    }
+
+    /// Takes the ledger in SQLite away, and brings a backup of it back if there is one.
+    pub fn restore_ledger(&self, backup: Option<&[u8]>) {
+        let files = self.ledger_files();
+        for file in &files {
+            fs::remove_file(file).ok();
+        }
+        if let Some(backup) = backup {
+            fs::write(&files[0], backup).unwrap();
+            fs::set_permissions(&files[0], fs::Permissions::from_mode(0o600)).unwrap();
+        }
+    }
+
+    /// Brings a chain to hsmd.
+    pub fn recover(&self, query: &str, chain: &str) -> Answer {
+        request(&self.socket("admin"), "POST", &format!("/recover{query}"), chain)
+    }
+
     /// The chain as published, every rule verified.
     pub fn chain(&self) -> Vec<SignedEvent> {
         read_chain(&request(&self.socket("edge"), "GET", "/chain", "").ok())
+    }
+
+    /// How many endorsements were made since hsmd started.
+    pub fn endorsed(&self) -> usize {
+        let page = request(&self.socket("metrics"), "GET", "/metrics", "").ok();
+        let counter = "hsmd_sign_duration_seconds_count{op=\"sign\",result=\"ok\"} ";
+        let count = page.lines().find_map(|line| line.strip_prefix(counter));
+        count.map_or(0, |count| count.parse().unwrap())
     }
 
     pub fn rotate(&self, body: &str) -> String {
@@ -173,10 +266,24 @@ pub fn verify(
     key: &PublicKey,
     service: &str,
 ) -> Digest {
-    let mut chain = Chain::new(events[0].id(), Settings::default());
-    chain.merge(events.iter().cloned(), now());
-    let endorsement = Endorsement::parse(text).unwrap();
-    let expected = Expected { purpose, public_key: key, service: Some(service) };
-    endorsement.verify(&chain, expected, windows::AUTHD, now()).unwrap();
-    endorsement.generation_id
+    Verifier::new(events).verify(text, purpose, key, service)
+}
+
+/// Verifies many endorsements against one chain.
+pub struct Verifier(Chain);
+
+impl Verifier {
+    pub fn new(events: &[SignedEvent]) -> Self {
+        let mut chain = Chain::new(events[0].id(), Settings::default());
+        chain.merge(events.iter().cloned(), now());
+        Self(chain)
+    }
+
+    /// The generation that the endorsement names, whose key signed it.
+    pub fn verify(&self, text: &str, purpose: Purpose, key: &PublicKey, service: &str) -> Digest {
+        let endorsement = Endorsement::parse(text).unwrap();
+        let expected = Expected { purpose, public_key: key, service: Some(service) };
+        endorsement.verify(&self.0, expected, windows::AUTHD, now()).unwrap();
+        endorsement.generation_id
+    }
 }

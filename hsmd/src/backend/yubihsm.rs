@@ -1,0 +1,341 @@
+//! The YubiHSM 2 backend, on `yubihsm`: over USB, or through `yubihsm-connector` on the same host.
+//!
+//! An id names one object here, and a public key is no object of its own: there are no halves of keys, and
+//! no second key under an id. A session dies after 30 s without a command, a device has sixteen of them,
+//! and none can be closed by whoever lost it ([`sessions`]). The device keeps a log of 62 entries, and one
+//! that is set to force auditing refuses to sign while it is full: the log is carried into a file before
+//! that, each entry checked ([`journal`]). How a device is set up: `hsmd/YUBIHSM.md`.
+
+pub mod attestation;
+pub mod backup;
+mod fault;
+pub mod journal;
+mod key;
+pub mod log;
+pub mod sessions;
+
+use std::{net::SocketAddr, path::PathBuf, time::Instant};
+
+use keychain::{PublicKey, Signature};
+use yubihsm::{
+    Capability, Client, Connector, Credentials, Domain, HttpConfig, UsbConfig, client,
+    device::SerialNumber,
+    object::{Label, Type},
+};
+
+use super::{Backend, Capabilities, Fault, Handle, Inventory, Key, KeyId, KeyIds, Rung};
+use fault::{Cause, cause, fault};
+use journal::Journal;
+use sessions::Sessions;
+
+/// Marks an object as ours; padded with zeros to the forty bytes of a label.
+pub const LABEL: &str = "keelson";
+
+/// How long the device may take for one command over USB, in milliseconds. Making a key takes it a tenth of a
+/// second; whoever waits for a signature waits twelve seconds ([`crate::signer::DEADLINE`]).
+const USB_TIMEOUT_MS: u64 = 5_000;
+
+/// How a device is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Through `yubihsm-connector`, which listens there, on this host. What passes is encrypted and
+    /// authenticated between hsmd and the device.
+    Http(SocketAddr),
+    /// Over USB, by hsmd itself: nobody else can use the device meanwhile.
+    Usb,
+}
+
+/// Which device, and how its keys are known.
+#[derive(Debug)]
+pub struct Settings {
+    /// How the device is reached.
+    pub link: Link,
+    /// The serial number that it must have; any if absent.
+    pub serial: Option<SerialNumber>,
+    /// The authentication key: its id, and what is derived from its password.
+    pub credentials: Credentials,
+    /// The domain that keys are made in.
+    pub domain: Domain,
+    /// Whether keys are made so that they can be exported under a wrap key, for backups.
+    pub exportable: bool,
+    /// The ids that keys are made under.
+    pub key_ids: KeyIds,
+    /// The file that the device's log is carried into.
+    pub device_log: PathBuf,
+}
+
+impl Settings {
+    /// What a key of ours may be used for: to sign, and nothing else.
+    pub fn capabilities(&self) -> Capability {
+        if self.exportable {
+            Capability::SIGN_ECDSA | Capability::EXPORTABLE_UNDER_WRAP
+        } else {
+            Capability::SIGN_ECDSA
+        }
+    }
+
+    fn connector(&self) -> Connector {
+        self.link.connector(self.serial)
+    }
+}
+
+impl Link {
+    /// Reads `usb`, or the address of a connector on this host, as `http://127.0.0.1:12345`; else says what is
+    /// wrong.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        if text == "usb" {
+            return Ok(Self::Usb);
+        }
+        let address = text.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+        match address.and_then(|address| address.parse::<SocketAddr>().ok()) {
+            Some(address) if address.ip().is_loopback() => Ok(Self::Http(address)),
+            Some(_) => Err("must be on this host: yubihsm-connector listens on 127.0.0.1"),
+            None => Err("is neither \"usb\" nor of the form \"http://127.0.0.1:12345\""),
+        }
+    }
+
+    /// The way to the device; over USB, to the one of that serial number.
+    pub fn connector(self, serial: Option<SerialNumber>) -> Connector {
+        match self {
+            Self::Http(address) => Connector::http(&HttpConfig {
+                addr: address.ip().to_string(),
+                port: address.port(),
+                ..HttpConfig::default()
+            }),
+            Self::Usb => Connector::usb(&UsbConfig { serial, timeout_ms: USB_TIMEOUT_MS }),
+        }
+    }
+}
+
+/// A YubiHSM 2.
+pub struct Device {
+    settings: Settings,
+    connect: Connect,
+    connector: Option<Connector>,
+    client: Option<Client>,
+    sessions: Sessions,
+    journal: Journal,
+    /// What handles of this connection stand for.
+    keys: Vec<(KeyId, PublicKey)>,
+    /// Counts connections, so that no handle outlives its own.
+    epoch: u64,
+    /// Set once the password was refused: it is not presented again.
+    password_refused: bool,
+}
+
+type Connect = Box<dyn Fn(&Settings) -> Connector + Send>;
+
+impl Device {
+    /// Connects to the device.
+    pub fn open(settings: Settings) -> Result<Self, Fault> {
+        Self::open_by(settings, Box::new(Settings::connector))
+    }
+
+    /// Connects to the device by connectors that `connect` makes: for one that neither link reaches, as the
+    /// mock device of tests.
+    pub fn open_by(settings: Settings, connect: Connect) -> Result<Self, Fault> {
+        let journal = Journal::open(&settings.device_log)?;
+        let mut device = Self {
+            settings,
+            connect,
+            connector: None,
+            client: None,
+            sessions: Sessions::default(),
+            journal,
+            keys: Vec::new(),
+            epoch: 0,
+            password_refused: false,
+        };
+        device.connect()?;
+        Ok(device)
+    }
+
+    fn connect(&mut self) -> Result<(), Fault> {
+        self.epoch = self.epoch.wrapping_add(1);
+        self.keys.clear();
+        self.client = None;
+        if self.password_refused {
+            return Err(Fault::Pin { source: None });
+        }
+        self.sessions.admit(Instant::now())?;
+        let connector = self.connector.get_or_insert_with(|| (self.connect)(&self.settings)).clone();
+        // The client opens a new session by itself when it knows the old one to be dead of idleness.
+        let client = Client::open(connector, self.settings.credentials.clone(), true)
+            .map_err(|error| fault("open session", error))
+            .inspect_err(|fault| self.password_refused = matches!(fault, Fault::Pin { .. }))?;
+        self.sessions.note(Instant::now());
+        let (serial, log_capacity) = self.identify(&client)?;
+        self.journal.attach(serial, log_capacity);
+        self.client = Some(client);
+        self.journal.note_commands(sessions::LOGGED);
+        self.drain_if_due();
+        Ok(())
+    }
+
+    /// The device's serial number, and how many entries its log holds. The client library cannot read what a
+    /// device of a newer firmware than it knows says of itself: over USB the serial number is then known all the
+    /// same, because the device was chosen by it; through a connector it is compared when a key is attested.
+    fn identify(&self, client: &Client) -> Result<(Option<SerialNumber>, u8), Fault> {
+        let wanted = self.settings.serial;
+        match client.device_info() {
+            Ok(info) => match wanted.filter(|wanted| *wanted != info.serial_number) {
+                None => Ok((Some(info.serial_number), info.log_store_capacity)),
+                Some(wanted) => Err(Fault::NoSuchToken(format!(
+                    "the device has serial number {}, and `hsm.serial` wants {wanted}",
+                    info.serial_number
+                ))),
+            },
+            // The session works, so that it is the answer that cannot be read.
+            Err(_) if client.ping().is_ok() => Ok((wanted, journal::CAPACITY)),
+            Err(error) => Err(fault("device info", error)),
+        }
+    }
+
+    /// Has the device do something. One that refuses because its log is full is relieved of it first.
+    fn call<T>(
+        &mut self,
+        name: &'static str,
+        work: impl Fn(&Client) -> Result<T, client::Error>,
+    ) -> Result<T, Fault> {
+        let client = self.client()?;
+        let mut done = work(&client);
+        if done.as_ref().is_err_and(|error| cause(error) == Cause::LogFull) {
+            self.journal.drain(&client)?;
+            done = work(&client);
+        }
+        self.journal.note_commands(1);
+        self.drain_if_due();
+        done.map_err(|error| fault(name, error))
+    }
+
+    /// Relieves the device of its log before that is full. A failure is not the caller's: the device goes on
+    /// until its log is full, and then says so.
+    fn drain_if_due(&mut self) {
+        if let (true, Some(client)) = (self.journal.is_due(), &self.client)
+            && let Err(fault) = self.journal.drain(client)
+        {
+            metrics::counter!("hsmd_device_log_failures_total").increment(1);
+            tracing::error!(
+                error = &fault as &dyn std::error::Error,
+                "cannot carry the device's log into its file"
+            );
+        }
+    }
+
+    fn client(&self) -> Result<Client, Fault> {
+        self.client.clone().ok_or_else(|| Fault::Lost {
+            call: "a call without a session".to_owned(),
+            source: "the last attempt to connect failed".into(),
+        })
+    }
+
+    fn handle(&mut self, id: KeyId, public_key: PublicKey) -> Handle {
+        let number = u64::try_from(self.keys.len()).unwrap_or(u64::MAX);
+        self.keys.push((id, public_key));
+        Handle { epoch: self.epoch, number }
+    }
+
+    fn key(&self, handle: Handle) -> Result<(KeyId, PublicKey), Fault> {
+        if handle.epoch != self.epoch {
+            return Err(Fault::EarlierHandle);
+        }
+        let index = usize::try_from(handle.number).map_err(|_| Fault::EarlierHandle)?;
+        self.keys.get(index).copied().ok_or(Fault::EarlierHandle)
+    }
+
+    /// The public key of the object under an id; none if there is none, or none of P-256.
+    fn public_key(&mut self, id: KeyId) -> Result<Option<PublicKey>, Fault> {
+        match self.call("get public key", |client| key::public(client, id)) {
+            Err(Fault::EarlierHandle) => Ok(None),
+            answer => answer,
+        }
+    }
+
+    /// Signs with what is under `id`, and checks whose signature it is: an id may be another key's by now.
+    fn sign_as(&mut self, id: KeyId, key: &PublicKey, digest: &[u8; 32]) -> Result<Signature, Fault> {
+        let der =
+            self.call("sign ecdsa", |client| client.sign_ecdsa_prehash_raw(id.number(), &digest[..]))?;
+        key::checked(&der, key, digest)
+    }
+}
+
+impl Backend for Device {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { duplicate_ids: false, attestation: true }
+    }
+
+    fn generate(&mut self, id: KeyId) -> Result<Key, Fault> {
+        if self.call("get object info", |client| key::is_taken(client, id))? {
+            return Err(Fault::IdTaken(id));
+        }
+        let (domain, capabilities) = (self.settings.domain, self.settings.capabilities());
+        let made =
+            self.call("generate asymmetric key", |client| key::generate(client, id, domain, capabilities))?;
+        if !made {
+            return Err(Fault::IdTaken(id));
+        }
+        let info =
+            self.call("get object info", |client| client.get_object_info(id.number(), Type::AsymmetricKey))?;
+        key::demand_confined(&info, domain, capabilities)?;
+        let public_key = self.public_key(id)?.ok_or(Fault::Nonsense("a new key that is not of P-256"))?;
+        self.sign_as(id, &public_key, &key::proof())
+            .map_err(|fault| fault::or_nonsense(fault, "a new key does not sign as itself"))?;
+        Ok(Key { handle: self.handle(id, public_key), id, public_key })
+    }
+
+    fn sign(&mut self, handle: Handle, digest: &[u8; 32]) -> Result<Signature, Fault> {
+        let (id, public_key) = self.key(handle)?;
+        self.sign_as(id, &public_key, digest)
+    }
+
+    fn inventory(&mut self) -> Result<Inventory, Fault> {
+        let ids = self.settings.key_ids;
+        let listed = self.call("list objects", key::list)?;
+        let mut inventory = Inventory::default();
+        for id in listed.iter().filter_map(|id| ids.read(&id.to_be_bytes())) {
+            let Some(public_key) = self.public_key(id)? else { continue };
+            self.sign_as(id, &public_key, &key::proof())?;
+            inventory.keys.push(Key { handle: self.handle(id, public_key), id, public_key });
+        }
+        Ok(inventory)
+    }
+
+    fn destroy(&mut self, handle: Handle) -> Result<(), Fault> {
+        let (id, public_key) = self.key(handle)?;
+        // The id may have been given to another key since, by another hsmd.
+        if self.public_key(id)? != Some(public_key) {
+            return Ok(());
+        }
+        self.call("delete object", |client| key::delete(client, id))
+    }
+
+    fn attest(&mut self, handle: Handle) -> Result<Option<Vec<u8>>, Fault> {
+        let (id, public_key) = self.key(handle)?;
+        let der = self.call("sign attestation certificate", |client| {
+            client.sign_attestation_certificate(id.number(), None)
+        })?;
+        attestation::Attestation::parse(der.as_slice())?.demand(
+            &public_key,
+            self.settings.exportable,
+            self.settings.serial,
+        )?;
+        Ok(Some(der.into_vec()))
+    }
+
+    fn free_objects(&mut self) -> Result<Option<u32>, Fault> {
+        let storage = self.call("get storage info", Client::get_storage_info)?;
+        Ok(Some(u32::from(storage.free_records)))
+    }
+
+    fn reconnect(&mut self, rung: Rung) -> Result<(), Fault> {
+        if rung == Rung::Module {
+            self.connector = None;
+        }
+        self.connect()
+    }
+}
+
+/// The label of our objects, as the device stores it.
+fn label() -> Label {
+    Label::from_bytes(LABEL.as_bytes()).unwrap_or_default()
+}

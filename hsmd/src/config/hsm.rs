@@ -1,0 +1,262 @@
+//! `[hsm]`: which token, and how it is opened.
+
+use std::path::PathBuf;
+
+use cryptoki::types::AuthPin;
+use serde::Deserialize;
+use systemd::{credential, exit::Failure};
+use yubihsm::{Credentials, Domain, device::SerialNumber};
+
+use crate::backend::{
+    KeyIds, Settings, pkcs11,
+    yubihsm::{self as device, Link},
+};
+
+/// Longest PIN: PKCS#11 tokens take up to 255 bytes.
+const PIN_MAX: usize = 255;
+
+/// Shortest password of a YubiHSM's authentication key.
+const PASSWORD_MIN: usize = 8;
+
+/// Hexadecimal digits of the authentication key's id, before the password in a PIN.
+const AUTH_KEY_DIGITS: usize = 4;
+
+/// One token's table. The keys of the other backend are refused, like unknown ones.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hsm {
+    #[serde(default)]
+    backend: Kind,
+    module: Option<PathBuf>,
+    token_label: Option<String>,
+    token_serial: Option<String>,
+    connector: Option<String>,
+    serial: Option<String>,
+    auth_key: Option<u16>,
+    domain: Option<u8>,
+    exportable: Option<bool>,
+    device_log: Option<PathBuf>,
+    #[serde(default = "default_pin")]
+    pin: String,
+    #[serde(default)]
+    pub(super) key_ids: KeyIds,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    #[default]
+    Pkcs11,
+    YubiHsm,
+}
+
+/// A key of the table, and what is wrong with it.
+pub(super) type Wrong = (&'static str, &'static str);
+
+impl Hsm {
+    /// Refuses what parses but cannot be meant.
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        match self.backend {
+            Kind::Pkcs11 => self.pkcs11().map(drop),
+            Kind::YubiHsm => self.yubihsm().map(drop),
+        }
+    }
+
+    /// Where the token is; reads its PIN.
+    pub(super) fn settings(&self) -> Result<Settings, Failure> {
+        let wrong = |(key, because): Wrong| Failure::config(format!("`{key}` {because}"));
+        let secret = credential::read(&self.pin, PIN_MAX)?;
+        let pin = std::str::from_utf8(&secret)
+            .map_err(|_| Failure::config(format!("the credential `{}` is not text", self.pin)))?;
+        match self.backend {
+            Kind::Pkcs11 => {
+                let (module, token_label, token_serial) = self.pkcs11().map_err(wrong)?;
+                let pin = AuthPin::new(pin.into());
+                let key_ids = self.key_ids;
+                Ok(Settings::Pkcs11(pkcs11::Settings { module, token_label, token_serial, pin, key_ids }))
+            }
+            Kind::YubiHsm => {
+                let mut settings = self.yubihsm().map_err(wrong)?;
+                settings.credentials = self.credentials(pin)?;
+                Ok(Settings::YubiHsm(settings))
+            }
+        }
+    }
+
+    fn pkcs11(&self) -> Result<(PathBuf, Option<String>, Option<String>), Wrong> {
+        const OTHERS: &str = "is for backend \"yubihsm\"; remove it, or set backend = \"yubihsm\"";
+        for (is_set, key) in [
+            (self.connector.is_some(), "connector"),
+            (self.serial.is_some(), "serial"),
+            (self.auth_key.is_some(), "auth_key"),
+            (self.domain.is_some(), "domain"),
+            (self.exportable.is_some(), "exportable"),
+            (self.device_log.is_some(), "device_log"),
+        ] {
+            if is_set {
+                return Err((key, OTHERS));
+            }
+        }
+        if self.token_label.is_none() && self.token_serial.is_none() {
+            return Err(("token_label", "is needed, or `token_serial`: a slot's number is not used"));
+        }
+        let module =
+            self.module.clone().ok_or(("module", "is needed: the PKCS#11 module of the HSM's maker"))?;
+        Ok((module, self.token_label.clone(), self.token_serial.clone()))
+    }
+
+    /// Everything but the credentials.
+    fn yubihsm(&self) -> Result<device::Settings, Wrong> {
+        const OTHERS: &str = "is for backend \"pkcs11\"; remove it, or set backend = \"pkcs11\"";
+        for (is_set, key) in [
+            (self.module.is_some(), "module"),
+            (self.token_label.is_some(), "token_label"),
+            (self.token_serial.is_some(), "token_serial"),
+        ] {
+            if is_set {
+                return Err((key, OTHERS));
+            }
+        }
+        let link = link(self.connector.as_deref())?;
+        let serial = self.serial.as_deref().map(str::parse::<SerialNumber>).transpose();
+        let serial =
+            serial.map_err(|_| ("serial", "is not the ten digits that are printed on the device"))?;
+        if link == Link::Usb && serial.is_none() {
+            return Err(("serial", "is needed with connector = \"usb\": which of the devices is hsmd's"));
+        }
+        if self.auth_key == Some(0) {
+            return Err(("auth_key", "must be between 1 and 65535"));
+        }
+        let domain = Domain::at(usize::from(self.domain.unwrap_or(1)))
+            .map_err(|_| ("domain", "must be between 1 and 16"))?;
+        Ok(device::Settings {
+            link,
+            serial,
+            credentials: Credentials::new(0, [0; 32].into()),
+            domain,
+            exportable: self.exportable.unwrap_or(false),
+            key_ids: self.key_ids,
+            device_log: self.device_log.clone().unwrap_or_else(|| "/var/lib/hsmd/device-log.jsonl".into()),
+        })
+    }
+
+    /// What the PIN stands for: the password of `auth_key`, or, without that, the PIN that Yubico's PKCS#11
+    /// module takes: four hexadecimal digits of the authentication key's id, and its password.
+    fn credentials(&self, pin: &str) -> Result<Credentials, Failure> {
+        let wrong = |because: &str| Failure::config(format!("the credential `{}` {because}", self.pin));
+        let (id, password) = match self.auth_key {
+            Some(id) => (id, pin),
+            None => split(pin).ok_or_else(|| {
+                wrong("begins with no authentication key's id of four hexadecimal digits: set `auth_key`")
+            })?,
+        };
+        if password.len() < PASSWORD_MIN {
+            return Err(wrong("holds less than eight bytes of secret, which no YubiHSM takes"));
+        }
+        Ok(Credentials::from_password(id, password.as_bytes()))
+    }
+}
+
+/// The authentication key's id and its password, as Yubico's PKCS#11 module takes them in one PIN.
+fn split(pin: &str) -> Option<(u16, &str)> {
+    let (digits, password) = pin.split_at_checked(AUTH_KEY_DIGITS)?;
+    let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let id = u16::from_str_radix(digits, 16).ok().filter(|id| is_hex && *id != 0)?;
+    Some((id, password))
+}
+
+fn link(connector: Option<&str>) -> Result<Link, Wrong> {
+    const KEY: &str = "connector";
+    let connector =
+        connector.ok_or((KEY, "is needed: \"usb\", or \"http://127.0.0.1:12345\" for yubihsm-connector"))?;
+    Link::parse(connector).map_err(|because| (KEY, because))
+}
+
+fn default_pin() -> String {
+    "pin".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::Config;
+
+    const PKCS11: &str = "module = \"/m.so\"\ntoken_label = \"keelson\"\n";
+    const YUBIHSM: &str = "backend = \"yubihsm\"\nconnector = \"http://127.0.0.1:12345\"\nauth_key = 2\n";
+
+    fn load(folder: &Path, table: &str) -> Result<Config, String> {
+        let path = folder.join("hsmd.toml");
+        std::fs::write(&path, format!("policy = \"/etc/hsmd/policy.toml\"\n[hsm]\n{table}")).unwrap();
+        Config::load(&path).map_err(|error| {
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            format!("{error} {}", source.unwrap_or_default())
+        })
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_told_with_file_key_and_cure() {
+        let folder = tempfile::tempdir().unwrap();
+        let usb = YUBIHSM.replace("http://127.0.0.1:12345", "usb");
+        for good in [PKCS11, YUBIHSM, &format!("{usb}serial = \"0012345678\"")] {
+            load(folder.path(), good).unwrap();
+        }
+        let http = |url: &str| YUBIHSM.replace("http://127.0.0.1:12345", url);
+        for (table, key, cure) in [
+            (format!("{PKCS11}serial = \"0012345678\""), "hsm.serial", "backend"),
+            (format!("{PKCS11}exportable = true"), "hsm.exportable", "remove it"),
+            (PKCS11.replace("token_label", "#"), "hsm.token_label", "token_serial"),
+            (PKCS11.replace("module", "#"), "hsm.module", "is needed"),
+            (format!("{YUBIHSM}module = \"/m.so\""), "hsm.module", "remove it"),
+            (format!("{YUBIHSM}token_label = \"x\""), "hsm.token_label", "remove it"),
+            (YUBIHSM.replace("connector", "#"), "hsm.connector", "yubihsm-connector"),
+            (usb, "hsm.serial", "is needed"),
+            (format!("{YUBIHSM}serial = \"12345678\""), "hsm.serial", "ten digits"),
+            (format!("{YUBIHSM}domain = 0"), "hsm.domain", "between 1 and 16"),
+            (format!("{YUBIHSM}domain = 17"), "hsm.domain", "between 1 and 16"),
+            (YUBIHSM.replace("= 2", "= 0"), "hsm.auth_key", "between 1 and"),
+            (http("https://127.0.0.1:12345"), "hsm.connector", "http://127.0.0.1:12345"),
+            (http("http://192.0.2.1:12345"), "hsm.connector", "on this host"),
+            (http("http://localhost"), "hsm.connector", "http://127.0.0.1:12345"),
+            (format!("{YUBIHSM}wrap_key = 1"), "wrap_key", "unknown"),
+            (PKCS11.replace("module", "backend = \"yubihms\"\nmodule"), "yubihms", "yubihsm"),
+        ] {
+            let told = load(folder.path(), &table).err().unwrap_or_else(|| panic!("accepted:\n{table}"));
+            for part in ["hsmd.toml", key, cure] {
+                assert!(told.contains(part), "`{part}` is not in: {told}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pin_names_its_authentication_key_unless_the_configuration_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let pin = folder.path().join("pin");
+        for (auth_key, secret, told) in [
+            ("auth_key = 2", "password", Ok(2)),
+            ("", "0002password", Ok(2)),
+            ("", "fFffpassword", Ok(0xffff)),
+            ("auth_key = 2", "passwor", Err("eight bytes")),
+            ("", "0002passwor", Err("eight bytes")),
+            ("", "0000password", Err("auth_key")),
+            ("", "+002password", Err("auth_key")),
+            ("", "password", Err("auth_key")),
+        ] {
+            std::fs::write(&pin, secret).unwrap();
+            std::fs::set_permissions(&pin, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            let table = YUBIHSM.replace("auth_key = 2", auth_key);
+            let config = load(folder.path(), &format!("{table}pin = \"{}\"", pin.display())).unwrap();
+            match (config.token(), told) {
+                (Ok(crate::backend::Settings::YubiHsm(settings)), Ok(id)) => {
+                    assert_eq!(settings.credentials.authentication_key_id, id);
+                }
+                (Err(failure), Err(because)) => {
+                    assert!(failure.to_string().contains(because), "{secret}: {failure}");
+                    assert!(!failure.to_string().contains("passwor"), "a secret in: {failure}");
+                    assert_eq!(failure.code(), systemd::exit::CONFIG);
+                }
+                (outcome, told) => panic!("{secret}: {:?} {told:?}", outcome.is_ok()),
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `POST /recover`: the published chain is brought to a ledger that is behind its token.
+
+use std::time::Instant;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use keychain::{Code, Refusal};
+use serde::Deserialize;
+
+use super::{Door, border, caller};
+use crate::{
+    policy::{Authority, Operation},
+    rotation::{Brought, Recovered, Unfinished},
+};
+
+/// Longest chain, in bytes: at 700 an event, a rotation every hour for ten years.
+const CHAIN_MAX: usize = 64 * 1024 * 1024;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Query {
+    /// What becomes of a key that a later event may name; the chain is refused if this is absent.
+    unfinished: Option<UnfinishedName>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum UnfinishedName {
+    Discard,
+    Refuse,
+}
+
+pub(super) async fn recover(
+    request: HttpRequest,
+    query: Result<web::Query<Query>, actix_web::Error>,
+    door: web::Data<Door>,
+    payload: web::Payload,
+) -> HttpResponse {
+    border::answer("recover", Instant::now(), try_recover(&request, query, &door, payload).await)
+}
+
+async fn try_recover(
+    request: &HttpRequest,
+    query: Result<web::Query<Query>, actix_web::Error>,
+    door: &Door,
+    payload: web::Payload,
+) -> Result<String, Refusal> {
+    let authority = door.policy.permit(Operation::Recover, caller(request))?;
+    let bad = |_| Refusal::new(Code::InvalidMessage, "want `unfinished`, which is `discard` or `refuse`");
+    let unfinished = match query.map_err(bad)?.unfinished {
+        Some(UnfinishedName::Discard) => Unfinished::Discard,
+        Some(UnfinishedName::Refuse) | None => Unfinished::Refuse,
+    };
+    let body = border::read_up_to(payload, CHAIN_MAX).await?;
+    let parsed = web::block(move || Brought::parse(&body)).await;
+    let brought = parsed.map_err(|_| Refusal::new(Code::Internal, "the chain was not read to its end"))??;
+    let Recovered { identity, generation, sequence_number, imported } =
+        import(&authority, door, brought, unfinished).await?;
+    Ok(format!(
+        "{{\"identity\":\"{identity}\",\"generationId\":\"{generation}\",\"sequenceNumber\":{sequence_number},\
+         \"imported\":{imported}}}"
+    ))
+}
+
+async fn import(
+    authority: &Authority,
+    door: &Door,
+    brought: Brought,
+    unfinished: Unfinished,
+) -> Result<Recovered, Refusal> {
+    let caller = authority.caller();
+    tracing::warn!(%caller, ?unfinished, "asked to import the published chain");
+    let done = door.keeper.recover(brought, unfinished).await;
+    match &done {
+        Ok(done) => tracing::warn!(%caller, ?done, "recovered"),
+        Err(error) => tracing::error!(%caller, error = error as &dyn std::error::Error, "not recovered"),
+    }
+    done.map_err(|error| border::refuse(&error))
+}

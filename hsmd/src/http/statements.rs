@@ -1,0 +1,87 @@
+//! `GET /statements`: heads and key revocations; `POST /revoke-keys`: a new one of the latter.
+
+use std::{collections::BTreeSet, time::Duration, time::Instant};
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use keychain::{Code, PublicKey, Refusal, json, json::Object, limits};
+use serde::Deserialize;
+
+use super::{Door, border, caller, generation};
+use crate::policy::Operation;
+
+/// Longest wait for the next statements, in seconds, as for the next event.
+const WAIT_MAX: u64 = 60;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Query {
+    /// Wait while the version is this one.
+    after: Option<u64>,
+    /// How long to wait for another, in seconds.
+    wait: Option<u64>,
+}
+
+pub(super) async fn statements(
+    query: Result<web::Query<Query>, actix_web::Error>,
+    door: web::Data<Door>,
+) -> HttpResponse {
+    match newest(query, &door).await {
+        Ok(body) => border::json(200, body),
+        Err(refusal) => border::refused(&refusal),
+    }
+}
+
+async fn newest(query: Result<web::Query<Query>, actix_web::Error>, door: &Door) -> Result<String, Refusal> {
+    let bad = || Refusal::new(Code::InvalidMessage, "want `after`, a version, and `wait`, up to 60 seconds");
+    let Query { after, wait } = query.map_err(|_| bad())?.into_inner();
+    let wait = wait.unwrap_or(0);
+    if wait > WAIT_MAX {
+        return Err(bad());
+    }
+    if let Some(after) = after {
+        let mut newest = door.statements.watch();
+        let other = newest.wait_for(|newest| newest.version != after);
+        tokio::select! {
+            () = door.health.closing() => {}
+            // Late or closed: what there is, is answered.
+            _ = tokio::time::timeout(Duration::from_secs(wait), other) => {}
+        }
+    }
+    Ok(door.statements.newest().to_json())
+}
+
+pub(super) async fn revoke_keys(
+    request: HttpRequest,
+    door: web::Data<Door>,
+    payload: web::Payload,
+) -> HttpResponse {
+    border::answer("revoke-keys", Instant::now(), try_revoke_keys(&request, &door, payload).await)
+}
+
+async fn try_revoke_keys(
+    request: &HttpRequest,
+    door: &Door,
+    payload: web::Payload,
+) -> Result<String, Refusal> {
+    let authority = door.policy.permit(Operation::RevokeKeys, caller(request))?;
+    let caller = authority.caller();
+    let body = border::read(payload).await?;
+    let mut object = Object::parse_bytes(&body)?;
+    let keys = read_keys(object.raw("publicKeys")?)?;
+    let reason = generation::take_reason(&mut object)?;
+    object.finish()?;
+    tracing::info!(%caller, ?keys, reason, "asked to revoke keys of services");
+    let done = door.statements.revoke_keys(&keys).await;
+    let expiration = done.map_err(|error| border::refuse(&error))?;
+    let listed: Vec<_> = keys.iter().map(|key| format!("\"{key}\"")).collect();
+    Ok(format!("{{\"revokedKeys\":[{}],\"expiration\":\"{expiration}\"}}", listed.join(",")))
+}
+
+/// Reads the keys: at least one, no more than a statement names, each once.
+fn read_keys(raw: &str) -> Result<Vec<PublicKey>, Refusal> {
+    let bad = Refusal::new(Code::InvalidMessage, "`publicKeys` is not a list of 1 to 64 different keys");
+    let keys = json::plain_strings(raw)?.into_iter().map(PublicKey::parse).collect::<Result<Vec<_>, _>>()?;
+    let different: BTreeSet<_> = keys.iter().collect();
+    let fits = (1..=limits::REVOKED_KEYS_MAX).contains(&keys.len()) && different.len() == keys.len();
+    if fits { Ok(keys) } else { Err(bad) }
+}

@@ -1,0 +1,159 @@
+//! `policy.toml`: read whole, checked whole, and exchanged whole.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use keychain::Digest;
+use serde::Deserialize;
+use systemd::config::{self, Error};
+
+use super::{Entrance, Operation, Policy, Rule, row::Named, row::Row};
+use crate::clock::Clock;
+
+/// Most rows. Each request looks through all of them.
+const ROWS_MAX: usize = 1024;
+
+/// The file, and the policy that was last read well from it.
+pub struct PolicyFile {
+    path: PathBuf,
+    scope: Scope,
+    clock: Box<dyn Clock>,
+    current: RwLock<Arc<Policy>>,
+}
+
+/// What a policy is read for.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// The sockets that there are.
+    pub entrances: Vec<Entrance>,
+    /// Rules that stand in no file: the one of the insecure plain-HTTP address.
+    pub fixed: Vec<Rule>,
+    /// How far other clocks may be off.
+    pub skew: Duration,
+}
+
+/// One policy followed another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The digest of the file's text before.
+    pub before: Digest,
+    /// The digest of the text now.
+    pub after: Digest,
+    /// How many rows there are now.
+    pub rows: usize,
+}
+
+impl PolicyFile {
+    /// Reads and checks the file for the first time. `clock` is what rates are counted by.
+    pub fn open(path: &Path, scope: Scope, clock: Box<dyn Clock>) -> Result<Self, Error> {
+        let current = RwLock::new(Arc::new(read(path, &scope)?));
+        Ok(Self { path: path.to_owned(), scope, clock, current })
+    }
+
+    /// The policy in force.
+    pub fn current(&self) -> Arc<Policy> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads and checks the file again; what is in force stays so until [`Self::adopt`].
+    pub fn read(&self) -> Result<Policy, Error> {
+        read(&self.path, &self.scope)
+    }
+
+    /// What would change if `policy` were in force; nothing if it is the same text.
+    pub fn change(&self, policy: &Policy) -> Option<Change> {
+        let (before, after) = (self.current().digest(), policy.digest());
+        (before != after).then(|| Change { before, after, rows: policy.rows() })
+    }
+
+    /// Puts a policy into force: the next request is judged by it, on connections that are open as well.
+    pub fn adopt(&self, mut policy: Policy) {
+        policy.keep_count_of(&self.current());
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    /// The clock that rates are counted by.
+    pub(super) fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(default)]
+    allow: Vec<Row>,
+}
+
+fn read(path: &Path, scope: &Scope) -> Result<Policy, Error> {
+    let text = config::read_protected(path)?;
+    let Written { allow } = config::parse(path, &text)?;
+    let wrong = |because| Error::value(path, "allow", because);
+    if allow.len() > ROWS_MAX {
+        return Err(wrong(format!("has more than {ROWS_MAX} rows")));
+    }
+    let mut rules = Vec::with_capacity(allow.len());
+    for (place, row) in allow.iter().enumerate() {
+        let rule =
+            row.rule().map_err(|error| wrong(format!("cannot look users up in /etc/passwd: {error}")))?;
+        match (rule, &row.who) {
+            (Some(rule), _) => rules.push((place + 1, rule)),
+            // Matches nobody: a row may stand there before its user is made.
+            (None, Named::User(user)) => {
+                tracing::warn!(%user, "a row of the policy names a user that /etc/passwd does not have");
+            }
+            (None, Named::San(_)) => {}
+        }
+    }
+    check(&rules, scope).map_err(wrong)?;
+    let rules = rules.into_iter().map(|(_, rule)| rule).chain(scope.fixed.iter().cloned()).collect();
+    Ok(Policy::new(rules, Digest::of(&text), scope.skew))
+}
+
+/// Checks what one row alone does not show. Rows are numbered from 1, as they stand in the file.
+fn check(rules: &[(usize, Rule)], scope: &Scope) -> Result<(), String> {
+    for (place, rule) in rules {
+        check_socket(rule, scope).map_err(|because| format!("row {place} ({}): {because}", rule.who))?;
+        for (earlier, other) in rules.iter().take_while(|(other, _)| other < place) {
+            if overlap(rule, other) {
+                return Err(format!(
+                    "rows {earlier} and {place} both say what {} may do; make one row of them, or give each its \
+                     own `socket`",
+                    rule.who
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_socket(rule: &Rule, scope: &Scope) -> Result<(), String> {
+    let Some(socket) = &rule.socket else { return Ok(()) };
+    let entrance = scope.entrances.iter().find(|entrance| entrance.address == *socket);
+    let entrance =
+        entrance.ok_or_else(|| format!("key `socket`: hsmd.toml has no [[listen]] at `{socket}`"))?;
+    match rule.operations.iter().find(|operation| operation.role() != entrance.role) {
+        None => Ok(()),
+        Some(operation) => Err(format!(
+            "key `socket`: `{socket}` has role {}, and {} is not asked for there",
+            entrance.role.as_str(),
+            operation.as_str()
+        )),
+    }
+}
+
+/// Whether two rows could both decide the same request.
+fn overlap(one: &Rule, other: &Rule) -> bool {
+    let same_socket = one.socket.is_none() || other.socket.is_none() || one.socket == other.socket;
+    let both = |operation: &Operation| {
+        let same_purpose = one
+            .purposes
+            .iter()
+            .any(|(purpose, _)| other.purposes.iter().any(|(theirs, _)| theirs == purpose));
+        other.operations.contains(operation) && (*operation != Operation::Endorse || same_purpose)
+    };
+    one.who == other.who && same_socket && one.operations.iter().any(both)
+}

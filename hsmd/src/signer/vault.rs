@@ -1,0 +1,134 @@
+//! A backend and where its keys are: what lives on the thread, and climbs the ladder out of a fault.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use keychain::{PublicKey, Signature};
+
+use super::Progress;
+use crate::backend::{Backend, Fault, Handle, Inventory, Key, KeyId, Rung};
+
+/// Retired keys that are remembered: signatures that waited while their generation was left ask for the
+/// newest few.
+const RETIRED_MAX: usize = 64;
+
+pub(super) struct Vault {
+    backend: Box<dyn Backend>,
+    /// Handles of this connection. Emptied by a reconnect.
+    handles: HashMap<PublicKey, Handle>,
+    /// Keys that are not on the token any more, newest last: what waits for one is told so at once, and
+    /// does not cost a listing of the token.
+    retired: VecDeque<PublicKey>,
+    progress: Arc<Progress>,
+}
+
+impl Vault {
+    pub(super) fn new(backend: Box<dyn Backend>, progress: Arc<Progress>) -> Self {
+        Self { backend, handles: HashMap::new(), retired: VecDeque::new(), progress }
+    }
+
+    pub(super) fn generate(&mut self, id: KeyId) -> Result<Key, Fault> {
+        // A generation that failed after its effect leaves a second key under the id: the reconciliation of
+        // token and ledger that follows destroys it, because the ledger does not name it.
+        let key = self.climb(|vault| vault.call(|backend| backend.generate(id)))?;
+        self.handles.insert(key.public_key, key.handle);
+        Ok(key)
+    }
+
+    pub(super) fn sign(&mut self, public_key: &PublicKey, digest: &[u8; 32]) -> Result<Signature, Fault> {
+        if self.retired.contains(public_key) {
+            return Err(Fault::NoSuchKey(*public_key));
+        }
+        self.climb(|vault| {
+            let handle = vault.find(public_key)?.ok_or(Fault::NoSuchKey(*public_key))?;
+            vault.call(|backend| backend.sign(handle, digest))
+        })
+    }
+
+    pub(super) fn inventory(&mut self) -> Result<Inventory, Fault> {
+        self.climb(Self::list)
+    }
+
+    /// The same through a connection made wholly anew: a module may go by a list that another process has
+    /// changed since (SoftHSM does).
+    pub(super) fn look_afresh(&mut self) -> Result<Inventory, Fault> {
+        self.handles.clear();
+        self.call(|backend| backend.reconnect(Rung::Module))?;
+        self.inventory()
+    }
+
+    pub(super) fn retire(&mut self, public_key: &PublicKey) -> Result<(), Fault> {
+        self.climb(|vault| match vault.find(public_key)? {
+            Some(handle) => vault.call(|backend| backend.destroy(handle)),
+            None => Ok(()),
+        })?;
+        self.handles.remove(public_key);
+        if self.retired.len() >= RETIRED_MAX {
+            self.retired.pop_front();
+        }
+        self.retired.push_back(*public_key);
+        Ok(())
+    }
+
+    pub(super) fn destroy(&mut self, handle: Handle) -> Result<(), Fault> {
+        self.call(|backend| backend.destroy(handle))
+    }
+
+    pub(super) fn attest(&mut self, public_key: &PublicKey) -> Result<Option<Vec<u8>>, Fault> {
+        self.climb(|vault| {
+            if !vault.backend.capabilities().attestation {
+                return Ok(None);
+            }
+            let handle = vault.find(public_key)?.ok_or(Fault::NoSuchKey(*public_key))?;
+            vault.call(|backend| backend.attest(handle))
+        })
+    }
+
+    pub(super) fn free_objects(&mut self) -> Result<Option<u32>, Fault> {
+        self.climb(|vault| vault.call(|backend| backend.free_objects()))
+    }
+
+    /// The handle of a key, looked up on the token if this connection has not met it.
+    fn find(&mut self, public_key: &PublicKey) -> Result<Option<Handle>, Fault> {
+        if let Some(handle) = self.handles.get(public_key) {
+            return Ok(Some(*handle));
+        }
+        self.list()?;
+        Ok(self.handles.get(public_key).copied())
+    }
+
+    fn list(&mut self) -> Result<Inventory, Fault> {
+        let inventory = self.call(|backend| backend.inventory())?;
+        self.handles = inventory.keys.iter().map(|key| (key.public_key, key.handle)).collect();
+        self.retired.retain(|key| !self.handles.contains_key(key));
+        Ok(inventory)
+    }
+
+    /// Does `work`, and while it fails for a reason that a new connection may cure, reconnects a rung
+    /// further each time and does it again.
+    fn climb<T>(&mut self, mut work: impl FnMut(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        let mut outcome = work(self);
+        for rung in Rung::ALL {
+            let Err(fault) = &outcome else { break };
+            if !fault.is_curable() {
+                break;
+            }
+            tracing::warn!(%fault, rung = rung.as_str(), "reconnecting to the token");
+            metrics::counter!("hsmd_token_recoveries_total", "step" => rung.as_str()).increment(1);
+            self.progress.recovered();
+            self.handles.clear();
+            outcome = self.call(|backend| backend.reconnect(rung)).and_then(|()| work(self));
+        }
+        outcome
+    }
+
+    /// One call of the backend, under the eyes of whoever watches for a call that never returns.
+    fn call<T>(&mut self, work: impl FnOnce(&mut dyn Backend) -> T) -> T {
+        self.progress.begins();
+        let done = work(self.backend.as_mut());
+        self.progress.ends();
+        done
+    }
+}

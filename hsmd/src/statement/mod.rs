@@ -1,0 +1,220 @@
+//! What hsmd states beside the chain, and when: heads on a schedule, after each event and each denial; key
+//! revocations after each new one and by each new generation (`PROTOCOL.md#statements`).
+//!
+//! The ledger decides: what is denied or revoked is durable there before a statement of it is signed, and
+//! every issue begins by reading it. So a process that dies between the two states it after its next start,
+//! and another hsmd on the same ledger states it within [`LOOK`].
+//!
+//! Who is answered that a generation is denied, or a key revoked, is answered after the statement was signed.
+
+mod issue;
+mod issued;
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use keychain::{
+    Code, Digest, PublicKey, Refusal, Timestamp,
+    chain::{SignedEvent, windows},
+    endorsement::Purpose,
+};
+use tokio::sync::watch;
+
+use crate::{
+    health::Health,
+    ledger::Entry,
+    rotation::{Error, Keeper},
+};
+
+pub use issued::Issued;
+
+/// How often the ledger is asked for what another hsmd on it had denied or revoked.
+pub const LOOK: Duration = Duration::from_secs(10);
+
+/// Pause after an issue that failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Age of the newest head from which on hsmd is not ready: half of the verifiers' default staleness, where
+/// they begin to warn. Until then endorsements and everything else go on as if nothing were wrong, and
+/// `GET /health` says what is.
+pub const STALE: Duration = Duration::from_hours(6);
+
+/// When statements are made, and what they allow for.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The longest pause between two heads.
+    pub head_interval: Duration,
+    /// How far other clocks may be off.
+    pub skew: Duration,
+}
+
+/// What was done about a generation that is compromised and not the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The event after it taints it.
+    Tainted,
+    /// Heads deny it.
+    Denied,
+    /// Nothing: it is beyond the window of every verifier.
+    Ended,
+}
+
+impl Effect {
+    /// The effect in an answer.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tainted => "tainted",
+            Self::Denied => "denied",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// An older generation that was named as compromised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The generation.
+    pub generation: Digest,
+    /// The one that followed it.
+    pub successor: Digest,
+    /// What was done about it.
+    pub effect: Effect,
+}
+
+/// Keeps the statements: the only one who has them signed.
+pub struct Statements {
+    keeper: Arc<Keeper>,
+    settings: Settings,
+    /// One issue at a time.
+    issuing: tokio::sync::Mutex<()>,
+    newest: watch::Sender<Arc<Issued>>,
+    /// Every key that was ever revoked: none is endorsed again.
+    revoked: RwLock<BTreeSet<PublicKey>>,
+    /// When the newest head was made, by the clock that nobody can set; the start of the process before.
+    made: Mutex<Instant>,
+    /// Why the newest attempt to make statements failed.
+    problem: Mutex<Option<String>>,
+}
+
+impl Statements {
+    /// Reads what is stated, and makes the first statements. It errs if the ledger cannot be read; that
+    /// statements cannot be signed is a matter of [`Self::run`].
+    pub async fn open(keeper: Arc<Keeper>, settings: Settings) -> Result<Self, Error> {
+        let statements = Self {
+            keeper,
+            settings,
+            issuing: tokio::sync::Mutex::new(()),
+            newest: watch::Sender::new(Arc::new(Issued::default())),
+            revoked: RwLock::default(),
+            made: Mutex::new(Instant::now()),
+            problem: Mutex::default(),
+        };
+        statements.read().await?;
+        drop(statements.look().await);
+        Ok(statements)
+    }
+
+    /// Makes statements when they are due, for ever, and tells `health` when the newest is too old.
+    pub async fn run(&self, health: &Health) {
+        let mut chain = self.keeper.watch();
+        let look = LOOK.min(self.settings.head_interval);
+        loop {
+            let outcome = self.look().await;
+            // That no statement can be made is told at once, and is a problem once the newest is too old.
+            health.warn("head", self.problem());
+            health.note("head", self.staleness());
+            let pause = if outcome.is_ok() { look.min(self.until_due()) } else { PAUSE };
+            tokio::select! {
+                _ = chain.changed() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// The newest statements.
+    pub fn newest(&self) -> Arc<Issued> {
+        Arc::clone(&self.newest.borrow())
+    }
+
+    /// Follows the newest statements.
+    pub fn watch(&self) -> watch::Receiver<Arc<Issued>> {
+        self.newest.subscribe()
+    }
+
+    /// Why the newest attempt to make statements failed, if it did.
+    pub fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Refuses a key that was revoked: it is never endorsed again.
+    pub fn demand_not_revoked(&self, key: &PublicKey) -> Result<(), Refusal> {
+        if self.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(key) {
+            return Err(Refusal::new(Code::Revoked, "the key was revoked; make another"));
+        }
+        Ok(())
+    }
+
+    /// Has an older generation denied. It is durable, and a head that denies it is signed, when this answers
+    /// [`Effect::Denied`]; saying it again does no harm.
+    pub async fn deny(&self, generation: Digest) -> Result<Denial, Error> {
+        let view = self.keeper.settled().await?;
+        let unknown = Error::Conflict("the chain has no such generation");
+        let left = view.find(&generation).ok_or(unknown)?;
+        let next = view.after(left).ok_or(Error::Conflict("the generation is the newest: taint it"))?;
+        let denial = |effect| Denial { generation, successor: next.id(), effect };
+        if next.event().taint_previous {
+            return Ok(denial(Effect::Tainted));
+        }
+        let (since, end) = (self.keeper.now().to_millis(), self.end_of(next));
+        let known = self.keeper.ledger().stated().await?.denied;
+        if !known.iter().any(|entry| entry.subject == generation) {
+            if end <= since {
+                return Ok(denial(Effect::Ended));
+            }
+            let turn = self.keeper.ledger().turn().await?;
+            turn.deny(Entry { subject: generation, since, end }).await?;
+            tracing::warn!(%generation, "denied a generation");
+        }
+        self.look().await?;
+        Ok(denial(Effect::Denied))
+    }
+
+    /// Has keys of services revoked; answers when the last of their endorsements can have ended. They are
+    /// durable, and a statement that revokes them is signed, when this answers; saying it again does no harm.
+    pub async fn revoke_keys(&self, keys: &[PublicKey]) -> Result<Timestamp, Error> {
+        let since = self.keeper.now().to_millis();
+        let longest = Purpose::Access.longest_lifetime().max(Purpose::Response.longest_lifetime());
+        let end = since.plus(longest).plus(self.settings.skew);
+        let turn = self.keeper.ledger().turn().await?;
+        turn.revoke_keys(keys, since, end).await?;
+        let stated = self.look().await?;
+        let ends = stated.revoked.iter().filter(|entry| keys.contains(&entry.subject)).map(|entry| entry.end);
+        tracing::warn!(count = keys.len(), "revoked keys of services");
+        Ok(ends.max().unwrap_or(end))
+    }
+
+    /// When no verifier's window reaches the generation before `next` any more.
+    fn end_of(&self, next: &SignedEvent) -> Timestamp {
+        next.event().created_at.plus(windows::AUTHD).plus(self.settings.skew)
+    }
+
+    /// What is wrong if the newest head is too old.
+    fn staleness(&self) -> Option<String> {
+        let age = self.age();
+        (age > STALE).then(|| {
+            let why = self.problem().unwrap_or_else(|| "none is being made".to_owned());
+            format!("the newest head is {} min old: {why}", age.as_secs() / 60)
+        })
+    }
+
+    fn age(&self) -> Duration {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    fn until_due(&self) -> Duration {
+        self.settings.head_interval.saturating_sub(self.age())
+    }
+}

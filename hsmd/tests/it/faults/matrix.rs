@@ -1,0 +1,254 @@
+//! Every PKCS#11 call that hsmd makes × every code × before and after its effect, hanging, slow × every
+//! operation: once the fault ends hsmd signs within 5 s, nothing answered is lost, the chain is valid and
+//! un-forked, and the token holds the live key and the next.
+//!
+//! A short form runs with every test run: each call with each code, the rest in turn. All of it:
+//!
+//! ```sh
+//! KEELSON_FAULTS=all cargo test --profile ci -p hsmd --test it -- --nocapture faults::matrix
+//! ```
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Mutex,
+    time::Instant,
+};
+
+use p11fault::{CALLS, CODES, Mode, Plan, Rule};
+
+use super::place::{Place, SOON};
+use crate::support::{daemon::Daemon, eventually};
+
+/// Asks for the whole matrix.
+const ALL: &str = "KEELSON_FAULTS";
+
+/// How many hsmd, each with its token, are put through it at a time.
+const WORKERS: usize = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Endorse,
+    FirstStart,
+    Rotate,
+    Start,
+    Taint,
+}
+
+const OPERATIONS: [Operation; 5] =
+    [Operation::Endorse, Operation::Rotate, Operation::Taint, Operation::Start, Operation::FirstStart];
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    call: &'static str,
+    code: &'static str,
+    mode: Mode,
+    operation: Operation,
+}
+
+impl Case {
+    /// Whether hsmd is told that its PIN is wrong: it must not present it again, so that a person has to act.
+    fn refuses_pin(&self) -> bool {
+        self.call == "C_Login"
+            && matches!(self.mode, Mode::After | Mode::Before)
+            && self.code.starts_with("CKR_PIN_")
+    }
+
+    /// The fault, and what makes hsmd come across it: a session or a module is made anew, and the token listed,
+    /// only after another fault.
+    fn plan(&self) -> Plan {
+        let mut plan = Plan::of(Rule::new(self.call, self.code, self.mode));
+        let times = match self.call {
+            "C_Initialize" | "C_Finalize" => 2,
+            "C_SignInit" | "C_Sign" | "C_GenerateKeyPair" | "C_DestroyObject" => return plan,
+            _ => 1,
+        };
+        if !matches!(self.operation, Operation::FirstStart | Operation::Start) || self.call == "C_Finalize" {
+            plan.rules.push(Rule {
+                times: Some(times),
+                ..Rule::new("C_SignInit", "CKR_DEVICE_ERROR", Mode::Before)
+            });
+        }
+        plan
+    }
+}
+
+fn whole() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for operation in OPERATIONS {
+        for call in CALLS {
+            for (code, _) in CODES {
+                cases.extend([Mode::Before, Mode::After].map(|mode| Case { call, code, mode, operation }));
+            }
+            cases.extend([Mode::Hang, Mode::Slow(73)].map(|mode| Case { call, code: "-", mode, operation }));
+        }
+    }
+    cases
+}
+
+/// Every call with every code, and every call hanging and slow; modes and operations in turn.
+fn short() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (row, call) in CALLS.into_iter().enumerate() {
+        for (column, (code, _)) in CODES.into_iter().enumerate() {
+            let mode = if (row + column) % 2 == 0 { Mode::Before } else { Mode::After };
+            cases.push(Case { call, code, mode, operation: OPERATIONS[(row * 3 + column) % 5] });
+        }
+        cases.push(Case { call, code: "-", mode: Mode::Hang, operation: OPERATIONS[row % 5] });
+        cases.push(Case { call, code: "-", mode: Mode::Slow(73), operation: OPERATIONS[(row + 2) % 5] });
+    }
+    cases
+}
+
+#[test]
+fn every_fault_is_survived() {
+    let all = std::env::var(ALL).is_ok_and(|wanted| wanted == "all");
+    let cases = if all { whole() } else { short() };
+    let (queue, outcomes) = (Mutex::new(VecDeque::from(cases)), Mutex::new(Vec::new()));
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| work(&queue, &outcomes));
+        }
+    });
+    let outcomes = outcomes.into_inner().unwrap();
+    let lost: Vec<_> =
+        outcomes.iter().filter_map(|(case, met, lost)| Some((case, met, lost.as_ref()?))).collect();
+    let tried = outcomes.iter().filter(|(_, met, _)| *met).count();
+    let calls: BTreeSet<_> = outcomes.iter().filter(|(_, met, _)| *met).map(|(case, ..)| case.call).collect();
+    println!(
+        "{} cases in {} s; faults tried: {tried}, survived: {}",
+        outcomes.len(),
+        start.elapsed().as_secs(),
+        tried - lost.len()
+    );
+    for (case, _, why) in &lost {
+        println!("not survived: {case:?}: {why}");
+    }
+    assert!(lost.is_empty(), "{} faults were not survived; the first: {:?}", lost.len(), lost[0]);
+    assert_eq!(calls, CALLS.into_iter().collect(), "each call has failed at least once");
+}
+
+type Outcomes = Mutex<Vec<(Case, bool, Option<String>)>>;
+
+fn work(queue: &Mutex<VecDeque<Case>>, outcomes: &Outcomes) {
+    let mut kept: Option<(Place, Daemon)> = None;
+    loop {
+        let Some(case) = queue.lock().unwrap().pop_front() else { return };
+        let survived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            if case.operation == Operation::FirstStart {
+                let place = Place::new();
+                started(&place, &case, None).0
+            } else {
+                let (place, hsmd) = kept.take().unwrap_or_else(|| {
+                    let place = Place::new();
+                    let hsmd = place.start();
+                    (place, hsmd)
+                });
+                let (met, hsmd) = match case.operation {
+                    Operation::Start => started(&place, &case, Some(hsmd)),
+                    _ => running(&place, &case, hsmd),
+                };
+                kept = Some((place, hsmd));
+                met
+            }
+        }));
+        let (met, lost) = match survived {
+            Ok(met) => (met, None),
+            Err(panic) => {
+                kept = None;
+                let text = panic.downcast_ref::<String>().cloned();
+                (true, Some(text.unwrap_or_else(|| "a check failed".to_owned())))
+            }
+        };
+        outcomes.lock().unwrap().push((case, met, lost));
+    }
+}
+
+/// The fault comes while hsmd starts; it is started again as systemd would.
+fn started(place: &Place, case: &Case, before: Option<Daemon>) -> (bool, Daemon) {
+    let chain = before.as_ref().map(|_| place.chain().unwrap());
+    drop(before);
+    place.plan(case.plan());
+    let mut hsmd = place.spawn_with(&[]);
+    let ended = if matches!(case.mode, Mode::Hang) {
+        let hangs = || place.logged("fault") > 0 || place.signs();
+        eventually("the call", SOON * 2, hangs);
+        place.lift();
+        hsmd.ready()
+    } else {
+        hsmd.ready()
+    };
+    let met = place.logged(&format!("fault {}", case.call)) > 0 || matches!(case.mode, Mode::Slow(_));
+    if let Err(status) = ended {
+        let code = status.code();
+        assert!(code == Some(69) || (code == Some(78) && case.refuses_pin()), "{status}: {}", hsmd.log());
+        place.lift();
+        drop(hsmd);
+        hsmd = place.start();
+    }
+    place.lift();
+    survived(
+        place,
+        case,
+        &hsmd,
+        chain.map(|chain| (chain.iter().map(|event| event.text().to_owned()).collect(), 0)),
+    );
+    (met, hsmd)
+}
+
+/// The fault comes while hsmd serves.
+fn running(place: &Place, case: &Case, mut hsmd: Daemon) -> (bool, Daemon) {
+    let before: Vec<_> = place.chain().unwrap().iter().map(|event| event.text().to_owned()).collect();
+    place.plan(case.plan());
+    let ask = || match case.operation {
+        Operation::Rotate => place.post("admin", "/rotate", "{}"),
+        Operation::Taint => place.post("admin", "/taint", "{}"),
+        _ => place.endorse(7),
+    };
+    let (status, body) = if matches!(case.mode, Mode::Hang) {
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(ask);
+            eventually("the call", SOON, || {
+                asked.is_finished() || place.logged(&format!("fault {}", case.call)) > 0
+            });
+            place.lift();
+            asked.join().unwrap()
+        })
+    } else {
+        ask()
+    };
+    assert!(status == 200 || status == 503, "{status} {body}: {}", hsmd.log());
+    let met = place.logged(&format!("fault {}", case.call)) > 0 || matches!(case.mode, Mode::Slow(_));
+    place.lift();
+    if case.refuses_pin() && met {
+        assert_eq!(
+            place.logged("login 160") + place.logged("login 164"),
+            1,
+            "a refused PIN was presented again"
+        );
+        let (status, health) = place.health();
+        assert!(status == 503 && health.contains("PIN"), "{status} {health}");
+        // A person has to see to it: hsmd is started anew by hand.
+        drop(hsmd);
+        hsmd = place.start();
+    }
+    let extends = case.operation != Operation::Endorse && status == 200;
+    survived(place, case, &hsmd, Some((before, usize::from(extends))));
+    (met, hsmd)
+}
+
+/// What must hold after every fault, soon. `before` is the chain before it, and how many events were answered.
+fn survived(place: &Place, case: &Case, hsmd: &Daemon, before: Option<(Vec<String>, usize)>) {
+    let what = format!("{case:?}: {}", hsmd.log().lines().rev().take(12).collect::<Vec<_>>().join("\n"));
+    eventually(&format!("a signature after {what}"), SOON, || place.signs());
+    let chain = place.chain().unwrap();
+    let texts: Vec<_> = chain.iter().map(|event| event.text().to_owned()).collect();
+    let (before, answered) = before.unwrap_or_default();
+    assert!(texts.starts_with(&before), "{case:?}: the chain forked");
+    let longest = before.len() + usize::from(case.operation != Operation::Endorse);
+    let lengths = before.len() + answered..=longest.max(1);
+    assert!(lengths.contains(&texts.len()), "{case:?}: {} events, not {lengths:?}", texts.len());
+    let refused = place.logged("login 160") + place.logged("login 164");
+    assert!(refused <= 1, "{case:?}: a refused PIN was presented {refused} times");
+    eventually(&format!("four objects after {what}"), SOON, || place.world.softhsm.objects() == 4);
+}

@@ -1,0 +1,7 @@
+//! An HSM that fails: hsmd behind the fault module.
+
+mod limits;
+mod matrix;
+mod place;
+
+pub use place::module;

@@ -1,0 +1,409 @@
+//! Heads and key revocations: made in time, denying what was denied, and never forgotten.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use hsmd::{
+    backend::KeyIds,
+    clock::{Calendar, Clock},
+    ledger::Ledger,
+    rotation::{Advance, Error, Keeper},
+    signer::Signer,
+    statement::{Effect, Settings, Statements},
+};
+use keychain::{
+    Digest, PublicKey, Timestamp,
+    chain::{self, Chain, SignedEvent, windows},
+    endorsement::Purpose,
+    statement::{Head, KeyRevocation},
+};
+use serde_json::value::RawValue;
+
+use crate::support::{
+    daemon::request,
+    eventually,
+    memory::{Device, Plan},
+    world::{Database, World, now, service_key, sign_request},
+};
+
+const SOON: Duration = Duration::from_secs(20);
+const SKEW: Duration = Duration::from_secs(5);
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Stated {
+    version: u64,
+    head: Box<RawValue>,
+    key_revocations: Vec<Box<RawValue>>,
+}
+
+impl World {
+    fn stated(&self, query: &str) -> Stated {
+        let answer = request(&self.socket("edge"), "GET", &format!("/statements{query}"), "").ok();
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    fn verifier(&self) -> Chain {
+        let events = self.chain();
+        let mut chain = Chain::new(events[0].id(), chain::Settings { skew: SKEW, ..Default::default() });
+        chain.merge(events, now());
+        chain
+    }
+
+    /// The newest head, verified: when it was made, and what it denies.
+    fn head(&self) -> (Head, Vec<Digest>) {
+        let head = Head::parse(self.stated("").head.get()).unwrap();
+        let verifier = self.verifier();
+        let proven = head.verify(&verifier, windows::EDGE, now()).unwrap();
+        assert!(proven.age(&verifier, now()).unwrap() < SOON);
+        let denied = proven.denied().to_vec();
+        (head, denied)
+    }
+
+    /// The keys revoked now, verified, with the generations that state it.
+    fn revoked(&self) -> (Vec<PublicKey>, Vec<Digest>) {
+        let verifier = self.verifier();
+        let texts = self.stated("").key_revocations;
+        let read: Vec<_> = texts.iter().map(|text| KeyRevocation::parse(text.get()).unwrap()).collect();
+        let keys = read.iter().flat_map(|one| one.verify(&verifier, windows::EDGE, now()).unwrap().to_vec());
+        (keys.collect(), read.iter().map(KeyRevocation::generation_id).collect())
+    }
+
+    fn taint(&self, generation: &Digest) -> String {
+        let body = format!("{{\"generationId\":\"{generation}\",\"reason\":\"drill\"}}");
+        request(&self.socket("admin"), "POST", "/taint", &body).ok()
+    }
+}
+
+fn revocation(keys: &[PublicKey]) -> String {
+    let keys: Vec<_> = keys.iter().map(|key| format!("\"{key}\"")).collect();
+    format!("{{\"publicKeys\":[{}],\"reason\":\"a stolen disk\"}}", keys.join(","))
+}
+
+#[test]
+fn heads_are_made_at_the_start_on_a_schedule_and_with_each_event() {
+    let world = World::new(Database::Sqlite);
+    world.configure("head_interval = \"1s\"");
+    let mut hsmd = world.start();
+    let first = world.stated("");
+    let (head, denied) = world.head();
+    assert_eq!((head.event_id(), denied), (world.chain()[0].id(), vec![]));
+    assert_eq!(head.expiration(), head.issued_at().plus(Duration::from_hours(24)));
+
+    // On its schedule, and whoever waits is told.
+    let next = world.stated(&format!("?after={}&wait=60", first.version));
+    assert!(next.version > first.version);
+    let newer = Head::parse(next.head.get()).unwrap();
+    assert!(newer.issued_at() > head.issued_at() && newer.event_id() == head.event_id());
+
+    hsmd.stop();
+    world.configure("");
+    let mut hsmd = world.start();
+    assert!(world.stated("").version > next.version, "also over a restart");
+    // With the next in a quarter of an hour, only an event brings one.
+    for path in ["/rotate", "/taint"] {
+        let version = world.stated("").version;
+        request(&world.socket("admin"), "POST", path, "{}").ok();
+        assert!(world.stated(&format!("?after={version}&wait=60")).version > version);
+        eventually("a head of the newest event", SOON, || {
+            world.head().0.event_id() == world.chain().last().unwrap().id()
+        });
+    }
+    let health = request(&world.socket("admin"), "GET", "/health", "").ok();
+    assert!(health.contains("\"headIssuedAt\":\"") && health.contains("\"deniedGenerations\":0"), "{health}");
+    let metrics = request(&world.socket("metrics"), "GET", "/metrics", "").ok();
+    assert!(metrics.contains("hsmd_head_issued_timestamp_seconds "), "{metrics}");
+    for bad in ["?after=-1", "?wait=61&after=1", "?before=1"] {
+        let answer = request(&world.socket("edge"), "GET", &format!("/statements{bad}"), "");
+        assert_eq!((answer.status, answer.code()), (400, "BA101"), "{bad}");
+    }
+    // Whoever waits is answered when the daemon ends.
+    std::thread::scope(|scope| {
+        let version = world.stated("").version;
+        let waiting = scope.spawn(move || {
+            let path = format!("/statements?after={version}&wait=60");
+            crate::support::daemon::try_request(&world.socket("edge"), "GET", &path, b"")
+        });
+        hsmd.stop();
+        drop(waiting.join().unwrap());
+    });
+}
+
+#[test]
+fn an_older_generation_is_denied_on_sqlite() {
+    an_older_generation_is_denied(Database::Sqlite);
+}
+
+#[test]
+fn an_older_generation_is_denied_on_postgres() {
+    an_older_generation_is_denied(Database::Postgres);
+}
+
+/// A taint of a generation that others follow: denied for good, once, whatever dies.
+fn an_older_generation_is_denied(database: Database) {
+    let world = World::new(database);
+    let mut hsmd = world.start();
+    for _ in 0..2 {
+        world.rotate("{}");
+    }
+    let ids: Vec<_> = world.chain().iter().map(SignedEvent::id).collect();
+    let answer = |place: usize, effect: &str| {
+        format!(
+            "{{\"taintedGenerationId\":\"{}\",\"newGenerationId\":\"{}\",\"effect\":\"{effect}\"}}",
+            ids[place],
+            ids[place + 1]
+        )
+    };
+    assert_eq!(world.taint(&ids[0]), answer(0, "denied"));
+    // The answer came after the head.
+    let (head, denied) = world.head();
+    assert_eq!((head.event_id(), denied), (ids[2], vec![ids[0]]));
+    assert_eq!(world.taint(&ids[0]), answer(0, "denied"), "said again");
+    assert_eq!(world.head().0.issued_at(), head.issued_at(), "and nothing signed for it");
+    assert_eq!(world.taint(&ids[1]), answer(1, "denied"));
+    assert_eq!(world.chain().len(), 3, "nothing healthy was left");
+    let mut verifier = world.verifier();
+    let (head, _) = world.head();
+    verifier.deny(&head.verify(&world.verifier(), windows::EDGE, now()).unwrap());
+    let live = ids.iter().map(|id| verifier.live(id, windows::EDGE, now()).is_ok());
+    assert_eq!(live.collect::<Vec<_>>(), [false, false, true]);
+
+    hsmd.kill();
+    let mut hsmd = world.start();
+    assert_eq!(world.head().1, [ids[0], ids[1]]);
+    // The newest is tainted as ever, and its head denies the same.
+    assert!(world.taint(&ids[2]).contains("\"effect\":\"tainted\""));
+    eventually("the head after the taint", SOON, || {
+        world.stated("").head.get().contains("\"sequenceNumber\":3")
+    });
+    assert_eq!(world.head().1, [ids[0], ids[1]]);
+    assert!(world.taint(&ids[2]).contains("\"effect\":\"tainted\""));
+    let unknown = format!("{{\"generationId\":\"{}\"}}", Digest::of("unknown"));
+    assert_eq!(request(&world.socket("admin"), "POST", "/taint", &unknown).code(), "BA602");
+    hsmd.stop();
+}
+
+#[test]
+fn keys_of_services_are_revoked_on_sqlite() {
+    keys_of_services_are_revoked(Database::Sqlite);
+}
+
+#[test]
+fn keys_of_services_are_revoked_on_postgres() {
+    keys_of_services_are_revoked(Database::Postgres);
+}
+
+fn keys_of_services_are_revoked(database: Database) {
+    let world = World::new(database);
+    let mut hsmd = world.start();
+    let admin = world.socket("admin");
+    let post = |body: &str| request(&admin, "POST", "/revoke-keys", body);
+    let sign = |number: u8| {
+        let body = sign_request(Purpose::Response, service_key(number), Duration::from_mins(5));
+        request(&world.socket("edge"), "POST", "/sign", &body)
+    };
+    sign(1).ok();
+    let first = post(&revocation(&[service_key(1)])).ok();
+    assert!(first.starts_with(&format!("{{\"revokedKeys\":[\"{}\"],\"expiration\":\"", service_key(1))));
+    assert_eq!(world.revoked().0, [service_key(1)], "the answer came after the statement");
+    assert_eq!((sign(1).status, sign(1).code()), (403, "BA304"));
+    sign(2).ok();
+    assert_eq!(post(&revocation(&[service_key(1)])).ok(), first, "said again");
+    post(&revocation(&[service_key(2), service_key(1), service_key(3)])).ok();
+    let all = [1, 2, 3].map(service_key);
+    let revoked = || {
+        let mut keys = world.revoked().0;
+        keys.sort_unstable();
+        keys
+    };
+    let mut sorted = all.to_vec();
+    sorted.sort_unstable();
+    assert_eq!(revoked(), sorted);
+    // By whichever generation is the newest.
+    world.rotate("{}");
+    let newest = world.chain().last().unwrap().id();
+    eventually("the revocation by the next generation", SOON, || world.revoked().1 == [newest]);
+    assert_eq!(revoked(), sorted);
+    hsmd.kill();
+    let mut hsmd = world.start();
+    assert_eq!(revoked(), sorted);
+    assert_eq!(sign(3).code(), "BA304");
+    assert!(hsmd.log().contains("a stolen disk"), "the reason is logged");
+
+    let many: Vec<_> = (1..=65).map(service_key).collect();
+    let bad_reason = revocation(&all).replace("a stolen disk", "a\\nb");
+    for body in [
+        "",
+        "{}",
+        "[]",
+        "{\"publicKeys\":[]}",
+        "{\"publicKeys\":[1]}",
+        "{\"publicKeys\":\"x\"}",
+        &revocation(&[all[0], all[0]]),
+        &revocation(&many),
+        &revocation(&all).replace("1AAI", "1AAJ"),
+        &revocation(&all).replace("reason", "because"),
+        &bad_reason,
+    ] {
+        let answer = post(body);
+        assert_eq!((answer.status, answer.code()), (400, "BA101"), "{body}");
+    }
+    for (socket, method, status) in
+        [("other-admin", "POST", 403), ("edge", "POST", 404), ("admin", "GET", 405)]
+    {
+        let answer = request(&world.socket(socket), method, "/revoke-keys", &revocation(&[service_key(9)]));
+        assert_eq!(answer.status, status, "{method} {socket}");
+    }
+    assert_eq!(revoked(), sorted, "nothing changed");
+    hsmd.stop();
+}
+
+/// A clock that the test moves.
+#[derive(Clone)]
+struct Hands(Arc<Mutex<Timestamp>>);
+
+impl Hands {
+    fn forward(&self, by: Duration) {
+        let mut now = self.0.lock().unwrap();
+        *now = now.plus(by);
+    }
+}
+
+impl Clock for Hands {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.now().since(Timestamp::from_unix_millis(0))
+    }
+}
+
+struct Place {
+    folder: tempfile::TempDir,
+    device: Device,
+    clock: Hands,
+}
+
+impl Place {
+    fn new() -> Self {
+        let clock = Hands(Arc::new(Mutex::new(now())));
+        Self { folder: tempfile::tempdir().unwrap(), device: Device::default(), clock }
+    }
+
+    async fn start(&self) -> (Arc<Keeper>, Statements) {
+        let (signer, _) = Signer::start(Box::new(self.device.connect())).unwrap();
+        let ledger = format!("sqlite://{}/ledger.db", self.folder.path().display());
+        let ledger = Ledger::open(&ledger).await.unwrap();
+        let calendar = Calendar::new(Box::new(self.clock.clone()));
+        let keeper = Arc::new(Keeper::start(ledger, signer, calendar, KeyIds::default()).await.unwrap());
+        let settings = Settings { head_interval: Duration::from_mins(15), skew: SKEW };
+        let statements = Statements::open(Arc::clone(&keeper), settings).await.unwrap();
+        (keeper, statements)
+    }
+}
+
+/// Dies between the ledger's commit and the signature: what was said is stated after the next start.
+#[tokio::test]
+async fn what_is_durable_is_stated_after_a_death_before_its_signature() {
+    let place = Place::new();
+    let (keeper, statements) = place.start().await;
+    let left = keeper.view().unwrap().live().id();
+    keeper.advance(Advance { from: None, taint: false }).await.unwrap();
+    for after_effect in [false, true] {
+        place.device.plan(Plan { at: 0, after_effect, fatal: true });
+        let denied = statements.deny(left).await.unwrap_err();
+        assert!(matches!(denied, Error::Hsm(_)), "{denied}");
+        assert!(statements.problem().is_some());
+        assert!(place.device.heal());
+    }
+    place.device.plan(Plan { at: 0, after_effect: false, fatal: true });
+    statements.revoke_keys(&[service_key(1)]).await.unwrap_err();
+    assert_eq!(statements.demand_not_revoked(&service_key(1)).unwrap_err().code().as_str(), "BA304");
+    place.device.heal();
+    drop((keeper, statements));
+
+    let (keeper, statements) = place.start().await;
+    let newest = statements.newest();
+    assert_eq!((newest.denied.as_slice(), statements.problem()), (&[left][..], None));
+    let head = newest.head.as_ref().unwrap();
+    let view = keeper.view().unwrap();
+    assert_eq!(head.verify_signature(view.live()).unwrap().denied(), [left]);
+    assert_eq!(newest.key_revocations[0].claimed_keys(), [service_key(1)]);
+    // Said again after all that: the same answer, and nothing new signed.
+    assert_eq!(statements.deny(left).await.unwrap().effect, Effect::Denied);
+    assert_eq!(statements.newest().version, newest.version);
+}
+
+/// What no window reaches any more is neither denied nor carried on; a revoked key is never endorsed again.
+#[tokio::test]
+async fn denials_and_revocations_end_and_are_remembered() {
+    let place = Place::new();
+    let (keeper, statements) = place.start().await;
+    let mut ids = vec![keeper.view().unwrap().live().id()];
+    for _ in 0..2 {
+        let advanced = keeper.advance(Advance { from: None, taint: false }).await.unwrap();
+        ids.push(advanced.new_generation);
+    }
+    assert_eq!(statements.deny(ids[0]).await.unwrap().effect, Effect::Denied);
+    let end = statements.revoke_keys(&[service_key(1)]).await.unwrap();
+    assert_eq!(end, place.clock.now().to_millis().plus(Duration::from_hours(24)).plus(SKEW));
+    assert!(matches!(statements.deny(ids[2]).await, Err(Error::Conflict(_))), "the newest is for a taint");
+
+    place.clock.forward(Duration::from_hours(24) + SKEW);
+    assert_eq!(statements.deny(ids[1]).await.unwrap().effect, Effect::Ended);
+    // The first result again, although it has ended meanwhile.
+    let again = statements.deny(ids[0]).await.unwrap();
+    assert_eq!((again.effect, again.successor), (Effect::Denied, ids[1]));
+    let newest = statements.newest();
+    assert!(newest.denied.is_empty() && newest.key_revocations.is_empty());
+    assert_eq!(statements.demand_not_revoked(&service_key(1)).unwrap_err().code().as_str(), "BA304");
+    let (_, statements) = place.start().await;
+    assert_eq!(statements.demand_not_revoked(&service_key(1)).unwrap_err().code().as_str(), "BA304");
+    assert_eq!(statements.demand_not_revoked(&service_key(2)), Ok(()));
+}
+
+/// The lists are bounded, and what found no room changes nothing.
+#[tokio::test]
+async fn a_full_list_is_refused() {
+    let place = Place::new();
+    let (_, statements) = place.start().await;
+    let key = |number: u16| {
+        let mut seed = [1; 32];
+        seed[..2].copy_from_slice(&number.to_be_bytes());
+        keychain::SigningKey::from_seed(&seed).unwrap().public_key()
+    };
+    let keys: Vec<_> = (0..=1024).map(key).collect();
+    for part in keys[..1024].chunks(64) {
+        statements.revoke_keys(part).await.unwrap();
+    }
+    let newest = statements.newest();
+    assert_eq!(newest.key_revocations.len(), 16);
+    let error = statements.revoke_keys(&keys[1024..]).await.unwrap_err();
+    assert_eq!(keychain::Refusal::from(&error).code().as_str(), "BA602", "{error}");
+    assert_eq!(statements.demand_not_revoked(&keys[1024]), Ok(()));
+    statements.revoke_keys(&keys[..64]).await.unwrap();
+    assert_eq!(statements.newest().version, newest.version);
+}
+
+/// Another hsmd on the same ledger states the same.
+#[tokio::test]
+async fn a_denial_reaches_the_other_hsmd() {
+    let place = Place::new();
+    let (keeper, one) = place.start().await;
+    let left = keeper.view().unwrap().live().id();
+    keeper.advance(Advance { from: None, taint: false }).await.unwrap();
+    let (_, other) = place.start().await;
+    one.deny(left).await.unwrap();
+    one.revoke_keys(&[service_key(1)]).await.unwrap();
+    let health = hsmd::health::Health::new();
+    let mut newest = other.watch();
+    let seen = newest.wait_for(|newest| newest.denied == [left] && newest.key_revocations.len() == 1);
+    tokio::select! {
+        () = other.run(&health) => {}
+        seen = tokio::time::timeout(SOON, seen) => drop(seen.unwrap().unwrap()),
+    }
+    assert_eq!(other.demand_not_revoked(&service_key(1)).unwrap_err().code().as_str(), "BA304");
+}

@@ -1,0 +1,72 @@
+//! `opsctl hsm`: what keeps the signer alive beyond its disks and tokens.
+
+use std::path::PathBuf;
+
+use keychain::Digest;
+use keychain::chain::SignedEvent;
+use serde::Deserialize;
+
+use crate::chain::{self, Proved};
+use crate::deployment::Deployment;
+use crate::failure::{Exit, Failure, OrFail};
+use crate::talk::Talk;
+
+/// Options of `opsctl hsm recover`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Recover {
+    #[command(flatten)]
+    deployment: Deployment,
+    /// The published chain, as `opsctl chain show --json` prints it and a keysd gives it at /hsm/keys;
+    /// `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    chain: PathBuf,
+    /// The identity whose chain is meant, if FILE holds several [default: that of its only one]
+    #[arg(long, value_name = "E…")]
+    identity: Option<Digest>,
+    /// Destroy a key that was made for an event which is not in the chain: only if no verifier has seen such
+    /// an event, or the chain is forked for good
+    #[arg(long)]
+    discard_unfinished: bool,
+    /// Say what would be brought, and bring nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// As JSON: hsmd's answer, verbatim
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Recovered {
+    generation_id: String,
+    sequence_number: u64,
+    imported: usize,
+}
+
+/// `opsctl hsm recover`: brings the published chain to a ledger that is behind its token.
+pub(crate) async fn recover(options: &Recover, talk: Talk) -> Result<(), Failure> {
+    let proved = Proved::parse(&chain::read(&options.chain)?, options.identity)?;
+    let head = proved.head()?.event();
+    let events = proved.events().len();
+    talk.say(format!("the chain of {} verifies: {events} events, the newest {}", proved.identity(), head.id));
+    if options.dry_run {
+        talk.say("dry run: nothing was brought");
+        return Ok(());
+    }
+    let texts: Vec<_> = proved.events().iter().map(SignedEvent::text).collect();
+    let unfinished = if options.discard_unfinished { "discard" } else { "refuse" };
+    let hsmd = options.deployment.admin()?;
+    let path = format!("/recover?unfinished={unfinished}");
+    let answer = hsmd.post(&path, format!("[{}]", texts.join(","))).await?.ok(&hsmd)?;
+    let Recovered { generation_id, sequence_number, imported } =
+        serde_json::from_str(&answer).or_fail(Exit::Data, || "hsmd's answer is not that of a recovery")?;
+    if options.json {
+        println!("{}", answer.trim_end());
+    } else {
+        println!("{generation_id}");
+    }
+    talk.say(format!(
+        "{imported} events imported; generation {generation_id} (number {sequence_number}) signs"
+    ));
+    Ok(())
+}

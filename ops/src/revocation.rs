@@ -1,0 +1,76 @@
+//! `opsctl revoke-key`: compromised keys of services.
+
+use keychain::{PublicKey, limits};
+use serde::Serialize;
+
+use crate::deployment::Deployment;
+use crate::failure::{Exit, Failure};
+use crate::generation::{chain, confirm, reason, to_json};
+use crate::statements::Stated;
+use crate::talk::Talk;
+
+/// Options of `opsctl revoke-key`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RevokeKey {
+    #[command(flatten)]
+    deployment: Deployment,
+    /// The compromised keys, as they stand in the directory
+    #[arg(value_name = "KEY", required = true, num_args = 1..=limits::REVOKED_KEYS_MAX)]
+    keys: Vec<PublicKey>,
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    reason: String,
+    /// Do not ask for confirmation (needed without a terminal)
+    #[arg(long)]
+    yes: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// As JSON: hsmd's answer, verbatim
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    public_keys: &'a [PublicKey],
+    reason: &'a str,
+}
+
+/// `opsctl revoke-key`.
+pub(crate) async fn revoke_key(options: &RevokeKey, talk: Talk) -> Result<(), Failure> {
+    let hsmd = options.deployment.admin()?;
+    let before = chain(&hsmd).await?;
+    let mut keys = options.keys.clone();
+    keys.sort_unstable();
+    keys.dedup();
+    talk.say(format!(
+        "{} key(s) of services are to be refused, whatever endorses them, and never",
+        keys.len()
+    ));
+    talk.say("endorsed again; their endorsements leave the directory");
+    if options.dry_run {
+        talk.say("dry run: nothing was done");
+        return Ok(());
+    }
+    if !options.yes {
+        confirm(&before, "a revocation")?;
+    }
+    let request = Request { public_keys: &keys, reason: &options.reason };
+    let answer = hsmd.post("/revoke-keys", to_json(&request)?).await?.ok(&hsmd)?;
+    // Believes the statement, not the answer.
+    let stated = Stated::read(&hsmd, &chain(&hsmd).await?).await?;
+    if let Some(missing) = keys.iter().find(|key| !stated.revoked.contains(key)) {
+        return Err(Failure::new(Exit::No, format!("hsmd states no revocation of {missing}: see its log")));
+    }
+    if options.json {
+        println!("{}", answer.trim_end());
+    } else {
+        for key in &keys {
+            println!("{key}");
+        }
+    }
+    talk.say("revoked: a signed statement is on its way to every verifier");
+    Ok(())
+}
