@@ -41,6 +41,9 @@ pub struct Config {
     pub clock_skew: Span,
     /// The file that says who may do what.
     pub policy: PathBuf,
+    /// The folder of the audit trail.
+    #[serde(default = "default_audit")]
+    pub audit: PathBuf,
     /// The longest pause between two heads.
     #[serde(default = "default_head_interval")]
     pub head_interval: Span,
@@ -67,6 +70,9 @@ impl Config {
         }
         if !config.policy.is_absolute() {
             return wrong("policy", "must be an absolute path such as \"/etc/hsmd/policy.toml\"");
+        }
+        if !config.audit.is_absolute() {
+            return wrong("audit", "must be an absolute path such as \"/var/lib/hsmd/audit\"");
         }
         if let Err((key, because)) = config.hsm.check() {
             return wrong(&format!("hsm.{key}"), because);
@@ -145,6 +151,10 @@ impl Config {
 
 fn default_ledger() -> String {
     "sqlite:///var/lib/hsmd/ledger.db".to_owned()
+}
+
+fn default_audit() -> PathBuf {
+    PathBuf::from("/var/lib/hsmd/audit")
 }
 
 /// How long the pause between two heads may be: at most half of what verifiers begin to warn at.

@@ -10,6 +10,8 @@
 /// What the daemon is about when it comes to a failure point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Writes the audit trail.
+    Audit,
     /// Endorses a service's key.
     Endorse,
     /// Makes the first keys and event 0, in an empty ledger.
@@ -98,6 +100,12 @@ mod armed {
 
     /// Every place, in the order in which the steps come to them.
     pub const LABELS: &[Label] = &[
+        write_at("audit/before-begin"),
+        write_at("audit/after-begin"),
+        write_at("audit/before-append"),
+        write_at("audit/after-append"),
+        write_at("audit/before-sync"),
+        write_at("audit/after-sync"),
         write_at("first/before-migrate"),
         write_at("first/after-migrate"),
         write_at("first/before-intend"),
@@ -131,6 +139,7 @@ mod armed {
         at("settle/after-sweep"),
         at("endorse/before-sign"),
         at("endorse/after-sign"),
+        at("endorse/after-audit"),
         write_at("recover/before-import"),
         write_at("recover/after-import"),
         at("recover/after-settle"),
@@ -194,6 +203,7 @@ mod armed {
     impl Step {
         const fn name(self) -> &'static str {
             match self {
+                Self::Audit => "audit",
                 Self::Endorse => "endorse",
                 Self::First => "first",
                 Self::Publish => "publish",

@@ -36,6 +36,7 @@
 //! - *A PIN is presented once.* After a refusal it is not tried again.
 //! - *Every queue, body, wait and reason has a bound*, named beside its reason.
 
+pub mod audit;
 pub mod backend;
 pub mod clock;
 pub mod config;

@@ -8,6 +8,7 @@ use std::{
 
 use actix_web::dev::ServerHandle;
 use hsmd::{
+    audit::{Audit, attend},
     backend::{self, Fault},
     clock::{Calendar, System},
     config::{Config, Socket},
@@ -62,6 +63,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     // Heard from now on: systemd may change its mind as soon as it has started us.
     let mut stop = tokio::spawn(shutdown::signal());
     let metrics = Metrics::install("hsmd")?;
+    // Nothing is written before there is something to tell.
+    let (audit, scribe) = Audit::open(&config.audit, Box::new(System::start())).map_err(Failure::config)?;
     let (keeper, signer_thread) = tokio::select! {
         opened = open(&config) => opened?,
         // Nothing that a start does is spoilt by ending in the midst of it.
@@ -71,7 +74,12 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let health = Arc::new(Health::new());
     let statements = Statements::open(Arc::clone(&keeper), config.statements()).await.map_err(failure)?;
     let statements = Arc::new(statements);
-    let servers = listen(sockets, &policy, &keeper, &health, &statements)?;
+    if let Err(error) = attend::start(&audit, &keeper, &policy).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "nothing can be signed or changed");
+    }
+    let parts =
+        Parts { policy: &policy, keeper: &keeper, health: &health, statements: &statements, audit: &audit };
+    let servers = listen(sockets, &parts)?;
     let told = Arc::clone(&health);
     let metrics = metrics.serve(&config.metrics, move || describe(&told))?;
     let ended = tokio::select! {
@@ -80,7 +88,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         ending = supervise(&keeper) => Err(ending),
         () = device::tend(&keeper, &health) => Ok(()),
         () = statements.run(&health) => Ok(()),
-        () = follow(reload, &keeper, &health) => Ok(()),
+        () = follow(reload, &audit, &keeper, &health) => Ok(()),
+        () = attend::attend(&audit, &keeper) => Ok(()),
+        () = follow_audit(&audit, &keeper, &health) => Ok(()),
     };
     // Whoever cannot go on does not wait for a token that does not answer.
     ended.map_err(restart)?;
@@ -90,28 +100,38 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         server.stop(true).await;
     }
     metrics.stop(false).await;
+    attend::stop(&audit, &keeper).await;
     if let Err(error) = keeper.close().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "cannot close the ledger");
     }
-    drop((keeper, statements));
-    close(signer_thread).await
+    drop((keeper, statements, audit));
+    close(scribe, "the audit trail's thread").await?;
+    close(signer_thread, "the signer thread").await
+}
+
+/// What every socket opens to.
+struct Parts<'a> {
+    policy: &'a Arc<PolicyFile>,
+    keeper: &'a Arc<Keeper>,
+    health: &'a Arc<Health>,
+    statements: &'a Arc<Statements>,
+    audit: &'a Audit,
 }
 
 /// Opens the configured sockets: last, so that nobody is let in before everything stands.
-fn listen(
-    sockets: Vec<Socket>,
-    policy: &Arc<PolicyFile>,
-    keeper: &Arc<Keeper>,
-    health: &Arc<Health>,
-    statements: &Arc<Statements>,
-) -> Result<Vec<ServerHandle>, Failure> {
+fn listen(sockets: Vec<Socket>, parts: &Parts<'_>) -> Result<Vec<ServerHandle>, Failure> {
     let mut servers = Vec::new();
     for Socket { entrance, mode, tls } in sockets {
         let socket = entrance.address.bind_with(mode)?;
         demand_tls(&entrance.address, &socket, tls.is_some())?;
-        let policy = Gate::new(entrance, Arc::clone(policy));
-        let (keeper, health) = (Arc::clone(keeper), Arc::clone(health));
-        let door = Door { keeper, policy, health, tls, statements: Arc::clone(statements) };
+        let door = Door {
+            keeper: Arc::clone(parts.keeper),
+            policy: Gate::new(entrance, Arc::clone(parts.policy)),
+            health: Arc::clone(parts.health),
+            tls,
+            statements: Arc::clone(parts.statements),
+            audit: parts.audit.clone(),
+        };
         let server = serve(Listener { socket, door }).map_err(Failure::io)?;
         servers.push(server.handle());
         tokio::spawn(server);
@@ -172,7 +192,7 @@ async fn settle(config: &Config, signer: Signer) -> Result<Keeper, rotation::Err
 /// Lets the thread of a start that failed close its token: a module that is called while its exit handlers run
 /// crashes. One that hangs in a call is not waited for.
 async fn abandon(signer: std::thread::JoinHandle<()>) {
-    if tokio::time::timeout(TROUBLE_INTERVAL, close(signer)).await.is_err() {
+    if tokio::time::timeout(TROUBLE_INTERVAL, close(signer, "the signer thread")).await.is_err() {
         exit_in_any_case();
     }
 }
@@ -200,11 +220,12 @@ async fn await_recovery(keeper: &Keeper, health: &Health) {
     health.note("chain", None);
 }
 
-/// Waits until the token is closed: a module that is still open when the process ends may crash it.
-async fn close(signer: std::thread::JoinHandle<()>) -> Result<(), Failure> {
-    match tokio::task::spawn_blocking(|| signer.join()).await {
+/// Waits until a thread has closed what it works with: a module that is still open when the process ends may
+/// crash it.
+async fn close(thread: std::thread::JoinHandle<()>, name: &str) -> Result<(), Failure> {
+    match tokio::task::spawn_blocking(|| thread.join()).await {
         Ok(Ok(())) => Ok(()),
-        _ => Err(Failure::software("the signer thread ended badly")),
+        _ => Err(Failure::software(format!("{name} ended badly"))),
     }
 }
 
@@ -278,10 +299,27 @@ fn restart(ending: Ending) -> Failure {
 }
 
 /// Reads again what SIGHUP asks for, and says how it went.
-async fn follow(mut reload: Reload, keeper: &Keeper, health: &Health) {
+async fn follow(mut reload: Reload, audit: &Audit, keeper: &Keeper, health: &Health) {
     loop {
-        reload.next(health).await;
+        reload.next(audit, health).await;
         notify::status(&status(keeper, health));
+    }
+}
+
+/// Says so while the audit trail cannot be written: nothing is signed or changed meanwhile.
+async fn follow_audit(audit: &Audit, keeper: &Keeper, health: &Health) {
+    let mut trouble = audit.watch();
+    loop {
+        let because = trouble.borrow_and_update().clone();
+        let problem = because.map(|because| {
+            format!("the audit trail cannot be written ({because}): see that its disk has room and works")
+        });
+        if health.note("audit", problem) {
+            notify::status(&status(keeper, health));
+        }
+        if trouble.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -2,15 +2,23 @@
 
 use std::{io, sync::Arc};
 
+use keychain::{Code, Refusal};
 use systemd::exit::Failure;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
+    audit::{
+        Audit,
+        operation::{Intent, Outcome},
+    },
     config::Socket,
     health::Health,
     policy::{Change, PolicyFile},
     tls::Tls,
 };
+
+/// Who is said to have asked: whoever could send the signal.
+const ASKED_BY: &str = "SIGHUP";
 
 /// What can be read again while hsmd runs. Whatever is not right keeps its last good state, and says so in
 /// the log, in the unit's status and in `GET /health`, until it is read again and is.
@@ -28,16 +36,20 @@ impl Reload {
     }
 
     /// Waits for the next SIGHUP and reads everything again. What is wrong is noted in `health`.
-    pub async fn next(&mut self, health: &Health) {
+    pub async fn next(&mut self, audit: &Audit, health: &Health) {
         if self.hangups.recv().await.is_none() {
             // Nothing can ask any more: there is nothing to wait for.
             std::future::pending::<()>().await;
         }
-        health.warn("policy", self.read_policy().err());
-        health.warn("tls", self.tls.iter().find_map(|tls| read_tls(tls).err()));
+        health.warn("policy", self.read_policy(audit).await.err());
+        let mut tls = None;
+        for each in &self.tls {
+            tls = read_tls(audit, each).await.err().or(tls);
+        }
+        health.warn("tls", tls);
     }
 
-    fn read_policy(&self) -> Result<(), String> {
+    async fn read_policy(&self, audit: &Audit) -> Result<(), String> {
         let kept = |error: systemd::config::Error| {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -46,31 +58,55 @@ impl Reload {
             format!("{error}; the last good policy stays")
         };
         let policy = self.policy.read().map_err(kept)?;
-        match self.policy.change(&policy) {
-            None => tracing::info!(digest = %policy.digest(), "the policy is unchanged"),
-            Some(change) => record(&change),
-        }
-        // An unchanged text is adopted too: it may name a user that was made since.
-        self.policy.adopt(policy);
-        Ok(())
+        let Some(change) = self.policy.change(&policy) else {
+            tracing::info!(digest = %policy.digest(), "the policy is unchanged");
+            // It is adopted too: it may name a user that was made since.
+            self.policy.adopt(policy);
+            return Ok(());
+        };
+        let intent = Intent::by(ASKED_BY, "policy")
+            .with("before", &change.before.to_string())
+            .with("after", &change.after.to_string());
+        let file = Arc::clone(&self.policy);
+        let adopted = audit.operation(intent, async move {
+            file.adopt(policy);
+            Ok(change)
+        });
+        adopted.await.map(drop).map_err(|refusal| format!("{}; reload once it can", refusal.because()))
     }
 }
 
-fn read_tls(tls: &Tls) -> Result<(), String> {
-    match tls.reload() {
-        Ok(()) => {
-            tracing::info!("read certificate, key and client authorities again");
-            Ok(())
-        }
-        Err(error) => {
+async fn read_tls(audit: &Audit, tls: &Arc<Tls>) -> Result<(), String> {
+    let read = Arc::clone(tls);
+    let done = audit.operation(Intent::by(ASKED_BY, "tls"), async move {
+        read.reload().map_err(|error| {
             let error = Failure::config(error);
             tracing::error!(%error, "TLS cannot be renewed; what it had stays");
-            Err(format!("{error}; certificate, key and client authorities stay as they were"))
+            Refusal::new(Code::Unavailable, "certificate, key and client authorities stay as they were")
+                .with("because", error.to_string())
+        })?;
+        Ok(Renewed)
+    });
+    match done.await {
+        Ok(Renewed) => Ok(()),
+        Err(refusal) => {
+            let because = refusal.context("because").unwrap_or("reload once it can");
+            Err(format!("{because}; {}", refusal.because()))
         }
     }
 }
 
-/// Notes that another policy comes into force, before it does. The one place to do so.
-fn record(change: &Change) {
-    tracing::info!(before = %change.before, after = %change.after, rows = change.rows, "another policy comes into force");
+/// Certificate, key and client authorities were read anew.
+struct Renewed;
+
+impl Outcome for Renewed {
+    fn details(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+}
+
+impl Outcome for Change {
+    fn details(&self) -> Vec<(&'static str, String)> {
+        vec![("rows", self.rows.to_string())]
+    }
 }

@@ -17,7 +17,7 @@ use std::{sync::Arc, thread, time::Duration, time::Instant};
 use keychain::{PublicKey, Signature};
 use tokio::sync::oneshot;
 
-use crate::backend::{Backend, Fault, Handle, Inventory, Key, KeyId};
+use crate::backend::{Backend, DeviceLog, Fault, Handle, Inventory, Key, KeyId};
 use progress::Progress;
 use queue::{Next, Queue, Wanted, Work};
 use vault::Vault;
@@ -36,6 +36,7 @@ pub struct Signer(Arc<Handed>);
 struct Handed {
     queue: Arc<Queue>,
     progress: Arc<Progress>,
+    log: DeviceLog,
 }
 
 impl Drop for Handed {
@@ -48,7 +49,8 @@ impl Signer {
     /// Starts the thread that owns `backend`.
     pub fn start(backend: Box<dyn Backend>) -> std::io::Result<(Self, thread::JoinHandle<()>)> {
         let (queue, progress) = (Arc::new(Queue::new()), Arc::new(Progress::default()));
-        let handed = Handed { queue: Arc::clone(&queue), progress: Arc::clone(&progress) };
+        let log = backend.log();
+        let handed = Handed { queue: Arc::clone(&queue), progress: Arc::clone(&progress), log };
         let thread = thread::Builder::new()
             .name("signer".to_owned())
             .spawn(move || work(&queue, &mut Vault::new(backend, progress)))?;
@@ -130,6 +132,11 @@ impl Signer {
     /// For how long the call that is at the token now has not returned; nothing if there is none.
     pub fn at_the_token(&self) -> Option<Duration> {
         self.0.progress.at_the_token()
+    }
+
+    /// What is kept of the device's own log.
+    pub fn log(&self) -> DeviceLog {
+        self.0.log.clone()
     }
 
     /// Whether the thread is gone: nothing will be answered any more.

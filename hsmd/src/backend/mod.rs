@@ -5,6 +5,7 @@
 //! decided above it ([`crate::signer`], [`crate::rotation`]). Every backend passes the one suite in
 //! `hsmd/tests/conformance.rs`.
 
+mod device_log;
 mod fault;
 mod key_id;
 pub mod pkcs11;
@@ -12,6 +13,7 @@ pub mod yubihsm;
 
 use keychain::{PublicKey, Signature};
 
+pub use device_log::{DeviceLog, Kept};
 pub use fault::Fault;
 pub use key_id::{KeyId, KeyIds};
 
@@ -60,6 +62,11 @@ pub trait Backend: Send {
     /// How many more objects fit. None where the device does not tell.
     fn free_objects(&mut self) -> Result<Option<u32>, Fault> {
         Ok(None)
+    }
+
+    /// What is kept of the device's own log, shared; nothing ever where the device keeps none.
+    fn log(&self) -> DeviceLog {
+        DeviceLog::default()
     }
 
     /// Drops the connection as far as `rung` says and makes a new one. Earlier handles are void.

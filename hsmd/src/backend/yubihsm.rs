@@ -23,7 +23,7 @@ use yubihsm::{
     object::{Label, Type},
 };
 
-use super::{Backend, Capabilities, Fault, Handle, Inventory, Key, KeyId, KeyIds, Rung};
+use super::{Backend, Capabilities, DeviceLog, Fault, Handle, Inventory, Key, KeyId, KeyIds, Rung};
 use fault::{Cause, cause, fault};
 use journal::Journal;
 use sessions::Sessions;
@@ -325,6 +325,10 @@ impl Backend for Device {
     fn free_objects(&mut self) -> Result<Option<u32>, Fault> {
         let storage = self.call("get storage info", Client::get_storage_info)?;
         Ok(Some(u32::from(storage.free_records)))
+    }
+
+    fn log(&self) -> DeviceLog {
+        self.journal.told()
     }
 
     fn reconnect(&mut self, rung: Rung) -> Result<(), Fault> {

@@ -9,7 +9,7 @@ use actix_web::{
 };
 use keychain::{Code, Refusal};
 
-use crate::rotation;
+use crate::{audit, rotation};
 
 /// Longest body: the longest request is under 300 bytes, and a taint's reason may be 500.
 pub(super) const BODY_MAX: usize = 4096;
@@ -58,6 +58,12 @@ pub(super) fn refused(refusal: &Refusal) -> HttpResponse {
 /// Turns a fault into what the caller is told; the log is told everything.
 pub(super) fn refuse(error: &rotation::Error) -> Refusal {
     tracing::warn!(error = error as &dyn std::error::Error, "an operation failed");
+    error.into()
+}
+
+/// Turns a fault of the audit trail into what the caller is told.
+pub(super) fn unwritten(error: &audit::Error) -> Refusal {
+    tracing::warn!(error = error as &dyn std::error::Error, "an operation is not in the audit trail");
     error.into()
 }
 

@@ -1,18 +1,19 @@
 //! `POST /rotate` and `POST /taint`: a generation is left for the next, or denied if it was left before.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, Digest, Refusal, json::Object};
 
 use super::{Door, border, caller};
 use crate::{
-    policy::{Authority, Operation},
-    rotation::{Advance, Advanced, Error},
-    statement::{Denial, Effect},
+    audit::operation::{Intent, Outcome},
+    policy::Operation,
+    rotation::{Advance, Advanced, Error, Keeper},
+    statement::{Denial, Effect, Statements},
 };
 
-/// Longest reason that comes with a taint; it goes to the log, on one line.
+/// Longest reason that comes with an operation; it goes into the audit trail, on one line.
 const REASON_MAX: usize = 500;
 
 pub(super) async fn rotate(
@@ -20,7 +21,9 @@ pub(super) async fn rotate(
     door: web::Data<Door>,
     payload: web::Payload,
 ) -> HttpResponse {
-    border::answer("rotate", Instant::now(), try_rotate(&request, &door, payload).await)
+    let start = Instant::now();
+    let outcome = try_rotate(&request, &door, payload).await;
+    door.answer(&request, "rotate", start, outcome)
 }
 
 async fn try_rotate(request: &HttpRequest, door: &Door, payload: web::Payload) -> Result<String, Refusal> {
@@ -29,9 +32,15 @@ async fn try_rotate(request: &HttpRequest, door: &Door, payload: web::Payload) -
     let mut object = optional_object(&body)?;
     let from = optional(&mut object, "from")?;
     object.finish()?;
-    let advanced = advance(&authority, door, Advance { from, taint: false }, "")
-        .await
-        .map_err(|error| border::refuse(&error))?;
+    let intent = from_of(Intent::of(&authority), from);
+    let keeper = Arc::clone(&door.keeper);
+    let advanced = door
+        .audit
+        .operation(intent, async move {
+            let advanced = keeper.advance(Advance { from, taint: false }).await;
+            advanced.map_err(|error| border::refuse(&error))
+        })
+        .await?;
     Ok(format!(
         "{{\"newPublicKey\":\"{}\",\"newGenerationId\":\"{}\"}}",
         advanced.new_public_key, advanced.new_generation
@@ -43,7 +52,9 @@ pub(super) async fn taint(
     door: web::Data<Door>,
     payload: web::Payload,
 ) -> HttpResponse {
-    border::answer("taint", Instant::now(), try_taint(&request, &door, payload).await)
+    let start = Instant::now();
+    let outcome = try_taint(&request, &door, payload).await;
+    door.answer(&request, "taint", start, outcome)
 }
 
 async fn try_taint(request: &HttpRequest, door: &Door, payload: web::Payload) -> Result<String, Refusal> {
@@ -53,16 +64,15 @@ async fn try_taint(request: &HttpRequest, door: &Door, payload: web::Payload) ->
     let from = optional(&mut object, "generationId")?;
     let reason = take_reason(&mut object)?;
     object.finish()?;
-    let advance = Advance { from, taint: true };
-    let done = match (self::advance(&authority, door, advance, &reason).await, from) {
-        (Err(Error::LeftUntainted), Some(named)) => door.statements.deny(named).await,
-        (done, _) => done.map(|done| Denial {
-            generation: done.left,
-            successor: done.new_generation,
-            effect: Effect::Tainted,
-        }),
-    };
-    let done = done.map_err(|error| border::refuse(&error))?;
+    let intent = from_of(Intent::of(&authority).because(&reason), from);
+    let (keeper, statements) = (Arc::clone(&door.keeper), Arc::clone(&door.statements));
+    let done = door
+        .audit
+        .operation(intent, async move {
+            let done = taint_or_deny(&keeper, &statements, from).await;
+            done.map_err(|error| border::refuse(&error))
+        })
+        .await?;
     Ok(format!(
         "{{\"taintedGenerationId\":\"{}\",\"newGenerationId\":\"{}\",\"effect\":\"{}\"}}",
         done.generation,
@@ -71,31 +81,48 @@ async fn try_taint(request: &HttpRequest, door: &Door, payload: web::Payload) ->
     ))
 }
 
-async fn advance(
-    authority: &Authority,
-    door: &Door,
-    advance: Advance,
-    reason: &str,
-) -> Result<Advanced, Error> {
-    let caller = authority.caller();
-    tracing::info!(%caller, taint = advance.taint, from = ?advance.from, reason, "asked to leave a generation");
-    let done = door.keeper.advance(advance).await;
-    match &done {
-        Ok(done) => tracing::info!(
-            %caller,
-            taint = advance.taint,
-            repeated = done.repeated,
-            left = %done.left,
-            new = %done.new_generation,
-            reason,
-            "left a generation"
-        ),
-        Err(Error::LeftUntainted) => {
-            tracing::info!(%caller, reason, "the generation named is older: denying it");
-        }
-        Err(error) => tracing::error!(%caller, error = error as &dyn std::error::Error, "left no generation"),
+/// An event taints only the generation just before it: one that was left without a taint is denied.
+async fn taint_or_deny(
+    keeper: &Arc<Keeper>,
+    statements: &Statements,
+    from: Option<Digest>,
+) -> Result<Denial, Error> {
+    match (keeper.advance(Advance { from, taint: true }).await, from) {
+        (Err(Error::LeftUntainted), Some(named)) => statements.deny(named).await,
+        (done, _) => done.map(|done| Denial {
+            generation: done.left,
+            successor: done.new_generation,
+            effect: Effect::Tainted,
+        }),
     }
-    done
+}
+
+fn from_of(intent: Intent, from: Option<Digest>) -> Intent {
+    match from {
+        Some(from) => intent.with("from", &from.to_string()),
+        None => intent,
+    }
+}
+
+impl Outcome for Advanced {
+    fn details(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("left", self.left.to_string()),
+            ("generation", self.new_generation.to_string()),
+            ("key", self.new_public_key.to_string()),
+            ("repeated", self.repeated.to_string()),
+        ]
+    }
+}
+
+impl Outcome for Denial {
+    fn details(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("left", self.generation.to_string()),
+            ("generation", self.successor.to_string()),
+            ("effect", self.effect.as_str().to_owned()),
+        ]
+    }
 }
 
 /// An empty body stands for an object without members, as the command line of an operator sends it.
@@ -112,7 +139,7 @@ pub(super) fn take_reason(object: &mut Object<'_>) -> Result<String, Refusal> {
     object.take("reason").map_or_else(|| Ok(String::new()), read_reason)
 }
 
-/// Reads the reason: any text, but bounded and on one line, because it ends in a log.
+/// Reads the reason: any text, but bounded and on one line.
 fn read_reason(raw: &str) -> Result<String, Refusal> {
     let bad =
         Refusal::new(Code::InvalidMessage, "`reason` is not a text of at most 500 bytes without line breaks");

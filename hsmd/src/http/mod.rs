@@ -12,9 +12,10 @@ mod serve;
 mod sign;
 mod statements;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use crate::{
+    audit::Audit,
     health::Health,
     policy::{Caller, Gate, Role},
     rotation::Keeper,
@@ -22,6 +23,7 @@ use crate::{
     tls::{Presented, Tls},
 };
 use actix_web::{HttpRequest, HttpResponse, web};
+use keychain::Refusal;
 
 pub use serve::{Listener, serve};
 
@@ -37,6 +39,8 @@ pub struct Door {
     pub tls: Option<Arc<Tls>>,
     /// What is stated beside the chain.
     pub statements: Arc<Statements>,
+    /// Where everything that changes or signs something is written down.
+    pub audit: Audit,
 }
 
 fn routes(role: Role) -> impl FnOnce(&mut web::ServiceConfig) {
@@ -65,6 +69,23 @@ fn routes(role: Role) -> impl FnOnce(&mut web::ServiceConfig) {
 async fn health(door: web::Data<Door>) -> HttpResponse {
     let (ready, body) = door.health.describe(&door.keeper, &door.statements);
     border::json(if ready { 200 } else { 503 }, body)
+}
+
+impl Door {
+    /// Writes the answer to an operation, and counts and times it.
+    fn answer(
+        &self,
+        request: &HttpRequest,
+        operation: &'static str,
+        start: Instant,
+        outcome: Result<String, Refusal>,
+    ) -> HttpResponse {
+        if let Err(refusal) = &outcome {
+            let caller = request.conn_data::<Caller>();
+            self.audit.refused(caller, operation, refusal.code(), self.keeper.now());
+        }
+        border::answer(operation, start, outcome)
+    }
 }
 
 /// Who is at the other end, if it is known: for a client certificate, if it still holds.

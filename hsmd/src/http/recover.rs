@@ -1,6 +1,6 @@
 //! `POST /recover`: the published chain is brought to a ledger that is behind its token.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, Refusal};
@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{Door, border, caller};
 use crate::{
+    audit::operation::{Intent, Outcome},
     policy::{Authority, Operation},
     rotation::{Brought, Recovered, Unfinished},
 };
@@ -35,7 +36,9 @@ pub(super) async fn recover(
     door: web::Data<Door>,
     payload: web::Payload,
 ) -> HttpResponse {
-    border::answer("recover", Instant::now(), try_recover(&request, query, &door, payload).await)
+    let start = Instant::now();
+    let outcome = try_recover(&request, query, &door, payload).await;
+    door.answer(&request, "recover", start, outcome)
 }
 
 async fn try_recover(
@@ -67,12 +70,23 @@ async fn import(
     brought: Brought,
     unfinished: Unfinished,
 ) -> Result<Recovered, Refusal> {
-    let caller = authority.caller();
-    tracing::warn!(%caller, ?unfinished, "asked to import the published chain");
-    let done = door.keeper.recover(brought, unfinished).await;
-    match &done {
-        Ok(done) => tracing::warn!(%caller, ?done, "recovered"),
-        Err(error) => tracing::error!(%caller, error = error as &dyn std::error::Error, "not recovered"),
+    let unfinished_as = if unfinished == Unfinished::Discard { "discard" } else { "refuse" };
+    let intent = Intent::of(authority).with("unfinished", unfinished_as);
+    let keeper = Arc::clone(&door.keeper);
+    door.audit
+        .operation(intent, async move {
+            keeper.recover(brought, unfinished).await.map_err(|error| border::refuse(&error))
+        })
+        .await
+}
+
+impl Outcome for Recovered {
+    fn details(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("identity", self.identity.to_string()),
+            ("generation", self.generation.to_string()),
+            ("sequenceNumber", self.sequence_number.to_string()),
+            ("imported", self.imported.to_string()),
+        ]
     }
-    done.map_err(|error| border::refuse(&error))
 }

@@ -6,9 +6,12 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Refusal, endorsement::SignRequest};
 
 use super::{Door, border, caller};
+use crate::failure_point::{self, Step};
 
 pub(super) async fn sign(request: HttpRequest, door: web::Data<Door>, payload: web::Payload) -> HttpResponse {
-    border::answer("sign", Instant::now(), try_sign(&request, &door, payload).await)
+    let start = Instant::now();
+    let outcome = try_sign(&request, &door, payload).await;
+    door.answer(&request, "sign", start, outcome)
 }
 
 async fn try_sign(request: &HttpRequest, door: &Door, payload: web::Payload) -> Result<String, Refusal> {
@@ -18,6 +21,10 @@ async fn try_sign(request: &HttpRequest, door: &Door, payload: web::Payload) -> 
     let wanted = SignRequest::parse(&body)?;
     let permission = door.policy.permit_endorsement(caller, &wanted, door.keeper.now())?;
     door.statements.demand_not_revoked(&wanted.public_key)?;
+    door.audit.demand_writable().map_err(|error| border::unwritten(&error))?;
     let endorsed = door.keeper.endorse(&permission).await.map_err(|error| border::refuse(&error))?;
+    let written = door.audit.endorsed(&permission, &endorsed).await;
+    written.map_err(|error| border::unwritten(&error))?;
+    failure_point::pass(Step::Endorse, "after-audit");
     Ok(endorsed.text)
 }

@@ -1,13 +1,20 @@
 //! `GET /statements`: heads and key revocations; `POST /revoke-keys`: a new one of the latter.
 
-use std::{collections::BTreeSet, time::Duration, time::Instant};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use keychain::{Code, PublicKey, Refusal, json, json::Object, limits};
+use keychain::{Code, PublicKey, Refusal, Timestamp, json, json::Object, limits};
 use serde::Deserialize;
 
 use super::{Door, border, caller, generation};
-use crate::policy::Operation;
+use crate::{
+    audit::operation::{Intent, Outcome},
+    policy::Operation,
+};
 
 /// Longest wait for the next statements, in seconds, as for the next event.
 const WAIT_MAX: u64 = 60;
@@ -55,7 +62,9 @@ pub(super) async fn revoke_keys(
     door: web::Data<Door>,
     payload: web::Payload,
 ) -> HttpResponse {
-    border::answer("revoke-keys", Instant::now(), try_revoke_keys(&request, &door, payload).await)
+    let start = Instant::now();
+    let outcome = try_revoke_keys(&request, &door, payload).await;
+    door.answer(&request, "revoke-keys", start, outcome)
 }
 
 async fn try_revoke_keys(
@@ -64,17 +73,32 @@ async fn try_revoke_keys(
     payload: web::Payload,
 ) -> Result<String, Refusal> {
     let authority = door.policy.permit(Operation::RevokeKeys, caller(request))?;
-    let caller = authority.caller();
     let body = border::read(payload).await?;
     let mut object = Object::parse_bytes(&body)?;
     let keys = read_keys(object.raw("publicKeys")?)?;
     let reason = generation::take_reason(&mut object)?;
     object.finish()?;
-    tracing::info!(%caller, ?keys, reason, "asked to revoke keys of services");
-    let done = door.statements.revoke_keys(&keys).await;
-    let expiration = done.map_err(|error| border::refuse(&error))?;
     let listed: Vec<_> = keys.iter().map(|key| format!("\"{key}\"")).collect();
-    Ok(format!("{{\"revokedKeys\":[{}],\"expiration\":\"{expiration}\"}}", listed.join(",")))
+    let listed = listed.join(",");
+    let intent = Intent::of(&authority).because(&reason).with_json("keys", &format!("[{listed}]"));
+    let statements = Arc::clone(&door.statements);
+    let Revoked(expiration) = door
+        .audit
+        .operation(intent, async move {
+            let done = statements.revoke_keys(&keys).await.map(Revoked);
+            done.map_err(|error| border::refuse(&error))
+        })
+        .await?;
+    Ok(format!("{{\"revokedKeys\":[{listed}],\"expiration\":\"{expiration}\"}}"))
+}
+
+/// When the last endorsement of revoked keys can have ended.
+struct Revoked(Timestamp);
+
+impl Outcome for Revoked {
+    fn details(&self) -> Vec<(&'static str, String)> {
+        vec![("expiration", self.0.to_string())]
+    }
 }
 
 /// Reads the keys: at least one, no more than a statement names, each once.

@@ -36,7 +36,7 @@ use keychain::{Code, Digest, PublicKey, Refusal, Signature, Timestamp, endorseme
 use tokio::sync::{Mutex, watch};
 
 use crate::{
-    backend::{Fault, KeyIds},
+    backend::{Fault, Kept, KeyIds},
     clock::Calendar,
     failure_point::{self, Step},
     ledger::{self, Ledger},
@@ -319,6 +319,11 @@ impl Keeper {
     /// How many calls of the token have ended, well or badly.
     pub fn attempts(&self) -> usize {
         self.signer.attempts()
+    }
+
+    /// What was kept of the device's own log since this was last asked.
+    pub fn device_log(&self) -> Vec<Kept> {
+        self.signer.log().take()
     }
 
     /// Whether the signer's thread is gone.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keychain::{Refusal, statement::Draft};
+use keychain::{Refusal, Timestamp, audit, statement::Draft};
 
 use super::{Error, Keeper, View};
 use crate::{ledger::Ledger, signer::Class};
@@ -22,6 +22,19 @@ impl Keeper {
             })
             .await?;
         Ok((view, draft.seal(&signature)))
+    }
+
+    /// Has the live generation sign that the audit trail has come to `head` at `issued_at`.
+    pub(crate) async fn vouch(&self, head: &audit::Head, issued_at: Timestamp) -> Result<String, Error> {
+        let (view, (draft, signature)) = self
+            .sign_by_live(Class::Statement, |view| {
+                let draft = audit::Draft::new(head, issued_at, &view.prefix(), &view.live().id());
+                let body = draft.body().as_bytes().to_vec();
+                Ok((draft, body))
+            })
+            .await?;
+        view.live().key().verify(draft.body().as_bytes(), &signature)?;
+        Ok(draft.seal(&signature))
     }
 
     /// The ledger, for what is stated beside the chain.

@@ -3,6 +3,8 @@
 #![expect(unreachable_pub, reason = "one binary: its modules share what they need")]
 
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod border;
 #[cfg(test)]
 mod callers;

@@ -17,6 +17,7 @@ const LABORATORY: &str = "edge:dev";
 pub(crate) struct Hsmd {
     pub(crate) ledger: String,
     pub(crate) policy: PathBuf,
+    pub(crate) audit: PathBuf,
     pub(crate) metrics: String,
     pub(crate) insecure_plain_http_endorse: SocketAddr,
     pub(crate) insecure_plain_http_service: &'static str,
@@ -63,6 +64,7 @@ impl Hsmd {
         Self {
             ledger: sqlite(&folder.join("ledger.db")),
             policy: folder.join("policy.toml"),
+            audit: folder.join("audit"),
             metrics: unix(&folder.join("metrics.sock")),
             insecure_plain_http_endorse: plain_http,
             insecure_plain_http_service: LABORATORY,

@@ -18,7 +18,7 @@ use super::{
     fault::{Cause, cause, fault},
     log::{Entry, LinkDigest, Log},
 };
-use crate::backend::Fault;
+use crate::backend::{DeviceLog, Fault, Kept};
 
 /// Entries that a device keeps, if it does not say.
 pub(super) const CAPACITY: u8 = 62;
@@ -42,6 +42,7 @@ pub struct Journal {
     capacity: u32,
     /// The authentication key may not read the log.
     forbidden: bool,
+    told: DeviceLog,
 }
 
 /// One batch of entries, as a line of the file.
@@ -83,7 +84,13 @@ impl Journal {
             commands: 0,
             capacity: u32::from(CAPACITY),
             forbidden: false,
+            told: DeviceLog::default(),
         })
+    }
+
+    /// Where it is told what was kept.
+    pub(super) fn told(&self) -> DeviceLog {
+        self.told.clone()
     }
 
     /// Which device the next entries are of, and how many it holds.
@@ -128,7 +135,8 @@ impl Journal {
         let kept = self.kept.as_ref().filter(|(of, _)| *of == device).map(|(_, digest)| digest);
         let news = log.after(kept)?;
         let Some(newest) = news.entries.last() else { return Ok(()) };
-        if news.gap || log.unlogged_boots != 0 || log.unlogged_authentications != 0 {
+        let lost = news.gap || log.unlogged_boots != 0 || log.unlogged_authentications != 0;
+        if lost {
             metrics::counter!("hsmd_device_log_gaps_total").increment(1);
             tracing::error!(
                 gap = news.gap,
@@ -147,8 +155,11 @@ impl Journal {
         let (count, digest) = (news.entries.len(), newest.digest);
         self.append(&line)
             .map_err(|source| Fault::DeviceLog { path: self.path.display().to_string(), source })?;
-        metrics::counter!("hsmd_device_log_entries_total").increment(u64::try_from(count).unwrap_or(0));
-        tracing::info!(device, entries = count, newest = newest.to_hex(), "kept the device's log");
+        let entries = u64::try_from(count).unwrap_or(0);
+        metrics::counter!("hsmd_device_log_entries_total").increment(entries);
+        tracing::info!(device, entries, newest = newest.to_hex(), "kept the device's log");
+        let newest = newest.to_hex();
+        self.told.add(Kept { device: device.clone(), entries, newest, gaps: u64::from(lost) });
         self.kept = Some((device, digest));
         Ok(())
     }

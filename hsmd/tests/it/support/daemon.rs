@@ -55,7 +55,8 @@ impl Daemon {
         Self::launch(command, name, config, folder, softhsm)
     }
 
-    fn launch(mut command: Command, name: &str, config: &Path, folder: &Path, softhsm: &Path) -> Self {
+    /// Starts what `command` runs, which is given the configuration; `name` is the daemon's.
+    pub fn launch(mut command: Command, name: &str, config: &Path, folder: &Path, softhsm: &Path) -> Self {
         let socket = folder.join(format!("{name}.notify"));
         std::fs::remove_file(&socket).ok();
         let notify = UnixDatagram::bind(&socket).unwrap();

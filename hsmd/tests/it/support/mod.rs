@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod memory;
 pub mod servers;
 pub mod softhsm;
+pub mod trail;
 pub mod world;
 
 use std::{

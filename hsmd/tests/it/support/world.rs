@@ -67,6 +67,7 @@ impl World {
             r#"{more}
 ledger = "{ledger}"
 policy = "{folder}/policy.toml"
+audit = "{folder}/audit"
 metrics = "unix:{folder}/metrics.sock"
 [hsm]
 module = "{MODULE}"
