@@ -10,8 +10,8 @@
 //! of the crate `keychain` says what the bytes are.
 //!
 //! ```text
-//! http (a server each socket) → policy → rotation::Keeper → signer (a thread each token) → backend → HSM
-//!                                             └→ ledger (SQLite or PostgreSQL)
+//! http (a server each socket) → policy → audit → rotation::Keeper → signer (a thread each token) → backend → HSM
+//!                                                     └→ ledger (SQLite or PostgreSQL)
 //! ```
 //!
 //! # What it is not
@@ -34,6 +34,9 @@
 //! - *Default deny.* A caller that no rule names gets nothing signed and changes nothing; purpose `access` is
 //!   authd's alone, whatever the configuration says.
 //! - *A PIN is presented once.* After a refusal it is not tried again.
+//! - *Nothing unwritten.* An operation that changes something is in the [`audit`] trail, on disk, before it is
+//!   begun, and its outcome before its success is told; an endorsement is written down before it leaves. While the
+//!   trail cannot be written nothing is signed or changed.
 //! - *Every queue, body, wait and reason has a bound*, named beside its reason.
 
 pub mod audit;

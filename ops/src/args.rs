@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{chain, dev, generation, hsm, probe, revocation, status};
+use crate::{audit, chain, dev, generation, hsm, probe, revocation, status};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,6 +39,12 @@ const REVOKE_KEY: &str = "\
 Examples:
   opsctl revoke-key 1AAI… --reason 'stolen disk image'
   opsctl revoke-key 1AAI… 1AAI… --reason 'stolen disk image' --yes     safe to repeat";
+const AUDIT: &str = "\
+Examples:
+  opsctl audit verify
+  opsctl audit verify --dir audit --chain chain.json --identity E…     without hsmd
+  opsctl audit show --kind intent --kind outcome --last 20
+  opsctl audit show --kind checkpoint --last 1 --json > checkpoint.json     keep it elsewhere";
 const STATUS: &str = "Example: opsctl status --json --endpoints dev.json";
 const PROBE: &str = "\
 Examples:
@@ -87,6 +93,12 @@ pub(crate) enum Command {
     /// Have compromised keys of services refused everywhere
     #[command(before_help = REVOKE_KEY)]
     RevokeKey(revocation::RevokeKey),
+    /// hsmd's audit trail: what it was asked to do, and what it did
+    #[command(before_help = AUDIT)]
+    Audit {
+        #[command(subcommand)]
+        verb: AuditVerb,
+    },
     /// What is up, and how the chain stands
     #[command(before_help = STATUS)]
     Status(status::Options),
@@ -120,6 +132,14 @@ pub(crate) enum IdentityVerb {
 pub(crate) enum HsmVerb {
     /// Bring the published chain to a ledger that is older than its token, or empty
     Recover(hsm::Recover),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditVerb {
+    /// Print lines of the trail
+    Show(audit::Show),
+    /// Say whether the trail holds, and up to which line the HSM vouches for it; exit code 1 when it does not
+    Verify(audit::Verify),
 }
 
 #[derive(Debug, Subcommand)]
@@ -169,6 +189,15 @@ mod tests {
             ("hsm recover", false),
             ("hsm recover --chain -", true),
             ("hsm recover --chain chain.json --discard-unfinished --dry-run --json", true),
+            (
+                "audit verify --dir audit --chain - --identity EJ5tD2EZ8IRj4t4pmMtVkCsMvlbXH7Ghr4kE6oo1xK5r",
+                true,
+            ),
+            ("audit verify --chain chain.json --endpoints f", false),
+            ("audit show --kind intent --kind outcome --since 2026-01-02T03:04:05Z --last 5 --json", true),
+            ("audit show --kind gossip", false),
+            ("audit show --since yesterday", false),
+            ("audit show --last 0", false),
             ("revoke-key --reason drill", false),
             ("revoke-key 1AAIA023RdBTcZ2gE3Z3K61I67LvEjDqhTJNxzIwjSaSxF9n --yes", false),
             ("revoke-key 1AAIA023RdBTcZ2gE3Z3K61I67LvEjDqhTJNxzIwjSaSxF9n --reason drill", true),

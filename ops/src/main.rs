@@ -1,6 +1,6 @@
 //! `opsctl`: the operator's command.
 //!
-//! It reads the chain and proves it (`identity`, `chain`), changes it (`rotate`, `taint`), has keys of
+//! It reads the chain and proves it (`identity`, `chain`), and hsmd's audit trail (`audit`), changes the chain (`rotate`, `taint`), has keys of
 //! services refused (`revoke-key`), brings the chain back to a signer that lost it (`hsm`), looks at a
 //! deployment (`status`), tries one from a device's side (`probe`), and runs one for development
 //! (`dev`).
@@ -20,6 +20,7 @@
 //!   never hit the next one.
 
 mod args;
+mod audit;
 mod chain;
 mod clock;
 mod deployment;
@@ -38,7 +39,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Arguments, ChainVerb, Command, HsmVerb, IdentityVerb};
+use args::{Arguments, AuditVerb, ChainVerb, Command, HsmVerb, IdentityVerb};
 use failure::{Exit, Failure, OrFail};
 use talk::Talk;
 
@@ -92,6 +93,8 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
         Command::Taint(options) => generation::taint(&options, talk).await,
         Command::Hsm { verb: HsmVerb::Recover(options) } => hsm::recover(&options, talk).await,
         Command::RevokeKey(options) => revocation::revoke_key(&options, talk).await,
+        Command::Audit { verb: AuditVerb::Show(options) } => audit::show(&options, talk),
+        Command::Audit { verb: AuditVerb::Verify(options) } => audit::verify(&options).await,
         Command::Status(options) => status::status(&options).await,
         Command::Probe(options) => probe::probe(&options).await,
         Command::Dev(options) => dev::run(&options, talk).await,

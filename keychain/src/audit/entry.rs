@@ -172,6 +172,7 @@ pub struct Entry<'a> {
     pub previous: Digest,
     /// What it is about.
     pub kind: Kind,
+    text: &'a str,
     members: Vec<(&'a str, &'a str)>,
 }
 
@@ -190,13 +191,14 @@ impl<'a> Entry<'a> {
             at: object.parsed("at", Timestamp::parse)?,
             previous: object.parsed("previous", Digest::parse)?,
             kind: object.parsed("kind", Kind::parse)?,
+            text: line,
             members: object.into_members().collect(),
         })
     }
 
-    /// A member that is a text.
-    pub fn text(&self, name: &str) -> Option<String> {
-        serde_json::from_str(self.raw(name)?).ok()
+    /// The line as it stands, without the line feed that ends it.
+    pub const fn text(&self) -> &'a str {
+        self.text
     }
 
     /// A member as it is written.
@@ -251,7 +253,8 @@ mod tests {
         assert!(line.len() < record.line_length_max());
         let entry = Entry::parse(&line).unwrap();
         assert_eq!((entry.head, entry.at, entry.kind), (head, at(), Kind::Intent));
-        assert_eq!(entry.text("reason").unwrap(), "stolen \"laptop\"\u{2028}");
+        assert_eq!(entry.text(), line);
+        assert_eq!(entry.raw("reason"), Some("\"stolen \\\"laptop\\\"\u{2028}\""));
         assert_eq!(entry.raw("count"), Some("7"));
         assert_eq!(entry.members().len(), 4);
         let (second, _) = record.line(Some(&head), at());

@@ -2,10 +2,12 @@
 #![cfg(test)]
 
 mod apps;
+mod audit;
 mod directory;
 mod lost_replies;
 mod operations;
 mod outage;
+mod page;
 mod postgres;
 mod readme;
 mod recovery;

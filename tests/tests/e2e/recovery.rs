@@ -2,19 +2,14 @@
 
 use std::time::Duration;
 
-use tests::process::{command, run};
-use tests::world::binary;
 use tests::{World, until};
+
+use crate::page::{commands, run_in};
+
+const PAGE: &str = include_str!("../../../hsmd/RECOVERY.md");
 
 /// Restarting hsmd and looking, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_mins(1);
-
-/// The block of commands that follows a mark in the page.
-fn commands(mark: &str) -> &'static str {
-    let page = include_str!("../../../hsmd/RECOVERY.md");
-    let after = page.split_once(&format!("<!-- {mark} -->")).unwrap_or_else(|| panic!("no mark {mark}")).1;
-    after.split("```sh\n").nth(1).and_then(|block| block.split("```").next()).unwrap()
-}
 
 /// The ledger is lost with its disk; what keysd still has brings it back, and the identity with it.
 #[tokio::test]
@@ -41,16 +36,9 @@ async fn a_lost_ledger_is_brought_back_with_the_commands_of_the_page() {
     .await;
 
     let folder = tempfile::tempdir().unwrap();
-    let programs = binary("opsctl").parent().unwrap().to_owned();
-    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let here = format!("hsm recover --endpoints {}", world.endpoints_file().display());
-    let block = commands("recover").replace("https://keys.example", &world.endpoints().keys);
-    let mut shell = command("bash");
-    shell
-        .args(["-euo", "pipefail", "-c", &block.replace("hsm recover", &here)])
-        .current_dir(folder.path())
-        .env("PATH", &path);
-    run(shell);
+    let block = commands(PAGE, "recover").replace("https://keys.example", &world.endpoints().keys);
+    run_in(folder.path(), &block.replace("hsm recover", &here));
 
     until("hsmd to be ready", SOON, async || {
         (admin.try_get("/health").await.ok()?.status == 200).then_some(())

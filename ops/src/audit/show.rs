@@ -1,0 +1,77 @@
+//! `opsctl audit show`.
+
+use std::collections::VecDeque;
+
+use keychain::Timestamp;
+use keychain::audit::{Entry, Kind};
+
+use super::Place;
+use super::walk::walk;
+use crate::failure::Failure;
+use crate::talk::Talk;
+
+/// Options of `opsctl audit show`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    place: Place,
+    /// Only lines of this kind (endorsement, intent, outcome, refused, checkpoint, …); may be repeated
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    kind: Vec<Kind>,
+    /// Only lines from this time on, as 2026-01-02T03:04:05Z
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<Timestamp>,
+    /// Only the last so many of these
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    last: Option<u32>,
+    /// The lines as they stand in the trail
+    #[arg(long)]
+    json: bool,
+}
+
+/// `opsctl audit show`: prints lines, oldest first. That each is chained to the one before is checked on the way;
+/// who vouches for them is not.
+pub(crate) fn show(options: &Show, talk: Talk) -> Result<(), Failure> {
+    let most = options.last.and_then(|last| usize::try_from(last).ok());
+    let mut lines = VecDeque::new();
+    let walked = walk(&options.place, |entry| {
+        let wanted = (options.kind.is_empty() || options.kind.contains(&entry.kind))
+            && options.since.is_none_or(|since| entry.at >= since);
+        if !wanted {
+            return;
+        }
+        let line = if options.json { entry.text().to_owned() } else { readable(entry) };
+        if most.is_none() {
+            println!("{line}");
+            return;
+        }
+        lines.push_back(line);
+        if Some(lines.len()) > most {
+            lines.pop_front();
+        }
+    });
+    for line in lines {
+        println!("{line}");
+    }
+    let walked = walked?;
+    talk.say(format!("the trail holds, from line to line, up to line {}", walked.head.number));
+    Ok(())
+}
+
+/// A line for people: members as they are written, so that no text can pass for another member.
+fn readable(entry: &Entry<'_>) -> String {
+    let members = entry.members().iter().map(|(name, raw)| format!(" {name}={raw}"));
+    let members: String = members.collect();
+    format!("{:>8}  {}  {:<11}{members}", entry.head.number, entry.at, entry.kind.as_str())
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    Kind::parse(text).map_err(|_| {
+        let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+        format!("there is no such kind of line; want one of {}", known.join(", "))
+    })
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(text).map_err(|_| "want a time such as 2026-01-02T03:04:05Z".to_owned())
+}
