@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use keychain::{
-    Digest, PublicKey,
-    chain::{Draft, SignedEvent},
+    Digest, PublicKey, Timestamp,
+    chain::{Draft, Event, SignedEvent},
 };
 
 use super::{Error, Keeper, View};
@@ -62,8 +62,10 @@ impl Keeper {
             return Ok(earlier);
         }
         let left = view.live().event();
+        // Until the turn is taken nothing has been done: whatever fails leaves everything as it is.
+        let (turn, created_at) = self.prepare(left, advance).await?;
         let recoveries = self.signer.recoveries();
-        let extended = match self.extend(&view, advance).await {
+        let extended = match self.extend(&view, advance, turn, created_at).await {
             Ok(extended) => Arc::new(extended),
             Err(error) => return self.resolve(&view, advance, error).await,
         };
@@ -86,20 +88,31 @@ impl Keeper {
         Ok(answer)
     }
 
-    /// Steps 1 to 5: makes the event after `view` and commits it; answers what is to be seen then.
-    async fn extend(&self, view: &View, advance: Advance) -> Result<View, Error> {
-        let (step, taint) = (advance.step(), advance.taint);
-        let newest = view.live().event();
-        let after_next = newest.sequence_number.saturating_add(2);
+    /// Step 1, and the turn: when the next event is dated.
+    async fn prepare(&self, newest: &Event, advance: Advance) -> Result<(Turn, Timestamp), Error> {
+        let step = advance.step();
         failure_point::write(step, "before-intend")?;
-        self.ledger.intend(after_next).await?;
+        self.ledger.intend(newest.sequence_number.saturating_add(2)).await?;
         failure_point::write(step, "after-intend")?;
-        let created_at = if taint {
+        let created_at = if advance.taint {
             self.calendar.taint_after(newest.created_at)
         } else {
             self.date_after(newest.created_at).await?
         };
-        let turn = self.ledger.turn().await?;
+        Ok((self.ledger.turn().await?, created_at))
+    }
+
+    /// Steps 2 to 5: makes the event after `view` and commits it; answers what is to be seen then.
+    async fn extend(
+        &self,
+        view: &View,
+        advance: Advance,
+        turn: Turn,
+        created_at: Timestamp,
+    ) -> Result<View, Error> {
+        let (step, taint) = (advance.step(), advance.taint);
+        let newest = view.live().event();
+        let after_next = newest.sequence_number.saturating_add(2);
         if turn.head().await? != Some(newest.id) {
             return Err(ledger::Error::Taken(newest.sequence_number.saturating_add(1)).into());
         }
@@ -143,9 +156,6 @@ impl Keeper {
     /// After a failure: reads from the ledger what has become of the event, and answers accordingly.
     async fn resolve(&self, before: &View, advance: Advance, error: Error) -> Result<Advanced, Error> {
         let lost = matches!(error, Error::Ledger(ledger::Error::Taken(_)));
-        if matches!(error, Error::Clock(_)) {
-            return Err(error);
-        }
         tracing::warn!(
             error = &error as &dyn std::error::Error,
             "an event failed; reconciling token and ledger"
@@ -162,7 +172,7 @@ impl Keeper {
         Ok(answer(before.live(), next, false))
     }
 
-    async fn date_after(&self, newest: keychain::Timestamp) -> Result<keychain::Timestamp, Error> {
+    async fn date_after(&self, newest: Timestamp) -> Result<Timestamp, Error> {
         loop {
             match self.calendar.date_after(Some(newest)) {
                 Dating::At(at) => return Ok(at),

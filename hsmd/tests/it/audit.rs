@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::process::ExitStatusExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
         Mutex,
@@ -121,7 +121,7 @@ fn everything_that_was_done_is_in_the_trail() {
 #[test]
 fn a_full_disk_refuses_what_cannot_be_written_down_and_loses_nothing() {
     let world = World::new(Database::Sqlite);
-    let mut hsmd = on_a_small_disk(&world);
+    let mut hsmd = on_a_disk_of(&world, "64k", &folder(&world));
     hsmd.ready().unwrap();
     let inside = PathBuf::from(format!("/proc/{}/root{}", hsmd.pid(), folder(&world).display()));
     let mut endorsed: Vec<_> = (0..20).map(|_| endorse(&world, 5).ok()).collect();
@@ -165,21 +165,49 @@ fn a_full_disk_refuses_what_cannot_be_written_down_and_loses_nothing() {
     hsmd.stop();
 }
 
-/// hsmd with its trail on a disk of 64 KiB of its own.
-fn on_a_small_disk(world: &World) -> Daemon {
-    fs::create_dir(folder(world)).unwrap();
-    let folder = folder(world).display().to_string();
-    let launch = "mount -t tmpfs -o size=64k,mode=0700 tmpfs \"$1\" && shift && exec \"$@\"";
+/// A ledger whose disk is full makes no event; everything else goes on.
+#[test]
+fn a_full_disk_under_the_ledger_stops_rotations_and_nothing_else() {
+    let world = World::new(Database::Sqlite);
+    let config = fs::read_to_string(world.config()).unwrap();
+    let disk = world.path().join("disk");
+    let ledger = format!("sqlite://{}/ledger.db", disk.display());
+    fs::write(world.config(), config.replace(&world.ledger, &ledger)).unwrap();
+    let mut hsmd = on_a_disk_of(&world, "2m", &disk);
+    hsmd.ready().unwrap();
+    let filler = PathBuf::from(format!("/proc/{}/root{}/filler", hsmd.pid(), disk.display()));
+    world.rotate("{}");
+    fill(&filler);
+    for path in ["/rotate", "/taint", "/rotate"] {
+        let answer = admin(&world, path, "{}");
+        assert_eq!((answer.status, answer.code()), (503, "BA603"), "{path}: {}", hsmd.log());
+        endorse(&world, 5).ok();
+        assert_eq!(world.chain().len(), 2);
+    }
+    fs::remove_file(&filler).unwrap();
+    eventually("a rotation", SOON, || admin(&world, "/rotate", "{}").status == 200);
+    assert_eq!(world.chain().len(), 3);
+    assert_eq!(world.softhsm.objects(), 4);
+    hsmd.stop();
+    let lines = trail::read(&folder(&world));
+    let refused = |line: &&Line| line.kind == Kind::Outcome && line.text("outcome") == "BA603";
+    assert!(lines.iter().filter(refused).count() >= 3);
+}
+
+/// hsmd with a small disk of its own at a folder.
+fn on_a_disk_of(world: &World, size: &str, folder: &Path) -> Daemon {
+    fs::create_dir(folder).unwrap();
+    let launch = "mount -t tmpfs -o size=\"$1\",mode=0700 tmpfs \"$2\" && shift 2 && exec \"$@\"";
     let mut command = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
         command.args(["--user", "--map-current-user", "--keep-caps"]);
     }
-    command.args(["--mount", "sh", "-c", launch, "sh", &folder, env!("CARGO_BIN_EXE_hsmd")]);
+    command.args(["--mount", "sh", "-c", launch, "sh", size]).arg(folder).arg(env!("CARGO_BIN_EXE_hsmd"));
     Daemon::launch(command, "hsmd", &world.config(), world.path(), &world.softhsm.conf())
 }
 
 /// Writes until there is no room.
-fn fill(file: &PathBuf) {
+fn fill(file: &Path) {
     let full = Command::new("sh")
         .args(["-c", "cat /dev/zero > \"$0\""])
         .arg(file)
@@ -189,7 +217,7 @@ fn fill(file: &PathBuf) {
     assert!(!full.success(), "the disk has room without end");
 }
 
-fn copy(from: &PathBuf, to: &PathBuf) {
+fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for file in trail::segments(from) {
         fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();

@@ -9,16 +9,17 @@ use std::{
 
 use keychain::endorsement::Purpose;
 
+use crate::faults;
 use crate::support::{
     daemon::request,
     world::{Database, Verifier, World, service_key, sign_request},
 };
 
-/// How many rotations are won between the two. The full form is `HSMD_RACE_ROTATIONS=1000`, on a machine that
-/// does nothing else: SoftHSM 2.6.1 now and then loses a new key's name when two processes use one token and
+/// How many rotations are won between the two: 1,000 in the full form (see `faults::matrix`), on a machine that
+/// does nothing else. SoftHSM 2.6.1 now and then loses a new key's name when two processes use one token and
 /// the machine is busy, and a chain that has committed to that key cannot go on.
 fn rotations() -> usize {
-    std::env::var("HSMD_RACE_ROTATIONS").map_or(20, |count| count.parse().unwrap())
+    if faults::everything() { 1000 } else { 20 }
 }
 
 /// Threads that have keys endorsed, at each hsmd.

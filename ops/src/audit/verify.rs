@@ -42,12 +42,11 @@ pub(crate) struct Verify {
 /// `opsctl audit verify`: whether every line is chained to the one before, and up to which line the HSM vouches
 /// for that.
 pub(crate) async fn verify(options: &Verify) -> Result<(), Failure> {
-    let text = match &options.chain {
-        Some(file) => chain::read(file)?,
-        None => {
-            let hsmd = options.deployment.admin()?;
-            hsmd.get("/chain").await?.ok(&hsmd)?
-        }
+    let text = if let Some(file) = &options.chain {
+        chain::read(file)?
+    } else {
+        let hsmd = options.deployment.admin()?;
+        hsmd.get("/chain").await?.ok(&hsmd)?
     };
     let chain = Proved::parse(&text, options.identity)?;
     match look(&options.place, options.checkpoint.as_deref(), &chain) {
@@ -238,7 +237,7 @@ impl Verdict {
         println!("head      {}", text(&self.head));
         match self.covered {
             Some(covered) => {
-                println!("covered   up to line {covered}, by generation {}", text(&self.covered_by))
+                println!("covered   up to line {covered}, by generation {}", text(&self.covered_by));
             }
             None => println!("covered   nothing: no checkpoint by a generation that was never tainted"),
         }

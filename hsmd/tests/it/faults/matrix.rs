@@ -5,7 +5,7 @@
 //! A short form runs with every test run: each call with each code, the rest in turn. All of it:
 //!
 //! ```sh
-//! KEELSON_FAULTS=all cargo test --profile ci -p hsmd --test it -- --nocapture faults::matrix
+//! KEELSON_FAULTS=all cargo test --profile ci -p hsmd --test it -- --nocapture --test-threads 1 faults::matrix race::
 //! ```
 
 use std::{
@@ -19,8 +19,10 @@ use p11fault::{CALLS, CODES, Mode, Plan, Rule};
 use super::place::{Place, SOON};
 use crate::support::{daemon::Daemon, eventually};
 
-/// Asks for the whole matrix.
-const ALL: &str = "KEELSON_FAULTS";
+/// Whether everything is to be tried, not the short form.
+pub fn everything() -> bool {
+    std::env::var("KEELSON_FAULTS").is_ok_and(|wanted| wanted == "all")
+}
 
 /// How many hsmd, each with its token, are put through it at a time.
 const WORKERS: usize = 4;
@@ -101,8 +103,7 @@ fn short() -> Vec<Case> {
 
 #[test]
 fn every_fault_is_survived() {
-    let all = std::env::var(ALL).is_ok_and(|wanted| wanted == "all");
-    let cases = if all { whole() } else { short() };
+    let cases = if everything() { whole() } else { short() };
     let (queue, outcomes) = (Mutex::new(VecDeque::from(cases)), Mutex::new(Vec::new()));
     let start = Instant::now();
     std::thread::scope(|scope| {

@@ -4,4 +4,5 @@ mod limits;
 mod matrix;
 mod place;
 
+pub use matrix::everything;
 pub use place::module;

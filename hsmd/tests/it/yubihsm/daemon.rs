@@ -9,6 +9,7 @@ use hsmd::{
     rotation::{Advance, Keeper},
     signer::Signer,
 };
+use keychain::audit::Kind;
 use keychain::{PublicKey, chain::verify_whole, endorsement::Purpose};
 use yubihsm::{Client, Credentials, object::Filter, object::Type};
 
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::support::{
     daemon::request,
-    eventually,
+    eventually, trail,
     world::{Database, World, now, service_key, sign_request, verify},
 };
 
@@ -80,6 +81,15 @@ fn a_chain_lives_on_the_emulation_under_forced_auditing() {
     let told = |code| entries.iter().filter(|entry| entry.fact[2] == code).count();
     assert!((25..=33).contains(&told(GENERATE_KEY)), "{}", told(GENERATE_KEY));
     assert!((25..=31).contains(&told(DELETE_OBJECT)), "{}", told(DELETE_OBJECT));
+    // Our audit trail names the newest entries that were kept, and through their digests all before.
+    let kept: Vec<_> = entries.iter().map(|entry| entry.to_hex()).collect();
+    let lines = trail::read(&world.path().join("audit"));
+    let tied: Vec<_> = lines.iter().filter(|line| line.kind == Kind::Device).collect();
+    let known = |line: &&trail::Line| kept.contains(&line.text("newest")) && line.raw("gaps") == "0";
+    assert!(!tied.is_empty() && tied.iter().all(known), "{tied:?}");
+    let counted: usize = tied.iter().map(|line| line.raw("entries").parse::<usize>().unwrap()).sum();
+    // What was kept in the last minute before the kill was told to nobody.
+    assert!(counted > 0 && counted <= kept.len(), "{counted} of {}", kept.len());
 }
 
 /// Sessions that die, an answer that is lost in the midst of a rotation, a device that is pulled out.
