@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{chain, dev, generation, hsm, probe, revocation, status};
+use crate::{chain, dev, generation, hsm, probe, revocation, status, tls};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,6 +39,12 @@ const REVOKE_KEY: &str = "\
 Examples:
   opsctl revoke-key 1AAI… --reason 'stolen disk image'
   opsctl revoke-key 1AAI… 1AAI… --reason 'stolen disk image' --yes     safe to repeat";
+const TLS: &str = "\
+Examples:
+  opsctl tls init --dir ca
+  opsctl tls issue server --dir ca --san DNS:hsm.example --out remote
+  opsctl tls issue client --dir ca --san URI:keelson:edge:far --out far
+  opsctl tls issue server --dir ca --san DNS:hsm.example --out remote --key remote.key     renew";
 const STATUS: &str = "Example: opsctl status --json --endpoints dev.json";
 const PROBE: &str = "\
 Examples:
@@ -87,6 +93,12 @@ pub(crate) enum Command {
     /// Have compromised keys of services refused everywhere
     #[command(before_help = REVOKE_KEY)]
     RevokeKey(revocation::RevokeKey),
+    /// Certificates for services of other hosts, from a private authority
+    #[command(before_help = TLS)]
+    Tls {
+        #[command(subcommand)]
+        verb: TlsVerb,
+    },
     /// What is up, and how the chain stands
     #[command(before_help = STATUS)]
     Status(status::Options),
@@ -120,6 +132,16 @@ pub(crate) enum IdentityVerb {
 pub(crate) enum HsmVerb {
     /// Bring the published chain to a ledger that is older than its token, or empty
     Recover(hsm::Recover),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TlsVerb {
+    /// Make an authority: a folder with its certificate and its key
+    #[command(before_help = TLS)]
+    Init(tls::Init),
+    /// Issue a certificate for hsmd (server) or for a service of another host (client)
+    #[command(before_help = TLS)]
+    Issue(tls::Issue),
 }
 
 #[derive(Debug, Subcommand)]
@@ -173,6 +195,23 @@ mod tests {
             ("revoke-key 1AAIA023RdBTcZ2gE3Z3K61I67LvEjDqhTJNxzIwjSaSxF9n --yes", false),
             ("revoke-key 1AAIA023RdBTcZ2gE3Z3K61I67LvEjDqhTJNxzIwjSaSxF9n --reason drill", true),
             ("revoke-key 1AAJA023RdBTcZ2gE3Z3K61I67LvEjDqhTJNxzIwjSaSxF9n --reason drill", false),
+            ("tls", false),
+            ("tls init", false),
+            ("tls init --dir ca --name authority --days 365 --dry-run --json", true),
+            ("tls init --dir ca --days 0", false),
+            ("tls init --dir ca --days 7301", false),
+            ("tls issue --dir ca --san DNS:hsm --out x", false),
+            ("tls issue server --dir ca --out x", false),
+            ("tls issue server --dir ca --san DNS:hsm", false),
+            ("tls issue server --san DNS:hsm --out x", false),
+            (
+                "tls issue server --dir ca --san DNS:hsm --san IP:::1 --out x --days 825 --dry-run --json",
+                true,
+            ),
+            ("tls issue server --dir ca --san DNS:hsm --out x --days 826", false),
+            ("tls issue client --dir ca --san URI:keelson:edge:far --out x --key x.key", true),
+            ("tls issue client --dir ca --san keelson:edge:far --out x", false),
+            ("tls issue authority --dir ca --san DNS:hsm --out x", false),
             ("status --json --endpoints f", true),
             ("dev --dir d --endpoints f --database sqlite://x --apps a", true),
             ("probe", false),
