@@ -4,6 +4,7 @@
 mod apps;
 mod directory;
 mod lost_replies;
+mod names;
 mod operations;
 mod outage;
 mod postgres;
