@@ -12,7 +12,7 @@ use crate::failure::{Exit, Failure, OrFail};
 /// Longest key file: the largest RSA key has some 6 KiB of PEM.
 const KEY_MAX: usize = 16 * 1024;
 
-/// A key whose encoding is wiped when it is dropped; what the library made of it, it wipes itself.
+/// A key whose encoding is wiped when it is dropped. Copies that the PEM library makes on its way are not ours to wipe.
 pub(super) type Key = Zeroizing<KeyPair>;
 
 /// A new key: P-256, which everything that speaks TLS 1.3 has.
