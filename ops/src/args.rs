@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{audit, chain, dev, generation, hsm, probe, revocation, status};
+use crate::{audit, chain, dev, generation, hsm, probe, revocation, status, tls};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,6 +45,12 @@ Examples:
   opsctl audit verify --dir audit --chain chain.json --identity E…     without hsmd
   opsctl audit show --kind intent --kind outcome --last 20
   opsctl audit show --kind checkpoint --last 1 --json > checkpoint.json     keep it elsewhere";
+const TLS: &str = "\
+Examples:
+  opsctl tls init --dir ca
+  opsctl tls issue server --dir ca --san DNS:hsm.example --out remote
+  opsctl tls issue client --dir ca --san URI:keelson:edge:far --out far
+  opsctl tls issue server --dir ca --san DNS:hsm.example --out remote --key remote.key     renew";
 const STATUS: &str = "Example: opsctl status --json --endpoints dev.json";
 const PROBE: &str = "\
 Examples:
@@ -99,6 +105,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: AuditVerb,
     },
+    /// Certificates for services of other hosts, from a private authority
+    #[command(before_help = TLS)]
+    Tls {
+        #[command(subcommand)]
+        verb: TlsVerb,
+    },
     /// What is up, and how the chain stands
     #[command(before_help = STATUS)]
     Status(status::Options),
@@ -140,6 +152,16 @@ pub(crate) enum AuditVerb {
     Show(audit::Show),
     /// Say whether the trail holds, and up to which line the HSM vouches for it; exit code 1 when it does not
     Verify(audit::Verify),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TlsVerb {
+    /// Make an authority: a folder with its certificate and its key
+    #[command(before_help = TLS)]
+    Init(tls::Init),
+    /// Issue a certificate for hsmd (server) or for a service of another host (client)
+    #[command(before_help = TLS)]
+    Issue(tls::Issue),
 }
 
 #[derive(Debug, Subcommand)]
@@ -202,6 +224,23 @@ mod tests {
             ("revoke-key 1AAIA023RdBTcZ2gE3Z3K61I67LvEjDqhTJNxzIwjSaSxF9n --yes", false),
             ("revoke-key 1AAIA023RdBTcZ2gE3Z3K61I67LvEjDqhTJNxzIwjSaSxF9n --reason drill", true),
             ("revoke-key 1AAJA023RdBTcZ2gE3Z3K61I67LvEjDqhTJNxzIwjSaSxF9n --reason drill", false),
+            ("tls", false),
+            ("tls init", false),
+            ("tls init --dir ca --name authority --days 365 --dry-run --json", true),
+            ("tls init --dir ca --days 0", false),
+            ("tls init --dir ca --days 7301", false),
+            ("tls issue --dir ca --san DNS:hsm --out x", false),
+            ("tls issue server --dir ca --out x", false),
+            ("tls issue server --dir ca --san DNS:hsm", false),
+            ("tls issue server --san DNS:hsm --out x", false),
+            (
+                "tls issue server --dir ca --san DNS:hsm --san IP:::1 --out x --days 825 --dry-run --json",
+                true,
+            ),
+            ("tls issue server --dir ca --san DNS:hsm --out x --days 826", false),
+            ("tls issue client --dir ca --san URI:keelson:edge:far --out x --key x.key", true),
+            ("tls issue client --dir ca --san keelson:edge:far --out x", false),
+            ("tls issue authority --dir ca --san DNS:hsm --out x", false),
             ("status --json --endpoints f", true),
             ("dev --dir d --endpoints f --database sqlite://x --apps a", true),
             ("probe", false),

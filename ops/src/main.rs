@@ -1,14 +1,14 @@
 //! `opsctl`: the operator's command.
 //!
-//! It reads the chain and proves it (`identity`, `chain`), and hsmd's audit trail (`audit`), changes the chain (`rotate`, `taint`), has keys of
-//! services refused (`revoke-key`), brings the chain back to a signer that lost it (`hsm`), looks at a
-//! deployment (`status`), tries one from a device's side (`probe`), and runs one for development
-//! (`dev`).
+//! It reads the chain and hsmd's audit trail and proves them (`identity`, `chain`, `audit`), changes the chain
+//! (`rotate`, `taint`), has keys of services refused (`revoke-key`), brings the chain back to a signer that lost
+//! it (`hsm`), makes certificates for services of other hosts (`tls`), looks at a deployment (`status`), tries one
+//! from a device's side (`probe`), and runs one for development (`dev`).
 //!
 //! # What it is not
 //!
-//! It holds no key and decides nothing: hsmd decides who may rotate, by the peer credentials of its
-//! admin socket. It is not a daemon and keeps no state of its own, save in the directory of `dev`.
+//! It holds no key of the chain and decides nothing: hsmd decides who may rotate, by the peer credentials of its
+//! admin socket. It is not a daemon and keeps no state of its own, save in the directories of `dev` and `tls`.
 //!
 //! # Invariants
 //!
@@ -34,12 +34,13 @@ mod revocation;
 mod statements;
 mod status;
 mod talk;
+mod tls;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Arguments, AuditVerb, ChainVerb, Command, HsmVerb, IdentityVerb};
+use args::{Arguments, AuditVerb, ChainVerb, Command, HsmVerb, IdentityVerb, TlsVerb};
 use failure::{Exit, Failure, OrFail};
 use talk::Talk;
 
@@ -70,6 +71,8 @@ fn execute(arguments: Arguments, talk: Talk) -> Result<(), Failure> {
             Ok(())
         }
         Command::InitialiseToken(options) => dev::initialise(&options),
+        Command::Tls { verb: TlsVerb::Init(options) } => tls::init(&options, clock::now(), talk),
+        Command::Tls { verb: TlsVerb::Issue(options) } => tls::issue(&options, clock::now(), talk),
         command => on_main_thread(run(command, talk)),
     }
 }
@@ -99,6 +102,6 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
         Command::Probe(options) => probe::probe(&options).await,
         Command::Dev(options) => dev::run(&options, talk).await,
         // Handled before the runtime starts.
-        Command::Completions { .. } | Command::InitialiseToken(_) => Ok(()),
+        Command::Completions { .. } | Command::InitialiseToken(_) | Command::Tls { .. } => Ok(()),
     }
 }

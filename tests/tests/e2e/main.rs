@@ -5,6 +5,7 @@ mod apps;
 mod audit;
 mod directory;
 mod lost_replies;
+mod names;
 mod operations;
 mod outage;
 mod page;
