@@ -22,7 +22,7 @@ const INTERVAL: Duration = Duration::from_mins(1);
 /// the chain besides: whoever holds a tainted key shall not vouch for what came before.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_mins(15);
 
-/// The shortest one: a burst of rotations is vouched for together.
+/// From an event to its checkpoint.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the last checkpoint may take when hsmd ends.
@@ -49,23 +49,25 @@ pub async fn start(audit: &Audit, keeper: &Keeper, policy: &PolicyFile) -> Resul
 /// Writes what is due, for ever.
 pub async fn attend(audit: &Audit, keeper: &Keeper) {
     let mut chain = keeper.watch();
-    let mut checkpoint = tokio::time::Instant::now();
+    let mut due = tokio::time::Instant::now();
     loop {
-        let due = checkpoint + CHECKPOINT_INTERVAL;
-        let began = tokio::select! {
-            changed = chain.changed() => changed.is_ok(),
-            () = tokio::time::sleep(INTERVAL) => false,
-        };
-        tell(audit, keeper).await;
-        if began || tokio::time::Instant::now() >= due {
-            match vouch(audit, keeper).await {
-                Ok(()) => checkpoint = tokio::time::Instant::now(),
-                Err(error) => tracing::warn!(error = &*error, "no checkpoint of the audit trail"),
-            }
-        }
-        if began {
+        if tokio::time::Instant::now() >= due {
+            // A burst of rotations is vouched for together, and with it the line that tells the outcome of the last.
             tokio::time::sleep(PAUSE).await;
+            chain.mark_unchanged();
+            due = match vouch(audit, keeper).await {
+                Ok(()) => tokio::time::Instant::now() + CHECKPOINT_INTERVAL,
+                Err(error) => {
+                    tracing::warn!(error = &*error, "no checkpoint of the audit trail");
+                    tokio::time::Instant::now() + INTERVAL
+                }
+            };
         }
+        tokio::select! {
+            _ = chain.changed() => due = tokio::time::Instant::now(),
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+        tell(audit, keeper).await;
     }
 }
 
