@@ -246,6 +246,32 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_is_walked_up_to_what_does_not_hold() {
+        let lines: Vec<_> = lines(4).into_iter().map(|line| format!("{line}\n")).collect();
+        let good = lines.concat();
+        let three = lines[..3].concat();
+        let cut = &lines[3][..20];
+        let wrong = Some("the numbers have a hole");
+        for (name, text, held, because) in [
+            ("all", good.clone().into_bytes(), 4, None),
+            ("nothing", Vec::new(), 0, None),
+            ("half a line", [three.as_bytes(), cut.as_bytes()].concat(), 3, None),
+            ("a line twice", [three.as_bytes(), lines[2].as_bytes()].concat(), 3, wrong),
+            ("a hole", [lines[0].as_bytes(), lines[2].as_bytes()].concat(), 1, wrong),
+            ("no text", [three.as_bytes(), b"\xff\n"].concat(), 3, Some("a line that is no text")),
+            ("zeros", [three.as_bytes(), b"\0\n"].concat(), 3, Some("not one JSON object on one line")),
+        ] {
+            let mut trail = Trail::new();
+            trail.begin_segment();
+            let mut visited = 0;
+            let walked = trail.walk(&text, |_, _| visited += 1);
+            let length: usize = lines[..held].iter().map(String::len).sum();
+            assert_eq!((walked.held, walked.whole, visited), (length, held, held), "{name}");
+            assert_eq!(walked.because.map(|refusal| refusal.because()), because, "{name}");
+        }
+    }
+
+    #[test]
     fn a_trail_may_begin_later_if_told_so() {
         let lines = lines(5);
         let third = Entry::parse(&lines[2]).unwrap();
