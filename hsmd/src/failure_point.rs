@@ -102,6 +102,7 @@ mod armed {
     pub const LABELS: &[Label] = &[
         write_at("audit/before-begin"),
         write_at("audit/after-begin"),
+        write_at("audit/after-name"),
         write_at("audit/before-append"),
         write_at("audit/after-append"),
         write_at("audit/before-sync"),

@@ -8,7 +8,7 @@ use std::{
 
 use actix_web::dev::ServerHandle;
 use hsmd::{
-    audit::{Audit, attend},
+    audit::{self, Audit, attend},
     backend::{self, Fault},
     clock::{Calendar, System},
     config::{Config, Socket},
@@ -39,6 +39,9 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// How often while something is wrong: hsmd signs again within 5 s of a fault's end.
 const TROUBLE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How long a thread may take to close what it works with, once hsmd ends.
+const CLOSE_MAX: Duration = Duration::from_secs(15);
+
 /// How long one such attempt may take, so that the watchdog hears of it in time: what a caller waits.
 const PROBE_MAX: Duration = signer::DEADLINE;
 
@@ -64,7 +67,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut stop = tokio::spawn(shutdown::signal());
     let metrics = Metrics::install("hsmd")?;
     // Nothing is written before there is something to tell.
-    let (audit, scribe) = Audit::open(&config.audit, Box::new(System::start())).map_err(Failure::config)?;
+    let (audit, scribe) = Audit::open(&config.audit, Box::new(System::start())).map_err(unwritable)?;
     let (keeper, signer_thread) = tokio::select! {
         opened = open(&config) => opened?,
         // Nothing that a start does is spoilt by ending in the midst of it.
@@ -96,8 +99,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     ended.map_err(restart)?;
     notify::stopping();
     health.close();
-    for server in servers {
-        server.stop(true).await;
+    let stopping: Vec<_> = servers.iter().map(|server| tokio::spawn(server.stop(true))).collect();
+    for server in stopping {
+        // One that ended badly serves nobody any more.
+        drop(server.await);
     }
     metrics.stop(false).await;
     attend::stop(&audit, &keeper).await;
@@ -223,8 +228,12 @@ async fn await_recovery(keeper: &Keeper, health: &Health) {
 /// Waits until a thread has closed what it works with: a module that is still open when the process ends may
 /// crash it.
 async fn close(thread: std::thread::JoinHandle<()>, name: &str) -> Result<(), Failure> {
-    match tokio::task::spawn_blocking(|| thread.join()).await {
-        Ok(Ok(())) => Ok(()),
+    match tokio::time::timeout(CLOSE_MAX, tokio::task::spawn_blocking(|| thread.join())).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Err(_) => {
+            exit_in_any_case();
+            Err(Failure::new(exit::TEMPORARY, format!("{name} does not end: what it calls does not return")))
+        }
         _ => Err(Failure::software(format!("{name} ended badly"))),
     }
 }
@@ -308,18 +317,21 @@ async fn follow(mut reload: Reload, audit: &Audit, keeper: &Keeper, health: &Hea
 
 /// Says so while the audit trail cannot be written: nothing is signed or changed meanwhile.
 async fn follow_audit(audit: &Audit, keeper: &Keeper, health: &Health) {
-    let mut trouble = audit.watch();
     loop {
-        let because = trouble.borrow_and_update().clone();
-        let problem = because.map(|because| {
-            format!("the audit trail cannot be written ({because}): see that its disk has room and works")
-        });
-        if health.note("audit", problem) {
+        if health.note("audit", audit.problem().map(|problem| problem.to_string())) {
             notify::status(&status(keeper, health));
         }
-        if trouble.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        audit.changed().await;
+    }
+}
+
+/// Says who has to act on a trail that cannot be kept.
+fn unwritable(error: audit::Error) -> Failure {
+    match error {
+        audit::Error::Folder { .. } => Failure::config(error),
+        // The one before may only just be ending.
+        audit::Error::Taken { .. } => Failure::new(exit::TEMPORARY, error),
+        _ => Failure::io(error),
     }
 }
 

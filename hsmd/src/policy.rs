@@ -97,6 +97,11 @@ impl Policy {
         self.rows.len()
     }
 
+    /// Whether both have the same rows.
+    pub fn allows_the_same(&self, other: &Self) -> bool {
+        self.rows.iter().map(|(rule, _)| rule).eq(other.rows.iter().map(|(rule, _)| rule))
+    }
+
     /// Whether any row lets the caller do anything through this socket: asked before a byte of its request is
     /// read.
     pub fn admits(&self, entrance: &Entrance, caller: &Caller) -> bool {

@@ -60,8 +60,6 @@ impl Reload {
         let policy = self.policy.read().map_err(kept)?;
         let Some(change) = self.policy.change(&policy) else {
             tracing::info!(digest = %policy.digest(), "the policy is unchanged");
-            // It is adopted too: it may name a user that was made since.
-            self.policy.adopt(policy);
             return Ok(());
         };
         let intent = Intent::by(ASKED_BY, "policy")

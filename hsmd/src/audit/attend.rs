@@ -25,7 +25,13 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_mins(15);
 /// From an event to its checkpoint.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long the last checkpoint may take when hsmd ends.
+/// How long operations under way may take when hsmd ends.
+const OPERATIONS_MAX: Duration = Duration::from_secs(20);
+
+/// How long everything that is written then may take.
+const STOP_MAX: Duration = Duration::from_secs(8);
+
+/// How long the last checkpoint may take of that.
 const LAST_MAX: Duration = Duration::from_secs(3);
 
 /// Writes down that hsmd serves from now on: with which policy, and from which generation.
@@ -43,7 +49,7 @@ pub async fn start(audit: &Audit, keeper: &Keeper, policy: &PolicyFile) -> Resul
         }
         None => record,
     };
-    audit.owe(record).await.map(drop)
+    audit.owe([record]).await
 }
 
 /// Writes what is due, for ever.
@@ -71,28 +77,44 @@ pub async fn attend(audit: &Audit, keeper: &Keeper) {
     }
 }
 
-/// Writes down that hsmd ends, with what is still to be told, vouched for if the HSM answers.
+/// Writes down that hsmd ends, with what is still to be told, vouched for if the HSM answers. It takes a few
+/// seconds at most.
 pub async fn stop(audit: &Audit, keeper: &Keeper) {
-    tell(audit, keeper).await;
-    match tokio::time::timeout(LAST_MAX, vouch(audit, keeper)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(error = &*error, "no last checkpoint of the audit trail"),
-        Err(_) => tracing::warn!("no last checkpoint of the audit trail: the HSM does not answer"),
+    if tokio::time::timeout(OPERATIONS_MAX, audit.quiet()).await.is_err() {
+        tracing::error!("hsmd ends in the midst of an operation");
     }
-    if let Err(error) = audit.commit(Record::new(Kind::Stop)).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the audit trail has no word of this end");
+    let last = async {
+        tell(audit, keeper).await;
+        match tokio::time::timeout(LAST_MAX, vouch(audit, keeper)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = &*error, "no last checkpoint of the audit trail"),
+            Err(_) => tracing::warn!("no last checkpoint of the audit trail: the HSM does not answer"),
+        }
+        audit.commit(Record::new(Kind::Stop)).await
+    };
+    match tokio::time::timeout(STOP_MAX, last).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the audit trail has no word of this end");
+        }
+        Err(_) => tracing::warn!("the audit trail has no word of this end: its disk does not answer"),
     }
 }
 
 /// Tells who was refused, and what the device's own log has come to.
 async fn tell(audit: &Audit, keeper: &Keeper) {
+    // Counted on meanwhile: what is owed has a bound.
+    if audit.problem().is_some() {
+        return;
+    }
     let mut records = audit.refusals.take();
     records.extend(keeper.device_log().iter().map(device));
-    for record in records {
-        // What cannot be written now is written when the disk takes it.
-        if let Err(error) = audit.owe(record).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "told later");
-        }
+    if records.is_empty() {
+        return;
+    }
+    if let Err(error) = audit.owe(records).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the audit trail is told later");
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use keychain::audit::{Entry, Head, Kind, Record, Trail, segment_name, segment_ordinal};
 
-use super::writer::{SEGMENT_MAX, UNSYNCED_MAX};
+use super::writer::{SEGMENT_MAX, UNSURE_MAX};
 
 /// Longest file that is read: the last lines written to one may go beyond what it is meant to hold.
 const READ_MAX: u64 = 2 * SEGMENT_MAX;
@@ -108,7 +108,7 @@ impl Ending {
         ending.held = first.len().saturating_add(walked.held);
         ending.head = trail.head();
         let lines = bytes.get(..ending.held).unwrap_or_default().split_inclusive(|byte| *byte == b'\n');
-        let newest = lines.rev().take(UNSYNCED_MAX).filter_map(|line| std::str::from_utf8(line).ok());
+        let newest = lines.rev().take(UNSURE_MAX).filter_map(|line| std::str::from_utf8(line).ok());
         newest.for_each(|line| ending.tail.push_front(line.to_owned()));
         ending
     }

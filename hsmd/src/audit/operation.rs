@@ -1,6 +1,6 @@
 //! What changes something, between two lines: what is about to be done, and what came of it.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use keychain::{
     Refusal,
@@ -74,39 +74,56 @@ impl Audit {
     /// Does `work` between its intent, which is durable before it begins, and its outcome, which is before this
     /// returns. Both are written even if the caller goes away meanwhile.
     ///
-    /// If the outcome cannot be written the work is done, and the caller is told that it may ask again: a
-    /// repetition answers the first result. The outcome is written as soon as the disk takes it.
+    /// If the outcome cannot be written the work is done, and the caller is told so: repeated for the same
+    /// generation it answers the first result. The outcome is written as soon as the disk takes it.
     pub async fn operation<T: Outcome + Send + 'static>(
         &self,
         intent: Intent,
         work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
     ) -> Result<T, Refusal> {
+        let permit = Arc::clone(&self.operations).try_acquire_owned().map_err(|_| refuse(&Error::Busy))?;
         let audit = self.clone();
-        let carried_through = tokio::spawn(async move {
-            let Intent { caller, operation, reason, details } = &intent;
-            tracing::info!(caller, operation, reason, details, "asked");
-            let begun = audit.commit(intent.record()).await.map_err(|error| refuse(&error))?;
-            let done = work.await;
-            let mut details = String::new();
-            let record = Record::new(Kind::Outcome)
-                .number("intent", begun.map_or(0, |begun| begun.number))
-                .plain("operation", operation);
-            let record = match &done {
-                Ok(done) => {
-                    done.details().iter().for_each(|(name, value)| add(&mut details, name, value));
-                    tracing::info!(caller, operation, details, "done");
-                    with_details(record.plain("outcome", "ok"), &details)
-                }
-                Err(refusal) => {
-                    tracing::warn!(caller, operation, because = refusal.because(), "not done");
-                    record.plain("outcome", refusal.code().as_str()).text("because", refusal.because())
-                }
-            };
-            audit.owe(record).await.map_err(|error| refuse(&error))?;
+        let carried_through = self.runtime.spawn(async move {
+            let done = audit.carry_through(intent, work).await;
+            drop(permit);
             done
         });
         let gone = |_| refuse(&Error::Unwritable("the operation was not carried through".into()));
         carried_through.await.map_err(gone)?
+    }
+
+    async fn carry_through<T: Outcome>(
+        &self,
+        intent: Intent,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        let Intent { caller, operation, reason, details } = &intent;
+        tracing::info!(caller, operation, reason, details, "asked");
+        let begun = self.commit(intent.record()).await.map_err(|error| refuse(&error))?;
+        let done = work.await;
+        let mut details = String::new();
+        let record = Record::new(Kind::Outcome)
+            .number("intent", begun.map_or(0, |begun| begun.number))
+            .plain("operation", operation);
+        let record = match &done {
+            Ok(done) => {
+                done.details().iter().for_each(|(name, value)| add(&mut details, name, value));
+                tracing::info!(caller, operation, details, "done");
+                with_details(record.plain("outcome", "ok"), &details)
+            }
+            Err(refusal) => {
+                tracing::warn!(caller, operation, because = refusal.because(), "not done");
+                record.plain("outcome", refusal.code().as_str()).text("because", refusal.because())
+            }
+        };
+        match (self.owe([record]).await, done) {
+            (Err(error), Ok(_)) => {
+                const DONE: &str = "it was done, and is written down once the disk takes it; if you ask again, name \
+                                    the generation that you meant";
+                Err(refuse(&error).with("because", DONE))
+            }
+            (_, done) => done,
+        }
     }
 }
 

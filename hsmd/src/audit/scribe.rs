@@ -2,12 +2,12 @@
 //!
 //! A disk that is full or fails is no reason to end. Whatever is asked meanwhile is refused and counted, the
 //! disk is tried again every [`RETRY`], and then the trail goes on where it was, and says for how long it could
-//! not be written.
+//! not be written. What is owed ([`Desk::owe`]) is kept until then.
 
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
@@ -31,14 +31,13 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Lines that are written at once.
 const BATCH: usize = 256;
 
-/// Outcomes of operations that are kept while the trail cannot be written: more than operations can be under way.
-const OWED_MAX: usize = 256;
+/// Lines that are kept while the trail cannot be written: more than the operations that can be under way and the
+/// kinds of refusals that are told apart.
+const OWED_MAX: usize = 1024;
 
 /// When a caller is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum When {
-    /// Once the line is durable; and if it cannot be written now, it will be: what it tells has happened.
-    Owed,
     /// Once the line is durable.
     Durable,
     /// Once the line is written.
@@ -52,16 +51,57 @@ pub(super) struct Asked {
     pub(super) reply: oneshot::Sender<Result<Option<Head>, Error>>,
 }
 
+/// What the thread shares with those who ask.
+#[derive(Default)]
+pub(super) struct Desk {
+    /// Lines that tell what has happened already: written before any other, as soon as that is possible.
+    owed: Mutex<Vec<Record>>,
+    /// Since when the thread has been waiting for the disk.
+    since: Mutex<Option<Instant>>,
+}
+
+impl Desk {
+    /// Leaves lines that are written with the next, or once the disk takes any.
+    pub(super) fn owe(&self, records: impl IntoIterator<Item = Record>) {
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        owed.extend(records);
+        if owed.len() > OWED_MAX {
+            tracing::error!(lost = owed.len() - OWED_MAX, "lines that are owed to the audit trail are lost");
+            owed.truncate(OWED_MAX);
+        }
+    }
+
+    /// For how long the disk has not answered.
+    pub(super) fn waits_for(&self) -> Duration {
+        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn take(&self) -> Vec<Record> {
+        std::mem::take(&mut *self.owed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts back what could not be written, before what came since.
+    fn put_back(&self, records: Vec<Record>) {
+        let since = self.take();
+        self.owe(records.into_iter().chain(since));
+    }
+
+    fn note_wait(&self, since: Option<Instant>) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+}
+
 /// What the thread works with.
 pub(super) struct Scribe {
-    writer: Writer,
-    clock: Box<dyn Clock>,
-    asked: Receiver<Asked>,
+    pub(super) writer: Writer,
+    pub(super) clock: Box<dyn Clock>,
+    pub(super) asked: Receiver<Asked>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) told: watch::Sender<Option<Arc<str>>>,
     trouble: Option<Trouble>,
-    owed: Vec<Record>,
     /// When the oldest line that is not durable was written.
     since: Option<Instant>,
-    told: watch::Sender<Option<Arc<str>>>,
 }
 
 /// Why the trail cannot be written, and since when.
@@ -73,15 +113,14 @@ struct Trouble {
 }
 
 impl Scribe {
-    /// A thread's work. `owed` are the lines that come before all others.
     pub(super) fn new(
         writer: Writer,
         clock: Box<dyn Clock>,
         asked: Receiver<Asked>,
-        owed: Vec<Record>,
+        desk: Arc<Desk>,
         told: watch::Sender<Option<Arc<str>>>,
     ) -> Self {
-        Self { writer, clock, asked, trouble: None, owed, since: None, told }
+        Self { writer, clock, asked, desk, told, trouble: None, since: None }
     }
 
     /// Works until nobody can ask any more.
@@ -97,6 +136,10 @@ impl Scribe {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.keep_up();
+        }
+        if self.trouble.is_some() {
+            // The last chance for what is owed.
+            self.go_on();
         }
         self.sync();
     }
@@ -127,46 +170,55 @@ impl Scribe {
             self.go_on();
         }
         if self.trouble.is_some() {
-            return batch.into_iter().for_each(|asked| self.refuse(asked));
+            return self.refuse(batch);
         }
-        let records: Vec<_> = batch.iter().filter_map(|asked| asked.record.clone()).collect();
-        let written = self.writer.append(&records, self.clock.now());
+        let mut records = self.desk.take();
+        let owed = records.len();
+        records.extend(batch.iter().filter_map(|asked| asked.record.clone()));
+        let at = self.clock.now();
+        let written = self.wait(|writer| writer.append(&records, at));
         self.since = self.since.or_else(|| (self.writer.lag() > 0).then(Instant::now));
+        // The lines are in the trail even if this failed: of what was owed nothing has to be kept.
         let heads = match written {
             Ok(heads) => heads,
-            // The lines are in the trail nevertheless: of what is owed, nothing more needs to be kept.
-            Err(error) => return self.fail(&error, batch),
+            Err(error) => {
+                self.fail(&error);
+                return self.refuse(batch);
+            }
         };
-        for record in &records {
-            metrics::counter!("hsmd_audit_entries_total", "kind" => record.kind().as_str()).increment(1);
-        }
-        let mut heads = heads.into_iter();
-        let mut waiting = Vec::new();
+        count(&records);
+        self.answer(batch, heads.into_iter().skip(owed));
+    }
+
+    /// Answers those whose lines were written: at once, or when the lines are durable.
+    fn answer(&mut self, batch: Vec<Asked>, mut heads: impl Iterator<Item = Head>) {
+        let (mut waiting, mut places) = (Vec::new(), Vec::new());
         for asked in batch {
             let head = if asked.record.is_some() { heads.next() } else { self.writer.head() };
             if asked.when == When::Written {
                 drop(asked.reply.send(Ok(head)));
             } else {
-                waiting.push((asked, head));
+                waiting.push(asked);
+                places.push(head);
             }
         }
         if waiting.is_empty() {
             return;
         }
-        if let Err(error) = self.writer.sync() {
-            return self.fail(&error, waiting.into_iter().map(|(asked, _)| asked).collect());
+        self.sync();
+        if self.trouble.is_some() {
+            return self.refuse(waiting);
         }
-        self.since = None;
-        for (asked, head) in waiting {
+        for (asked, head) in waiting.into_iter().zip(places) {
             drop(asked.reply.send(Ok(head)));
         }
     }
 
     fn sync(&mut self) {
         if self.trouble.is_none() {
-            match self.writer.sync() {
+            match self.wait(Writer::sync) {
                 Ok(()) => self.since = None,
-                Err(error) => self.fail(&error, Vec::new()),
+                Err(error) => self.fail(&error),
             }
         }
     }
@@ -174,53 +226,50 @@ impl Scribe {
     /// Begins another file, with everything that is not durable or is owed.
     fn go_on(&mut self) {
         let at = self.clock.now();
-        let mut records = self.owed.clone();
+        let owed = self.desk.take();
+        let mut records = owed.clone();
         records.extend(self.trouble.as_ref().map(Trouble::record));
-        match self.writer.begin(&records, at) {
+        match self.wait(|writer| writer.begin(&records, at)) {
             Ok(_) => {
-                self.owed.clear();
+                count(&records);
                 self.since = None;
                 if let Some(trouble) = self.trouble.take() {
                     tracing::warn!(refused = trouble.refused, "the audit trail is written again");
                 }
                 self.told.send_replace(None);
             }
-            Err(error) => self.fail(&error, Vec::new()),
+            Err(error) => {
+                self.desk.put_back(owed);
+                self.fail(&error);
+            }
         }
     }
 
-    fn fail(&mut self, error: &io::Error, batch: Vec<Asked>) {
+    /// Has the disk do something, and says meanwhile that it is waited for.
+    fn wait<T>(&mut self, work: impl FnOnce(&mut Writer) -> T) -> T {
+        self.desk.note_wait(Some(Instant::now()));
+        let done = work(&mut self.writer);
+        self.desk.note_wait(None);
+        done
+    }
+
+    fn fail(&mut self, error: &io::Error) {
         metrics::counter!("hsmd_audit_failures_total").increment(1);
-        let because: Arc<str> = error.to_string().into();
-        let retry = Instant::now() + RETRY;
+        let (because, retry) = (Arc::<str>::from(error.to_string()), Instant::now() + RETRY);
+        self.told.send_replace(Some(Arc::clone(&because)));
         if let Some(trouble) = &mut self.trouble {
             trouble.retry = retry;
         } else {
             tracing::error!(%error, "the audit trail cannot be written");
-            let (because, since) = (Arc::clone(&because), self.clock.now());
-            self.trouble = Some(Trouble { because, since, refused: 0, retry });
+            self.trouble = Some(Trouble { because, since: self.clock.now(), refused: 0, retry });
         }
-        self.told.send_replace(Some(Arc::clone(&because)));
+    }
+
+    fn refuse(&mut self, batch: Vec<Asked>) {
+        let Some(trouble) = &mut self.trouble else { return };
         for asked in batch {
-            self.count_refused();
-            drop(asked.reply.send(Err(Error::Unwritable(Arc::clone(&because)))));
-        }
-    }
-
-    fn refuse(&mut self, asked: Asked) {
-        self.count_refused();
-        let because = self.trouble.as_ref().map_or_else(|| "".into(), |trouble| Arc::clone(&trouble.because));
-        if let (When::Owed, Some(record)) = (asked.when, asked.record)
-            && self.owed.len() < OWED_MAX
-        {
-            self.owed.push(record);
-        }
-        drop(asked.reply.send(Err(Error::Unwritable(because))));
-    }
-
-    fn count_refused(&mut self) {
-        if let Some(trouble) = &mut self.trouble {
-            trouble.refused = trouble.refused.saturating_add(1);
+            trouble.refused = trouble.refused.saturating_add(u64::from(asked.record.is_some()));
+            drop(asked.reply.send(Err(Error::Unwritable(Arc::clone(&trouble.because)))));
         }
     }
 }
@@ -231,5 +280,11 @@ impl Trouble {
             .text("because", &self.because)
             .plain("since", self.since)
             .number("refused", self.refused)
+    }
+}
+
+fn count(records: &[Record]) {
+    for record in records {
+        metrics::counter!("hsmd_audit_entries_total", "kind" => record.kind().as_str()).increment(1);
     }
 }

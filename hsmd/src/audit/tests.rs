@@ -5,7 +5,7 @@ use keychain::{
     audit::{Entry, Kind, Record, Step, Trail, segment_name},
 };
 
-use super::{Error, writer::Writer};
+use super::writer::Writer;
 
 fn at() -> Timestamp {
     Timestamp::from_unix_millis(0)
@@ -134,15 +134,46 @@ fn a_folder_is_one_writers_and_closed_to_others() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path().join("audit");
     let refused = |path: &Path| match Writer::open(path) {
-        Err(Error::Folder { because, .. }) => because,
-        other => panic!("{:?}", other.map(|_| ())),
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("accepted"),
     };
     let (writer, _) = open(&here);
-    assert!(refused(&here).contains("another hsmd writes there"));
+    assert!(refused(&here).contains("another hsmd writes"));
     drop(writer);
     fs::set_permissions(&here, fs::Permissions::from_mode(0o770)).unwrap();
     assert!(refused(&here).contains("chmod 0700"));
     assert!(refused(&folder.path().join("absent/audit")).contains("the folder above it"));
     fs::write(folder.path().join("file"), "").unwrap();
     assert!(refused(&folder.path().join("file")).contains("no folder"));
+}
+
+/// Half a file never has a file's name: it is written over.
+#[test]
+fn a_file_gets_its_name_when_it_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("audit");
+    let (mut writer, _) = open(&folder);
+    writer.begin(&[record(0), record(1)], at()).unwrap();
+    drop(writer);
+    let whole = fs::read_to_string(folder.join(segment_name(1))).unwrap();
+    fs::write(folder.join("new"), &whole[..whole.len() / 2]).unwrap();
+    let (mut writer, torn) = open(&folder);
+    assert_eq!((writer.head().unwrap().number, torn), (1, false));
+    writer.begin(&[record(2)], at()).unwrap();
+    assert!(!folder.join("new").exists());
+    assert_eq!(read(&folder), [0, 1, 2]);
+}
+
+#[test]
+fn a_long_trail_is_many_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("audit");
+    let (writer, _) = open(&folder);
+    let mut writer = writer.with_files_of(1000);
+    writer.begin(&[record(0)], at()).unwrap();
+    for number in 1..20 {
+        writer.append(&[record(number), record(number)], at()).unwrap();
+    }
+    assert!((5..15).contains(&files(&folder)), "{}", files(&folder));
+    assert!(read(&folder).into_iter().eq(0..39));
 }

@@ -31,6 +31,12 @@ pub(super) const SEGMENT_MAX: u64 = 64 * 1024 * 1024;
 /// the rate of the fastest token, and a quarter of what readers take for repeated.
 pub(super) const UNSYNCED_MAX: usize = 2048;
 
+/// Lines at the end of a file that the disk may not have: those, and what is written at once.
+pub(super) const UNSURE_MAX: usize = 2 * UNSYNCED_MAX;
+
+/// What a file is called until it is whole.
+const NEW: &str = "new";
+
 /// Held by the one hsmd that writes the trail.
 const LOCK: &str = "lock";
 
@@ -41,9 +47,11 @@ pub(super) struct Writer {
     _lock: File,
     /// The number of the newest file.
     ordinal: u64,
-    /// Whether that file was begun here and never held a line that counts: it can be begun again.
-    abortive: bool,
+    /// Whether it is not known if that file's name is durable: nobody was told of a line in it, and it is replaced.
+    nameless: bool,
     file: Option<(File, u64)>,
+    /// Bytes after which another file is begun.
+    file_max: u64,
     head: Option<Head>,
     /// Lines since the last sync, each with its line feed.
     unsynced: VecDeque<String>,
@@ -52,26 +60,20 @@ pub(super) struct Writer {
 impl Writer {
     /// Takes the folder of a trail, making it if it is not there, and reads how the trail ends.
     pub(super) fn open(folder: &Path) -> Result<(Self, Option<Torn>), Error> {
-        let unusable = |error: io::Error| Error::Folder {
-            folder: folder.display().to_string(),
-            because: error.to_string(),
-        };
+        let unusable =
+            |error: io::Error| Error::Disk { folder: folder.display().to_string(), source: error.into() };
         prepare(folder)?;
         let lock = options().create(true).truncate(false).open(folder.join(LOCK)).map_err(unusable)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(Error::Folder {
-                    folder: folder.display().to_string(),
-                    because: "another hsmd writes there; each needs an `audit` folder of its own".to_owned(),
-                });
-            }
-            Err(fs::TryLockError::Error(error)) => return Err(unusable(error)),
-        }
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => Error::Taken { folder: folder.display().to_string() },
+            fs::TryLockError::Error(error) => unusable(error),
+        })?;
         let found = found::find(folder).map_err(unusable)?;
         let file = match found.open {
             Some(length) => {
-                Some((options().append(true).open(path(folder, found.ordinal)).map_err(unusable)?, length))
+                let file = options().append(true).open(path(folder, found.ordinal)).map_err(unusable)?;
+                file.sync_all().map_err(unusable)?;
+                Some((file, length))
             }
             None => None,
         };
@@ -79,12 +81,19 @@ impl Writer {
             folder: folder.to_owned(),
             _lock: lock,
             ordinal: found.ordinal,
-            abortive: false,
+            nameless: false,
             file,
+            file_max: SEGMENT_MAX,
             head: found.head,
             unsynced: found.unsure,
         };
         Ok((writer, found.torn))
+    }
+
+    #[cfg(test)]
+    pub(super) const fn with_files_of(mut self, bytes: u64) -> Self {
+        self.file_max = bytes;
+        self
     }
 
     /// The newest line.
@@ -105,12 +114,12 @@ impl Writer {
     /// Appends lines; answers the end of the trail after each. On an error the lines are in the trail all the
     /// same, and come into its next file.
     pub(super) fn append(&mut self, records: &[Record], at: Timestamp) -> io::Result<Vec<Head>> {
-        if self.file.as_ref().is_some_and(|(_, length)| *length >= SEGMENT_MAX) {
-            self.sync()?;
-            return self.begin(records, at);
-        }
         let known = self.unsynced.len();
         let heads = self.add(records, at);
+        if self.file.as_ref().is_some_and(|(_, length)| *length >= self.file_max) {
+            self.begin(&[], at)?;
+            return Ok(heads);
+        }
         let text: String = self.unsynced.iter().skip(known).map(String::as_str).collect();
         self.write(&text, ["before-append", "after-append"])?;
         if self.unsynced.len() >= UNSYNCED_MAX {
@@ -143,18 +152,25 @@ impl Writer {
         Ok(heads)
     }
 
+    /// The file gets its name once it is whole and durable: one that was begun in vain, or half, is none of the
+    /// trail's.
     fn begin_file(&mut self) -> io::Result<()> {
-        let again = self.abortive;
-        let ordinal = if again { self.ordinal } else { self.ordinal.saturating_add(1) };
-        let path = path(&self.folder, ordinal);
-        let file = options().create(again).create_new(!again).truncate(again).open(&path)?;
-        (self.ordinal, self.abortive, self.file) = (ordinal, true, Some((file, 0)));
+        let ordinal = self.ordinal.saturating_add(u64::from(!self.nameless));
+        let (new, path) = (self.folder.join(NEW), path(&self.folder, ordinal));
+        let file = options().create(true).truncate(true).open(&new)?;
+        self.file = Some((file, 0));
         let text: String = self.unsynced.iter().map(String::as_str).collect();
         self.write(&text, ["before-begin", "after-begin"])?;
         self.force()?;
-        // The file's name is durable only once the folder is.
+        if !self.nameless && path.try_exists()? {
+            return Err(io::Error::other(format!("`{}` is there already", path.display())));
+        }
+        fs::rename(&new, &path)?;
+        // From here on it may have its name or not, until the folder is durable.
+        (self.ordinal, self.nameless) = (ordinal, true);
+        super::fail("after-name")?;
         File::open(&self.folder)?.sync_all()?;
-        self.abortive = false;
+        self.nameless = false;
         Ok(())
     }
 
@@ -192,15 +208,27 @@ impl Writer {
 
 /// Refuses a folder that others may write to, and makes one that is not there.
 fn prepare(folder: &Path) -> Result<(), Error> {
-    let unusable = |because: String| Error::Folder { folder: folder.display().to_string(), because };
+    let name = || folder.display().to_string();
+    let unusable = |because: String| Error::Folder { folder: name(), because };
     match DirBuilder::new().mode(0o700).create(folder) {
-        Ok(()) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => {
-            return Err(unusable(format!("{error}; check that the folder above it exists and is hsmd's")));
+        Ok(()) => {
+            let above = folder.parent().unwrap_or(folder);
+            let durable = File::open(above).and_then(|above| above.sync_all());
+            return durable.map_err(|error| Error::Disk { folder: name(), source: error.into() });
         }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(unusable(
+                "the folder above it does not exist: make it, and let it be hsmd's".to_owned(),
+            ));
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(unusable("the folder above it is not hsmd's".to_owned()));
+        }
+        Err(error) => return Err(Error::Disk { folder: name(), source: error.into() }),
     }
-    let metadata = folder.metadata().map_err(|error| unusable(error.to_string()))?;
+    let metadata = folder.metadata();
+    let metadata = metadata.map_err(|error| Error::Disk { folder: name(), source: error.into() })?;
     if !metadata.is_dir() {
         return Err(unusable("it is no folder".to_owned()));
     }
@@ -225,4 +253,4 @@ fn closed() -> io::Error {
     io::Error::other("no file of the trail is open")
 }
 
-const _: () = assert!(UNSYNCED_MAX * 2 <= limits::AUDIT_REPEATED_MAX);
+const _: () = assert!(UNSURE_MAX * 2 <= limits::AUDIT_REPEATED_MAX);

@@ -205,7 +205,12 @@ impl Device {
         }
         self.journal.note_commands(1);
         self.drain_if_due();
-        done.map_err(|error| fault(name, error))
+        done.map_err(|error| fault(name, error)).inspect_err(|fault| {
+            // The client opens sessions by itself: without one it presents the password no more.
+            if matches!(fault, Fault::Pin { .. }) {
+                (self.password_refused, self.client) = (true, None);
+            }
+        })
     }
 
     /// Relieves the device of its log before that is full. A failure is not the caller's: the device goes on
@@ -223,6 +228,9 @@ impl Device {
     }
 
     fn client(&self) -> Result<Client, Fault> {
+        if self.password_refused {
+            return Err(Fault::Pin { source: None });
+        }
         self.client.clone().ok_or_else(|| Fault::Lost {
             call: "a call without a session".to_owned(),
             source: "the last attempt to connect failed".into(),

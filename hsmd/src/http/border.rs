@@ -1,14 +1,15 @@
 //! What every route shares: bodies read within a bound, answers and refusals written.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::{
-    HttpResponse, Resource, Route,
+    HttpRequest, HttpResponse, Resource, Route,
     http::{StatusCode, header},
     web,
 };
 use keychain::{Code, Refusal};
 
+use super::Door;
 use crate::{audit, rotation};
 
 /// Longest body: the longest request is under 300 bytes, and a taint's reason may be 500.
@@ -19,17 +20,26 @@ pub(super) fn resource(path: &str, route: Route) -> Resource {
     web::resource(path).route(route).default_service(web::to(method_not_allowed))
 }
 
+/// How long a caller may take to send one.
+const BODY_TIME: Duration = Duration::from_secs(5);
+
 /// Reads a body.
 pub(super) async fn read(payload: web::Payload) -> Result<web::Bytes, Refusal> {
-    read_up_to(payload, BODY_MAX).await
+    read_within(payload, BODY_MAX, BODY_TIME).await
 }
 
-/// Reads a body of at most `most` bytes.
-pub(super) async fn read_up_to(payload: web::Payload, most: usize) -> Result<web::Bytes, Refusal> {
-    match payload.to_bytes_limited(most).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(_)) => Err(Refusal::new(Code::InvalidMessage, "the body ended early")),
-        Err(_) => Err(Refusal::new(Code::TooLarge, "the body is longer than the route takes")),
+/// Reads a body of at most `most` bytes, which may take so long to come. The caller is judged after it: what a
+/// request may do is decided by what holds when it is whole.
+pub(super) async fn read_within(
+    payload: web::Payload,
+    most: usize,
+    time: Duration,
+) -> Result<web::Bytes, Refusal> {
+    match tokio::time::timeout(time, payload.to_bytes_limited(most)).await {
+        Ok(Ok(Ok(body))) => Ok(body),
+        Ok(Ok(Err(_))) => Err(Refusal::new(Code::InvalidMessage, "the body ended early")),
+        Ok(Err(_)) => Err(Refusal::new(Code::TooLarge, "the body is longer than the route takes")),
+        Err(_) => Err(Refusal::new(Code::InvalidMessage, "the body did not come in time")),
     }
 }
 
@@ -76,7 +86,9 @@ pub(super) fn json(status: u16, body: String) -> HttpResponse {
         .body(body)
 }
 
-pub(super) async fn no_such_route() -> HttpResponse {
+pub(super) async fn no_such_route(request: HttpRequest, door: web::Data<Door>) -> HttpResponse {
+    // Who asks an endorsement's socket for a rotation is of interest to an auditor.
+    door.count_refused(&request, "unknown", Code::NoSuchRoute);
     refused(&Refusal::new(Code::NoSuchRoute, "no such route on this socket"))
 }
 

@@ -7,6 +7,7 @@ use keychain::{Code, Refusal};
 use serde::Deserialize;
 
 use super::{Door, border};
+use crate::rotation;
 
 /// Longest wait for the next event, in seconds: below what proxies and clients take for dead.
 const WAIT_MAX: u64 = 60;
@@ -48,6 +49,7 @@ async fn events(query: Result<web::Query<Query>, actix_web::Error>, door: &Door)
             _ = tokio::time::timeout(Duration::from_secs(wait), next) => {}
         }
     }
-    let view = door.keeper.settled().await.map_err(|error| border::refuse(&error))?;
+    let view =
+        door.keeper.seen().ok_or(rotation::Error::Unsettled).map_err(|error| border::refuse(&error))?;
     Ok(view.published_from(after.map_or(0, |after| after.saturating_add(1))))
 }

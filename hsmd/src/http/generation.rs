@@ -27,8 +27,9 @@ pub(super) async fn rotate(
 }
 
 async fn try_rotate(request: &HttpRequest, door: &Door, payload: web::Payload) -> Result<String, Refusal> {
-    let authority = door.policy.permit(Operation::Rotate, caller(request))?;
+    door.policy.demand_known(caller(request))?;
     let body = border::read(payload).await?;
+    let authority = door.policy.permit(Operation::Rotate, caller(request))?;
     let mut object = optional_object(&body)?;
     let from = optional(&mut object, "from")?;
     object.finish()?;
@@ -58,8 +59,9 @@ pub(super) async fn taint(
 }
 
 async fn try_taint(request: &HttpRequest, door: &Door, payload: web::Payload) -> Result<String, Refusal> {
-    let authority = door.policy.permit(Operation::Taint, caller(request))?;
+    door.policy.demand_known(caller(request))?;
     let body = border::read(payload).await?;
+    let authority = door.policy.permit(Operation::Taint, caller(request))?;
     let mut object = optional_object(&body)?;
     let from = optional(&mut object, "generationId")?;
     let reason = take_reason(&mut object)?;

@@ -1,11 +1,13 @@
 //! The HTTP border: few routes, small bodies, every refusal in the protocol's form.
 //!
-//! Only POST changes anything. A caller is judged before its body is read, and what a handler does to the
-//! chain takes a value that only the policy hands out.
+//! Only POST changes anything. A caller whom the policy does not know is refused before its body is read; what the
+//! others may do is judged once it was, and what a handler does to the chain takes a value that only the policy
+//! hands out.
 
 mod attestations;
 mod border;
 mod chain;
+mod crowd;
 mod generation;
 mod recover;
 mod serve;
@@ -23,7 +25,7 @@ use crate::{
     tls::{Presented, Tls},
 };
 use actix_web::{HttpRequest, HttpResponse, web};
-use keychain::Refusal;
+use keychain::{Code, Refusal};
 
 pub use serve::{Listener, serve};
 
@@ -81,10 +83,13 @@ impl Door {
         outcome: Result<String, Refusal>,
     ) -> HttpResponse {
         if let Err(refusal) = &outcome {
-            let caller = request.conn_data::<Caller>();
-            self.audit.refused(caller, operation, refusal.code(), self.keeper.now());
+            self.count_refused(request, operation, refusal.code());
         }
         border::answer(operation, start, outcome)
+    }
+
+    fn count_refused(&self, request: &HttpRequest, operation: &'static str, code: Code) {
+        self.audit.refused(request.conn_data::<Caller>(), operation, code, self.keeper.now());
     }
 }
 

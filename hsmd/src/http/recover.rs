@@ -1,6 +1,9 @@
 //! `POST /recover`: the published chain is brought to a ledger that is behind its token.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, Refusal};
@@ -15,6 +18,9 @@ use crate::{
 
 /// Longest chain, in bytes: at 700 an event, a rotation every hour for ten years.
 const CHAIN_MAX: usize = 64 * 1024 * 1024;
+
+/// How long it may take to come.
+const CHAIN_TIME: Duration = Duration::from_mins(1);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,13 +53,14 @@ async fn try_recover(
     door: &Door,
     payload: web::Payload,
 ) -> Result<String, Refusal> {
-    let authority = door.policy.permit(Operation::Recover, caller(request))?;
+    door.policy.demand_known(caller(request))?;
     let bad = |_| Refusal::new(Code::InvalidMessage, "want `unfinished`, which is `discard` or `refuse`");
     let unfinished = match query.map_err(bad)?.unfinished {
         Some(UnfinishedName::Discard) => Unfinished::Discard,
         Some(UnfinishedName::Refuse) | None => Unfinished::Refuse,
     };
-    let body = border::read_up_to(payload, CHAIN_MAX).await?;
+    let body = border::read_within(payload, CHAIN_MAX, CHAIN_TIME).await?;
+    let authority = door.policy.permit(Operation::Recover, caller(request))?;
     let parsed = web::block(move || Brought::parse(&body)).await;
     let brought = parsed.map_err(|_| Refusal::new(Code::Internal, "the chain was not read to its end"))??;
     let Recovered { identity, generation, sequence_number, imported } =

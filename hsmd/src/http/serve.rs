@@ -7,14 +7,23 @@ use std::{any::Any, io, time::Duration};
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::{
     App, HttpServer,
-    dev::{Extensions, Server},
+    dev::{Extensions, Server, Service, ServiceRequest, ServiceResponse},
+    http::ConnectionType,
     rt::net::{TcpStream, UnixStream},
     web,
 };
+use keychain::{Code, Refusal};
 use systemd::listen::{self, Socket};
 
-use super::{Door, routes};
-use crate::{policy::Caller, tls::Presented};
+use super::{
+    Door, border,
+    crowd::{Crowd, Place},
+    routes,
+};
+use crate::{
+    policy::{Caller, Gate},
+    tls::Presented,
+};
 
 /// Connections that one socket serves at a time: services hold one or two each.
 const CONNECTIONS_MAX: usize = 256;
@@ -44,7 +53,8 @@ pub fn serve(listener: Listener) -> io::Result<Server> {
     let role = listener.door.policy.role();
     let tls = listener.door.tls.clone();
     let door = web::Data::new(listener.door);
-    let app = move || App::new().app_data(door.clone()).configure(routes(role));
+    let (gate, crowd) = (door.policy.clone(), Crowd::default());
+    let app = move || App::new().app_data(door.clone()).configure(routes(role)).wrap_fn(refuse_beyond);
     let server = HttpServer::new(app)
         .workers(1)
         .max_connections(CONNECTIONS_MAX)
@@ -53,7 +63,7 @@ pub fn serve(listener: Listener) -> io::Result<Server> {
         .shutdown_timeout(DRAIN_MAX)
         .disable_signals()
         .tls_handshake_timeout(HANDSHAKE_MAX)
-        .on_connect(remember_caller);
+        .on_connect(move |connection, data| remember_caller(connection, data, &gate, &crowd));
     let server = match (listener.socket, tls) {
         (Socket::Tcp(socket), Some(tls)) => server.listen_rustls_0_23(socket, tls.server_config()?)?,
         (socket, None) => listen::attach(server, socket)?,
@@ -66,7 +76,15 @@ pub fn serve(listener: Listener) -> io::Result<Server> {
 
 /// Notes who connected, once, at accept: the kernel's word, which a process cannot change afterwards, or the
 /// certificate that a handshake proved.
-fn remember_caller(connection: &dyn Any, data: &mut Extensions) {
+fn remember_caller(connection: &dyn Any, data: &mut Extensions, gate: &Gate, crowd: &Crowd) {
+    note_caller(connection, data);
+    let caller = data.get::<Caller>();
+    let name = caller.map_or_else(String::new, Caller::to_string);
+    let is_known = gate.demand_known(caller).is_ok();
+    data.insert(crowd.enter(name, is_known));
+}
+
+fn note_caller(connection: &dyn Any, data: &mut Extensions) {
     if let Some(connection) = connection.downcast_ref::<UnixStream>() {
         if let Ok(peer) = connection.peer_cred() {
             data.insert(Caller::User(peer.uid()));
@@ -81,5 +99,32 @@ fn remember_caller(connection: &dyn Any, data: &mut Extensions) {
         && connection.peer_addr().is_ok_and(|peer| peer.ip().is_loopback())
     {
         data.insert(Caller::Loopback);
+    }
+}
+
+/// Refuses what comes over a connection that its caller has no place for, and ends it.
+fn refuse_beyond<S>(
+    request: ServiceRequest,
+    service: &S,
+) -> impl Future<Output = Result<ServiceResponse, actix_web::Error>> + use<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse, Error = actix_web::Error>,
+{
+    let next = if request.conn_data::<Place>().is_some_and(Place::is_beyond) {
+        Err(request)
+    } else {
+        Ok(service.call(request))
+    };
+    async {
+        match next {
+            Ok(answer) => answer.await,
+            Err(request) => {
+                let refusal =
+                    Refusal::new(Code::TooMany, "the caller has too many connections to this socket");
+                let mut answer = border::refused(&refusal);
+                answer.head_mut().set_connection_type(ConnectionType::Close);
+                Ok(request.into_response(answer))
+            }
+        }
     }
 }

@@ -15,14 +15,15 @@ pub(super) async fn sign(request: HttpRequest, door: web::Data<Door>, payload: w
 }
 
 async fn try_sign(request: &HttpRequest, door: &Door, payload: web::Payload) -> Result<String, Refusal> {
-    let caller = caller(request);
-    door.policy.demand_known(caller)?;
+    door.policy.demand_known(caller(request))?;
     let body = border::read(payload).await?;
     let wanted = SignRequest::parse(&body)?;
-    let permission = door.policy.permit_endorsement(caller, &wanted, door.keeper.now())?;
+    let permission = door.policy.permit_endorsement(caller(request), &wanted, door.keeper.now())?;
     door.statements.demand_not_revoked(&wanted.public_key)?;
     door.audit.demand_writable().map_err(|error| border::unwritten(&error))?;
     let endorsed = door.keeper.endorse(&permission).await.map_err(|error| border::refuse(&error))?;
+    // Revoked while the token was waited for: nobody gets this endorsement.
+    door.statements.demand_not_revoked(&wanted.public_key)?;
     let written = door.audit.endorsed(&permission, &endorsed).await;
     written.map_err(|error| border::unwritten(&error))?;
     failure_point::pass(Step::Endorse, "after-audit");

@@ -72,8 +72,9 @@ async fn try_revoke_keys(
     door: &Door,
     payload: web::Payload,
 ) -> Result<String, Refusal> {
-    let authority = door.policy.permit(Operation::RevokeKeys, caller(request))?;
+    door.policy.demand_known(caller(request))?;
     let body = border::read(payload).await?;
+    let authority = door.policy.permit(Operation::RevokeKeys, caller(request))?;
     let mut object = Object::parse_bytes(&body)?;
     let keys = read_keys(object.raw("publicKeys")?)?;
     let reason = generation::take_reason(&mut object)?;

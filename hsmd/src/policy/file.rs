@@ -63,10 +63,13 @@ impl PolicyFile {
         read(&self.path, &self.scope)
     }
 
-    /// What would change if `policy` were in force; nothing if it is the same text.
+    /// What would change if `policy` were in force; nothing if it says and means the same.
     pub fn change(&self, policy: &Policy) -> Option<Change> {
-        let (before, after) = (self.current().digest(), policy.digest());
-        (before != after).then(|| Change { before, after, rows: policy.rows() })
+        let current = self.current();
+        let (before, after) = (current.digest(), policy.digest());
+        // The same text may mean other users by now.
+        let same = before == after && policy.allows_the_same(&current);
+        (!same).then(|| Change { before, after, rows: policy.rows() })
     }
 
     /// Puts a policy into force: the next request is judged by it, on connections that are open as well.

@@ -250,6 +250,12 @@ impl Keeper {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What was visible last: the chain goes on from it whatever happens, so that those who only read need not wait
+    /// while token and ledger are being reconciled, nor set that off.
+    pub fn seen(&self) -> Option<Arc<View>> {
+        self.view().or_else(|| self.verified())
+    }
+
     /// Why token and ledger are not reconciled, if that was tried and failed.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()

@@ -185,10 +185,11 @@ impl Statements {
     /// Has keys of services revoked; answers when the last of their endorsements can have ended. They are
     /// durable, and a statement that revokes them is signed, when this answers; saying it again does no harm.
     pub async fn revoke_keys(&self, keys: &[PublicKey]) -> Result<Timestamp, Error> {
+        let turn = self.keeper.ledger().turn().await?;
+        // After the turn was waited for: the keys may have been endorsed meanwhile.
         let since = self.keeper.now().to_millis();
         let longest = Purpose::Access.longest_lifetime().max(Purpose::Response.longest_lifetime());
         let end = since.plus(longest).plus(self.settings.skew);
-        let turn = self.keeper.ledger().turn().await?;
         turn.revoke_keys(keys, since, end).await?;
         let stated = self.look().await?;
         let ends = stated.revoked.iter().filter(|entry| keys.contains(&entry.subject)).map(|entry| entry.end);

@@ -115,7 +115,7 @@ fn a_tainted_generation_vouches_for_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let dir = write(folder.path(), &[lines(1).concat()]);
     let verdict = verdict(&place(dir), None, true).unwrap();
-    assert_eq!((&verdict["covered"], &verdict["checkpointsTainted"]), (&Value::Null, &Value::from(1)));
+    assert_eq!((&verdict["covered"], &verdict["checkpointsWorthless"]), (&Value::Null, &Value::from(1)));
 }
 
 #[test]

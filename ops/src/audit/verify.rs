@@ -42,14 +42,12 @@ pub(crate) struct Verify {
 /// `opsctl audit verify`: whether every line is chained to the one before, and up to which line the HSM vouches
 /// for that.
 pub(crate) async fn verify(options: &Verify) -> Result<(), Failure> {
-    let text = if let Some(file) = &options.chain {
-        chain::read(file)?
-    } else {
-        let hsmd = options.deployment.admin()?;
-        hsmd.get("/chain").await?.ok(&hsmd)?
-    };
-    let chain = Proved::parse(&text, options.identity)?;
-    match look(&options.place, options.checkpoint.as_deref(), &chain) {
+    let mut found = attempt(options).await;
+    if found.as_ref().is_err_and(|failure| failure.exit() == Exit::No) {
+        // hsmd may have begun another file, or generation, between the reading of two.
+        found = attempt(options).await;
+    }
+    match found {
         Ok(found) if options.json => chain::print_json(&found),
         Ok(found) => {
             found.print();
@@ -65,6 +63,17 @@ pub(crate) async fn verify(options: &Verify) -> Result<(), Failure> {
         }
         Err(failure) => Err(failure),
     }
+}
+
+async fn attempt(options: &Verify) -> Result<Verdict, Failure> {
+    let text = if let Some(file) = &options.chain {
+        chain::read(file)?
+    } else {
+        let hsmd = options.deployment.admin()?;
+        hsmd.get("/chain").await?.ok(&hsmd)?
+    };
+    let chain = Proved::parse(&text, options.identity)?;
+    look(&options.place, options.checkpoint.as_deref(), &chain)
 }
 
 /// What becomes of a trail under the eyes of a chain.
@@ -98,7 +107,8 @@ struct Auditor<'a> {
     first: Option<(u64, Timestamp)>,
     last: Option<Timestamp>,
     checkpoints: usize,
-    /// Checkpoints by generations that were tainted since: whoever has such a key could have made them.
+    /// Checkpoints by generations that were tainted since, whose key somebody else has, or that this chain does not
+    /// have: one whose event was lost with its ledger.
     worthless: usize,
     covered: Option<Checkpoint>,
     kept: Option<Checkpoint>,
@@ -156,17 +166,10 @@ impl<'a> Auditor<'a> {
         }
         match checkpoint.verify(self.chain) {
             Ok(()) => self.covered = Some(checkpoint),
-            Err(refusal) if refusal.code() == Code::DeadKey && self.knows(&checkpoint) => self.worthless += 1,
+            Err(refusal) if refusal.code() == Code::DeadKey => self.worthless += 1,
             Err(refusal) => return Err(refusal.to_string()),
         }
         Ok(())
-    }
-
-    /// Whether a generation of the chain is named: then it was refused for its taint.
-    fn knows(&self, checkpoint: &Checkpoint) -> bool {
-        self.chain.iter().any(|event| {
-            event.id() == checkpoint.generation_id && event.event().prefix == checkpoint.identity
-        })
     }
 
     fn finish(self, walked: Walked) -> Result<Verdict, Failure> {
@@ -197,7 +200,7 @@ impl<'a> Auditor<'a> {
             covered,
             covered_by: self.covered.map(|checkpoint| checkpoint.generation_id.to_string()),
             checkpoints: self.checkpoints,
-            checkpoints_tainted: self.worthless,
+            checkpoints_worthless: self.worthless,
             torn: walked.torn.into_iter().map(|rest| Torn { file: rest.file, bytes: rest.bytes }).collect(),
         })
     }
@@ -219,7 +222,7 @@ pub(super) struct Verdict {
     covered: Option<u64>,
     covered_by: Option<String>,
     checkpoints: usize,
-    checkpoints_tainted: usize,
+    checkpoints_worthless: usize,
     torn: Vec<Torn>,
 }
 
@@ -243,8 +246,11 @@ impl Verdict {
         }
         let bound = self.last.saturating_sub(self.covered.unwrap_or(0));
         println!("beyond    {bound} lines, bound to those before, that could be cut off unseen");
-        if self.checkpoints_tainted > 0 {
-            println!("worthless {} checkpoints, by generations tainted since", self.checkpoints_tainted);
+        if self.checkpoints_worthless > 0 {
+            println!(
+                "worthless {} checkpoints, by generations tainted since or not of this chain",
+                self.checkpoints_worthless
+            );
         }
         for Torn { file, bytes } in &self.torn {
             println!("torn      {bytes} bytes at the end of {file} count for nothing");
