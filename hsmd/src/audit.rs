@@ -180,7 +180,10 @@ impl Audit {
 
     /// Refuses at once what could not be written down: nothing is spent on it.
     pub fn demand_writable(&self) -> Result<(), Error> {
-        self.problem().map_or(Ok(()), Err)
+        self.problem().map_or(Ok(()), |problem| {
+            self.desk.note_refused();
+            Err(problem)
+        })
     }
 
     /// Writes an endorsement down. It may leave when this returns.

@@ -8,6 +8,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
@@ -58,6 +59,8 @@ pub(super) struct Desk {
     owed: Mutex<Vec<Record>>,
     /// Since when the thread has been waiting for the disk.
     since: Mutex<Option<Instant>>,
+    /// How much was refused because the trail cannot be written.
+    refused: AtomicU64,
 }
 
 impl Desk {
@@ -69,6 +72,11 @@ impl Desk {
             tracing::error!(lost = owed.len() - OWED_MAX, "lines that are owed to the audit trail are lost");
             owed.truncate(OWED_MAX);
         }
+    }
+
+    /// Counts one more that was refused because the trail cannot be written.
+    pub(super) fn note_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// For how long the disk has not answered.
@@ -108,7 +116,6 @@ pub(super) struct Scribe {
 struct Trouble {
     because: Arc<str>,
     since: Timestamp,
-    refused: u64,
     retry: Instant,
 }
 
@@ -228,13 +235,15 @@ impl Scribe {
         let at = self.clock.now();
         let owed = self.desk.take();
         let mut records = owed.clone();
-        records.extend(self.trouble.as_ref().map(Trouble::record));
+        let refused = self.desk.refused.load(Ordering::Relaxed);
+        records.extend(self.trouble.as_ref().map(|trouble| trouble.record(refused)));
         match self.wait(|writer| writer.begin(&records, at)) {
             Ok(_) => {
                 count(&records);
                 self.since = None;
-                if let Some(trouble) = self.trouble.take() {
-                    tracing::warn!(refused = trouble.refused, "the audit trail is written again");
+                if self.trouble.take().is_some() {
+                    self.desk.refused.fetch_sub(refused, Ordering::Relaxed);
+                    tracing::warn!(refused, "the audit trail is written again");
                 }
                 self.told.send_replace(None);
             }
@@ -261,25 +270,27 @@ impl Scribe {
             trouble.retry = retry;
         } else {
             tracing::error!(%error, "the audit trail cannot be written");
-            self.trouble = Some(Trouble { because, since: self.clock.now(), refused: 0, retry });
+            self.trouble = Some(Trouble { because, since: self.clock.now(), retry });
         }
     }
 
     fn refuse(&mut self, batch: Vec<Asked>) {
-        let Some(trouble) = &mut self.trouble else { return };
+        let Some(trouble) = &self.trouble else { return };
         for asked in batch {
-            trouble.refused = trouble.refused.saturating_add(u64::from(asked.record.is_some()));
+            if asked.record.is_some() {
+                self.desk.note_refused();
+            }
             drop(asked.reply.send(Err(Error::Unwritable(Arc::clone(&trouble.because)))));
         }
     }
 }
 
 impl Trouble {
-    fn record(&self) -> Record {
+    fn record(&self, refused: u64) -> Record {
         Record::new(Kind::Resumed)
             .text("because", &self.because)
             .plain("since", self.since)
-            .number("refused", self.refused)
+            .number("refused", refused)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -121,9 +122,10 @@ fn everything_that_was_done_is_in_the_trail() {
 #[test]
 fn a_full_disk_refuses_what_cannot_be_written_down_and_loses_nothing() {
     let world = World::new(Database::Sqlite);
-    let mut hsmd = on_a_disk_of(&world, "64k", &folder(&world));
+    let disk = Disk::new("64k", &folder(&world));
+    let mut hsmd = disk.spawn(&world);
     hsmd.ready().unwrap();
-    let inside = PathBuf::from(format!("/proc/{}/root{}", hsmd.pid(), folder(&world).display()));
+    let inside = disk.inside(&folder(&world));
     let mut endorsed: Vec<_> = (0..20).map(|_| endorse(&world, 5).ok()).collect();
     world.rotate("{}");
     let filler = inside.join("filler");
@@ -144,6 +146,13 @@ fn a_full_disk_refuses_what_cannot_be_written_down_and_loses_nothing() {
     assert!(health.status == 503 && health.body.contains("\"audit\":"), "{}", health.body);
     assert_eq!(world.chain().len(), 2);
     request(&world.socket("edge"), "GET", "/statements", "").ok();
+
+    // Whoever starts it again now helps nothing, and spoils nothing.
+    hsmd.kill();
+    let mut hsmd = disk.spawn(&world);
+    hsmd.told("STATUS=not ready: audit: ").unwrap();
+    eventually("the sockets", SOON, || endorse(&world, 5).status == 503);
+    assert_eq!(world.chain().len(), 2);
 
     fs::remove_file(&filler).unwrap();
     eventually("an endorsement", SOON, || endorse(&world, 6).status == 200);
@@ -173,9 +182,10 @@ fn a_full_disk_under_the_ledger_stops_rotations_and_nothing_else() {
     let disk = world.path().join("disk");
     let ledger = format!("sqlite://{}/ledger.db", disk.display());
     fs::write(world.config(), config.replace(&world.ledger, &ledger)).unwrap();
-    let mut hsmd = on_a_disk_of(&world, "2m", &disk);
+    let small = Disk::new("2m", &disk);
+    let mut hsmd = small.spawn(&world);
     hsmd.ready().unwrap();
-    let filler = PathBuf::from(format!("/proc/{}/root{}/filler", hsmd.pid(), disk.display()));
+    let filler = small.inside(&disk).join("filler");
     world.rotate("{}");
     fill(&filler);
     for path in ["/rotate", "/taint", "/rotate"] {
@@ -194,16 +204,46 @@ fn a_full_disk_under_the_ledger_stops_rotations_and_nothing_else() {
     assert!(lines.iter().filter(refused).count() >= 3);
 }
 
-/// hsmd with a small disk of its own at a folder.
-fn on_a_disk_of(world: &World, size: &str, folder: &Path) -> Daemon {
-    fs::create_dir(folder).unwrap();
-    let launch = "mount -t tmpfs -o size=\"$1\",mode=0700 tmpfs \"$2\" && shift 2 && exec \"$@\"";
-    let mut command = Command::new("unshare");
-    if !rustix::process::geteuid().is_root() {
-        command.args(["--user", "--map-current-user", "--keep-caps"]);
+/// A small disk of a test's own, at a folder that only those see it at who are started inside.
+struct Disk(Child);
+
+impl Disk {
+    fn new(size: &str, folder: &Path) -> Self {
+        fs::create_dir(folder).unwrap();
+        let launch = "mount -t tmpfs -o size=\"$1\",mode=0700 tmpfs \"$2\" && echo mounted && exec sleep 600";
+        let mut command = Command::new("unshare");
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--user", "--map-current-user", "--keep-caps"]);
+        }
+        command.args(["--mount", "sh", "-c", launch, "sh", size]).arg(folder).stdout(Stdio::piped());
+        let mut holder = command.spawn().unwrap();
+        let mut told = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut told).unwrap();
+        assert_eq!(told, "mounted\n");
+        Self(holder)
     }
-    command.args(["--mount", "sh", "-c", launch, "sh", size]).arg(folder).arg(env!("CARGO_BIN_EXE_hsmd"));
-    Daemon::launch(command, "hsmd", &world.config(), world.path(), &world.softhsm.conf())
+
+    /// Where a folder inside is seen from outside.
+    fn inside(&self, folder: &Path) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{}", self.0.id(), folder.display()))
+    }
+
+    /// Starts hsmd inside.
+    fn spawn(&self, world: &World) -> Daemon {
+        let mut command = Command::new("nsenter");
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--user", "--preserve-credentials"]);
+        }
+        command.args(["--mount", "--target", &self.0.id().to_string(), env!("CARGO_BIN_EXE_hsmd")]);
+        Daemon::launch(command, "hsmd", &world.config(), world.path(), &world.softhsm.conf())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
 }
 
 /// Writes until there is no room.

@@ -12,7 +12,8 @@ use std::{
 use keychain::endorsement::Purpose;
 
 use crate::support::{
-    daemon::request,
+    daemon::{Answer, request},
+    eventually,
     world::{Database, World, service_key, sign_request},
 };
 
@@ -168,4 +169,68 @@ fn check(world: &World) -> (Option<i32>, String) {
         .output()
         .unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// What a request may do is decided by what holds when it is whole: one that was begun while its caller was
+/// allowed, and whose body comes later, is refused. And a body that does not come is not waited for.
+#[test]
+fn a_request_is_judged_when_it_is_whole() {
+    let world = World::new(Database::Sqlite);
+    let mut hsmd = world.start();
+    let sign = sign_request(Purpose::Response, service_key(1), HOUR / 2);
+    let begin = |socket: &str, path: &str, length: usize| {
+        let mut stream = UnixStream::connect(world.socket(socket)).unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: hsmd\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    let end = |mut stream: UnixStream, body: &str| {
+        stream.write_all(body.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        Answer::parse(&answer).unwrap()
+    };
+    let parked = [("edge", "/sign", sign.as_str()), ("admin", "/taint", "{}"), ("admin", "/rotate", "{}")];
+    let begun = parked.map(|(socket, path, body)| (begin(socket, path, body.len()), body));
+    // They are being read by now: what comes after them over another connection was answered.
+    request(&world.socket("edge"), "GET", "/chain", "").ok();
+    request(&world.socket("admin"), "GET", "/chain", "").ok();
+    world.write_policy("");
+    hsmd.reload();
+    for (stream, body) in begun {
+        let answer = end(stream, body);
+        assert_eq!((answer.status, answer.code()), (403, "BA303"), "{}", answer.body);
+    }
+    world.write_policy(&world.policy());
+    hsmd.reload();
+    assert_eq!(world.chain().len(), 1);
+    let never = end(begin("edge", "/sign", 100), "");
+    assert_eq!((never.status, never.code()), (400, "BA101"));
+    hsmd.stop();
+}
+
+/// One caller's connections leave places for the others'.
+#[test]
+fn a_caller_that_the_policy_does_not_know_has_few_connections() {
+    let world = World::new(Database::Sqlite);
+    let mut hsmd = world.start();
+    let wait = "GET /chain?after=0&wait=2 HTTP/1.1\r\nHost: hsmd\r\n\r\n";
+    let waiting: Vec<_> = (0..16)
+        .map(|_| {
+            let mut stream = UnixStream::connect(world.socket("other")).unwrap();
+            stream.write_all(wait.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let beyond = request(&world.socket("other"), "GET", "/chain", "");
+    assert_eq!((beyond.status, beyond.code()), (429, "BA604"));
+    request(&world.socket("edge"), "GET", "/chain", "").ok();
+    // Whoever goes away in the midst of a wait is noticed at its end.
+    drop(waiting);
+    eventually("a place", Duration::from_secs(10), || {
+        request(&world.socket("other"), "GET", "/chain", "").status == 200
+    });
+    hsmd.stop();
 }
