@@ -18,6 +18,9 @@ const SECONDS: [f64; 15] = [
     30.0,
 ];
 
+/// Connections at a time: a scraper or two, and people.
+const CONNECTIONS_MAX: usize = 64;
+
 /// How often histograms are folded together, so that what is recorded between two scrapes, or
 /// when nobody scrapes, does not pile up in memory.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -61,7 +64,7 @@ impl Metrics {
         let socket = address.bind_with(Mode::GROUP).map_err(Error::Listen)?;
         let recorder = self.recorder.clone();
         let app = move || App::new().configure(routes(recorder.clone(), health.clone()));
-        let server = HttpServer::new(app).workers(1).disable_signals();
+        let server = HttpServer::new(app).workers(1).max_connections(CONNECTIONS_MAX).disable_signals();
         let server = listen::attach(server, socket).map_err(failed)?.run();
         let handle = server.handle();
         tokio::spawn(server);
