@@ -8,7 +8,7 @@ use std::{
 
 use actix_web::dev::ServerHandle;
 use hsmd::{
-    backend::{self, Fault},
+    backend::Fault,
     clock::{Calendar, System},
     config::{Config, Socket},
     device,
@@ -19,9 +19,10 @@ use hsmd::{
     process,
     reload::Reload,
     rotation::{self, Keeper},
-    signer::{self, Signer},
+    signer,
     statement::Statements,
-    supervise::{Ending, HANG_MAX, ModuleFailure, exit_in_any_case, supervise},
+    supervise::{Ending, ModuleFailure, exit_in_any_case, supervise},
+    tokens::{self, Threads, Tokens, Unopened},
 };
 use systemd::{
     arguments::Arguments,
@@ -62,7 +63,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     // Heard from now on: systemd may change its mind as soon as it has started us.
     let mut stop = tokio::spawn(shutdown::signal());
     let metrics = Metrics::install("hsmd")?;
-    let (keeper, signer_thread) = tokio::select! {
+    let (keeper, threads) = tokio::select! {
         opened = open(&config) => opened?,
         // Nothing that a start does is spoilt by ending in the midst of it.
         _ = &mut stop => return Ok(()),
@@ -79,6 +80,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         ending = work(&keeper, &health) => Err(ending),
         ending = supervise(&keeper) => Err(ending),
         () = device::tend(&keeper, &health) => Ok(()),
+        () = tokens::tend(&keeper, &health) => Ok(()),
         () = statements.run(&health) => Ok(()),
         () = follow(reload, &keeper, &health) => Ok(()),
     };
@@ -94,7 +96,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         tracing::warn!(error = &error as &dyn std::error::Error, "cannot close the ledger");
     }
     drop((keeper, statements));
-    close(signer_thread).await
+    close(threads).await
 }
 
 /// Opens the configured sockets: last, so that nobody is let in before everything stands.
@@ -138,41 +140,46 @@ fn say_ok() {
 
 /// Connects to token and ledger, reconciles them, and signs once to see that it works. A ledger that is
 /// behind its token is no reason to end: hsmd signs nothing until it is recovered, which hsmd itself does.
-async fn open(config: &Config) -> Result<(Keeper, std::thread::JoinHandle<()>), Failure> {
-    let settings = config.token()?;
-    let opening = tokio::task::spawn_blocking(move || backend::open(settings));
-    let Ok(token) = tokio::time::timeout(HANG_MAX, opening).await else {
-        exit_in_any_case();
-        return Err(restart(Ending::Hangs));
-    };
-    let token = token.map_err(Failure::software)?;
-    let token = token.map_err(|fault| failure(fault.into()))?;
-    let (signer, thread) = Signer::start(token).map_err(Failure::io)?;
-    match settle(config, signer).await {
-        Ok(keeper) => Ok((keeper, thread)),
+async fn open(config: &Config) -> Result<(Keeper, Threads), Failure> {
+    let (first, second) = config.tokens();
+    let (tokens, threads) = tokens::open(first, second).await.map_err(|unopened| match unopened {
+        Unopened::Hangs => {
+            exit_in_any_case();
+            restart(Ending::Hangs)
+        }
+        Unopened::Settings(failure) => failure,
+        Unopened::Thread(error) => Failure::software(error),
+        Unopened::Token(fault) => failure(fault.into()),
+    })?;
+    match settle(config, tokens).await {
+        Ok(keeper) => Ok((keeper, threads)),
         Err(error) => {
-            abandon(thread).await;
+            abandon(threads).await;
             Err(failure(error))
         }
     }
 }
 
-async fn settle(config: &Config, signer: Signer) -> Result<Keeper, rotation::Error> {
+async fn settle(config: &Config, tokens: Tokens) -> Result<Keeper, rotation::Error> {
     let ledger = Ledger::open(&config.ledger).await?;
     let calendar = Calendar::new(Box::new(System::start()));
-    let keeper = Keeper::new(ledger, signer, calendar, config.key_ids());
+    let keeper = Keeper::new(ledger, tokens, calendar, config.key_ids());
     match keeper.probe().await {
         Ok(()) => metrics::gauge!("hsmd_token_up").set(1.0),
         Err(error @ rotation::Error::Behind(_)) => tracing::error!(problem = %error, "not ready"),
+        // The live key's token is silent and the next key's is not: the chain can go on.
+        Err(error @ rotation::Error::Hsm(Fault::Silent { .. })) if keeper.view().is_some() => {
+            tracing::error!(problem = %failure(error), "not ready");
+        }
         Err(error) => return Err(error),
     }
     Ok(keeper)
 }
 
-/// Lets the thread of a start that failed close its token: a module that is called while its exit handlers run
-/// crashes. One that hangs in a call is not waited for.
-async fn abandon(signer: std::thread::JoinHandle<()>) {
-    if tokio::time::timeout(TROUBLE_INTERVAL, close(signer)).await.is_err() {
+/// Lets the threads of a start that failed close their tokens: a module that is called while its exit handlers
+/// run crashes. One that hangs in a call is not waited for.
+async fn abandon(threads: Threads) {
+    if tokio::time::timeout(TROUBLE_INTERVAL, close(threads)).await.is_err() {
         exit_in_any_case();
     }
 }
@@ -186,25 +193,35 @@ async fn work(keeper: &Keeper, health: &Health) -> Ending {
     watch(keeper, health).await
 }
 
-/// Waits until a ledger that is behind its token is recovered: a person has to act. systemd is told why hsmd is
-/// not ready, and asked for patience again and again.
+/// Waits until a ledger that is behind its token is recovered, or a live key is there again or left: a person has
+/// to act. systemd is told why hsmd is not ready, and asked for patience again and again.
 async fn await_recovery(keeper: &Keeper, health: &Health) {
     let mut head = keeper.watch();
     while let Err(error) = keeper.probe().await {
-        health.note("chain", Some(failure(error).to_string()));
+        let behind = matches!(error, rotation::Error::Behind(_));
+        note(keeper, health, Some(error));
         notify::status(&status(keeper, health));
         notify::extend(PROBE_INTERVAL.saturating_mul(3));
         // Late or not: it is looked at again.
-        drop(tokio::time::timeout(PROBE_INTERVAL, head.changed()).await);
+        let interval = if behind { PROBE_INTERVAL } else { TROUBLE_INTERVAL };
+        drop(tokio::time::timeout(interval, head.changed()).await);
     }
-    health.note("chain", None);
+    note(keeper, health, None);
 }
 
-/// Waits until the token is closed: a module that is still open when the process ends may crash it.
-async fn close(signer: std::thread::JoinHandle<()>) -> Result<(), Failure> {
-    match tokio::task::spawn_blocking(|| signer.join()).await {
-        Ok(Ok(())) => Ok(()),
-        _ => Err(Failure::software("the signer thread ended badly")),
+/// Waits until the tokens are closed: a module that is still open when the process ends may crash it. One of two
+/// may hang; then what holds up the end is cut short.
+async fn close(threads: Threads) -> Result<(), Failure> {
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let join = move || drop(ended.send(threads.join()));
+    std::thread::Builder::new().name("close".to_owned()).spawn(join).map_err(Failure::io)?;
+    match tokio::time::timeout(signer::DEADLINE, end).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(_) => Err(Failure::software("the signer thread ended badly")),
+        Err(_) => {
+            exit_in_any_case();
+            Ok(())
+        }
     }
 }
 

@@ -1,0 +1,111 @@
+//! How the two tokens stand, for those who have to see to them.
+
+use keychain::{Digest, PublicKey};
+
+use super::{Tokens, place::Place};
+use crate::backend::Fault;
+
+/// How one of two tokens stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenState {
+    /// Its name.
+    pub name: &'static str,
+    /// Why it does not answer; nothing if it does.
+    pub silent: Option<String>,
+    /// Whether it holds the live key, as far as is known.
+    pub live: bool,
+    /// Whether it holds the next key, as far as is known.
+    pub next: bool,
+}
+
+impl Tokens {
+    /// How each of two tokens stands; nothing if there is one. `rotation_hash` is what the newest event commits
+    /// to: the digest of the next key.
+    pub fn states(&self, live: &PublicKey, rotation_hash: &Digest) -> Vec<TokenState> {
+        let state = |place: &Place| TokenState {
+            name: place.which.as_str(),
+            silent: place.silence().map(because),
+            live: place.holds(live),
+            next: place.holds_one(|key| key.digest() == *rotation_hash),
+        };
+        if self.are_two() { self.places().map(state).collect() } else { Vec::new() }
+    }
+}
+
+/// What somebody has to see to; nothing if the live key is on one token, the next on the other, and both answer.
+pub(super) fn warning(states: &[TokenState]) -> Option<String> {
+    let [first, second] = states else { return None };
+    let silent = [first, second].into_iter().find_map(|state| Some((state, state.silent.as_ref()?)));
+    if let Some((state, because)) = silent {
+        let fix = match (state.live, state.next) {
+            (true, _) => "endorsements fail: bring it back, or go on with the other token (`opsctl rotate`)",
+            (_, true) => "endorsements go on, but no rotation is possible: bring it back",
+            _ => "everything goes on without it: bring it back, or put another in its place",
+        };
+        return Some(format!("the token `{}` does not answer ({because}); {fix}", state.name));
+    }
+    match [first, second].map(|state| (state.live, state.next)) {
+        [(true, true), (false, false)] | [(false, false), (true, true)] => {
+            let name = if first.live { first.name } else { second.name };
+            Some(format!("both keys are on one token, `{name}`; rotate, which puts one on the other"))
+        }
+        [(_, false), (_, false)] => Some("no token holds the next key: see `hsmd/RECOVERY.md`".to_owned()),
+        _ => None,
+    }
+}
+
+fn because(fault: Fault) -> String {
+    match fault {
+        Fault::Silent { because, .. } => because,
+        fault => fault.told(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_told_with_the_token_and_the_fix() {
+        let state = |name, silent: bool, live, next| TokenState {
+            name,
+            silent: silent.then(|| "unplugged".to_owned()),
+            live,
+            next,
+        };
+        let (first, second) = (|s, l, n| state("first", s, l, n), |s, l, n| state("second", s, l, n));
+        for (states, told) in [
+            (vec![], None),
+            (vec![first(false, true, false), second(false, false, true)], None),
+            (vec![first(false, false, true), second(false, true, false)], None),
+            (
+                vec![first(true, true, false), second(false, false, true)],
+                Some("`first` does not answer (unplugged); endorsements fail"),
+            ),
+            (
+                vec![first(false, true, false), second(true, false, true)],
+                Some("`second` does not answer (unplugged); endorsements go on"),
+            ),
+            (
+                vec![first(true, false, false), second(false, true, true)],
+                Some("`first` does not answer (unplugged); everything goes on"),
+            ),
+            (
+                vec![first(false, false, false), second(false, true, true)],
+                Some("both keys are on one token, `second`"),
+            ),
+            (
+                vec![first(false, true, false), second(false, false, false)],
+                Some("no token holds the next key"),
+            ),
+        ] {
+            let warning = warning(&states);
+            match told {
+                None => assert_eq!(warning, None),
+                Some(told) => {
+                    assert!(warning.as_ref().is_some_and(|text| text.contains(told)), "{warning:?}")
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Two tokens: the live key on one, the next on the other, and the chain goes on past the loss of either.
+
+mod calls;
+mod rules;
+mod tokens;
