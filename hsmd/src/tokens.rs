@@ -130,6 +130,15 @@ impl Tokens {
         outcome
     }
 
+    /// Destroys a key that was just made in vain. With two tokens not by its handle: the fault of one may have cost
+    /// the other, behind the same module, the connection that the handle is of.
+    pub async fn discard(&self, made: &Made) -> Result<(), Fault> {
+        match self.alone() {
+            Some(signer) => signer.destroy(made.key.handle).await,
+            None => self.place(made.which).retire(made.key.public_key).await,
+        }
+    }
+
     /// Destroys what a handle of that token's newest listing names.
     pub async fn destroy(&self, which: Which, handle: Handle) -> Result<(), Fault> {
         match self.alone() {

@@ -1,7 +1,7 @@
 //! `opsctl`: the operator's command.
 //!
 //! It reads the chain and proves it (`identity`, `chain`), changes it (`rotate`, `taint`), has keys of
-//! services refused (`revoke-key`), brings the chain back to a signer that lost it (`hsm`), looks at a
+//! services refused (`revoke-key`), brings the chain back to a signer that lost it and looks after its tokens (`hsm`), looks at a
 //! deployment (`status`), tries one from a device's side (`probe`), and runs one for development
 //! (`dev`).
 //!
@@ -90,7 +90,12 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
         Command::Chain { verb: ChainVerb::Verify { source, json } } => chain::verify(&source, json).await,
         Command::Rotate(options) => generation::rotate(&options, talk).await,
         Command::Taint(options) => generation::taint(&options, talk).await,
-        Command::Hsm { verb: HsmVerb::Recover(options) } => hsm::recover(&options, talk).await,
+        Command::Hsm { verb } => match verb {
+            HsmVerb::Backup(options) => Err(hsm::backup(&options)),
+            HsmVerb::Recover(options) => hsm::recover(&options, talk).await,
+            HsmVerb::Restore(options) => Err(hsm::restore(&options)),
+            HsmVerb::Verify(options) => hsm::verify(&options, talk).await,
+        },
         Command::RevokeKey(options) => revocation::revoke_key(&options, talk).await,
         Command::Status(options) => status::status(&options).await,
         Command::Probe(options) => probe::probe(&options).await,

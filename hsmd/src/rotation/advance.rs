@@ -111,12 +111,12 @@ impl Keeper {
         failure_point::pass(step, "after-key");
         let draft = Draft::next(newest, &next, &key.public_key.digest(), created_at, taint);
         let committed = self.commit(turn, draft, (view, next), key.public_key, step).await;
-        // What is known not to be committed to is destroyed at once, by its handle; what may have been
+        // What is known not to be committed to is destroyed at once; what may have been
         // committed to is left for the reconciliation, which reads the ledger first.
         if matches!(
             committed,
             Err(Error::Hsm(_) | Error::Unverifiable(_) | Error::Ledger(ledger::Error::Taken(_)))
-        ) && let Err(fault) = self.tokens.destroy(made.which, key.handle).await
+        ) && let Err(fault) = self.tokens.discard(&made).await
         {
             tracing::warn!(%fault, id = %key.id, "a key made in vain is left for the reconciliation");
         }

@@ -12,9 +12,9 @@ pub struct TokenState {
     pub name: &'static str,
     /// Why it does not answer; nothing if it does.
     pub silent: Option<String>,
-    /// Whether it holds the live key, as far as is known.
+    /// Whether it holds the live key, as far as is known; a key that the other lacks is presumed on the silent one.
     pub live: bool,
-    /// Whether it holds the next key, as far as is known.
+    /// The same of the next key.
     pub next: bool,
 }
 
@@ -22,13 +22,20 @@ impl Tokens {
     /// How each of two tokens stands; nothing if there is one. `rotation_hash` is what the newest event commits
     /// to: the digest of the next key.
     pub fn states(&self, live: &PublicKey, rotation_hash: &Digest) -> Vec<TokenState> {
-        let state = |place: &Place| TokenState {
-            name: place.which.as_str(),
-            silent: place.silence().map(because),
-            live: place.holds(live),
-            next: place.holds_one(|key| key.digest() == *rotation_hash),
+        let is_live = |key: &PublicKey| key == live;
+        let is_next = |key: &PublicKey| key.digest() == *rotation_hash;
+        let presumed = [self.is_anywhere(is_live), self.is_anywhere(is_next)].map(|known| !known);
+        let state = |place: &Place| {
+            let silent = place.silence().map(because);
+            let [live, next] = presumed.map(|presumed| presumed && silent.is_some());
+            let (live, next) = (live || place.holds_one(is_live), next || place.holds_one(is_next));
+            TokenState { name: place.which.as_str(), silent, live, next }
         };
         if self.are_two() { self.places().map(state).collect() } else { Vec::new() }
+    }
+
+    fn is_anywhere(&self, is_it: impl Fn(&PublicKey) -> bool) -> bool {
+        self.places().any(|place| place.holds_one(&is_it))
     }
 }
 
@@ -38,7 +45,10 @@ pub(super) fn warning(states: &[TokenState]) -> Option<String> {
     let silent = [first, second].into_iter().find_map(|state| Some((state, state.silent.as_ref()?)));
     if let Some((state, because)) = silent {
         let fix = match (state.live, state.next) {
-            (true, _) => "endorsements fail: bring it back, or go on with the other token (`opsctl rotate`)",
+            (true, true) => "nothing is signed, both keys are on it: bring it back",
+            (true, false) => {
+                "endorsements fail: bring it back, or go on with the other token (`opsctl rotate`)"
+            }
             (_, true) => "endorsements go on, but no rotation is possible: bring it back",
             _ => "everything goes on without it: bring it back, or put another in its place",
         };
@@ -103,7 +113,7 @@ mod tests {
             match told {
                 None => assert_eq!(warning, None),
                 Some(told) => {
-                    assert!(warning.as_ref().is_some_and(|text| text.contains(told)), "{warning:?}")
+                    assert!(warning.as_ref().is_some_and(|text| text.contains(told)), "{warning:?}");
                 }
             }
         }

@@ -4,4 +4,4 @@ mod limits;
 mod matrix;
 mod place;
 
-pub use place::module;
+pub use place::{Place, SOON, module};

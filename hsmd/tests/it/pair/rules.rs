@@ -102,7 +102,7 @@ async fn the_loss_of_the_next_keys_token_leaves_the_endorsements() {
             keeper.probe().await.unwrap();
         }
         assert_eq!(pair.first.objects(), 2, "nothing was left of it");
-        assert_eq!(keeper.view().unwrap().next().is_some(), false, "not believed absent, nor known");
+        assert!(keeper.view().unwrap().next().is_none(), "not believed absent, nor known");
     }
     lost.heal();
     let keeper = pair.start().await.unwrap();

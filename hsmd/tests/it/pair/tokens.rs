@@ -44,7 +44,7 @@ impl Pair {
     }
 
     pub async fn start(&self) -> Result<Arc<Keeper>, Error> {
-        let [first, second] = [&self.first, &self.second].map(|device| signer(device));
+        let [first, second] = [&self.first, &self.second].map(signer);
         self.start_with(Tokens::pair(first, second)).await
     }
 
