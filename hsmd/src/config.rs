@@ -13,12 +13,11 @@ use keychain::endorsement::Purpose;
 use serde::Deserialize;
 use systemd::{
     config::{self, Error, Span},
-    exit::Failure,
     listen::{Address, Mode},
 };
 
 use crate::{
-    backend::{KeyIds, Settings},
+    backend::KeyIds,
     clock::Clock,
     policy::{Entrance, Operation, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
     statement, tls,
@@ -96,11 +95,6 @@ impl Config {
             })?;
         }
         Ok(config)
-    }
-
-    /// Where the token is; reads its PIN.
-    pub fn token(&self) -> Result<Settings, Failure> {
-        self.hsm.settings(Which::First, self.key_ids())
     }
 
     /// Where the token is, or both are; what tells that reads the PIN each time.

@@ -280,6 +280,42 @@ mod tests {
     }
 
     #[test]
+    fn a_second_token_is_another_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let second = |first: &str, second: &str| format!("{first}[second_hsm]\n{second}");
+        let other = PKCS11.replace("keelson", "other");
+        let device = "backend = \"yubihsm\"\nconnector = \"usb\"\nserial = \"0012345678\"\nauth_key = 2\n";
+        for good in [
+            second(PKCS11, &other),
+            second(PKCS11, &PKCS11.replace("/m.so", "/other.so")),
+            second(PKCS11, &format!("{PKCS11}token_serial = \"1\"")),
+            second(PKCS11, YUBIHSM),
+            second(YUBIHSM, device),
+        ] {
+            let config = load(folder.path(), &good).unwrap();
+            assert!(config.tokens().1.is_some());
+        }
+        assert!(load(folder.path(), PKCS11).unwrap().tokens().1.is_none());
+        for (table, key, cure) in [
+            (second(PKCS11, PKCS11), "second_hsm.token_label", "must be another"),
+            (second(YUBIHSM, YUBIHSM), "second_hsm.connector", "must be another"),
+            (second(device, device), "second_hsm.serial", "must be another"),
+            (second(PKCS11, &other.replace("module", "#")), "second_hsm.module", "is needed"),
+            (second(PKCS11, &format!("{other}key_ids = [1, 100]")), "second_hsm.key_ids", "`[hsm]` alone"),
+            (
+                second(&format!("{YUBIHSM}device_log = \"/l\"\n"), &format!("{device}device_log = \"/l\"")),
+                "second_hsm.device_log",
+                "a log of its own",
+            ),
+        ] {
+            let told = load(folder.path(), &table).err().unwrap_or_else(|| panic!("accepted:\n{table}"));
+            for part in ["hsmd.toml", key, cure] {
+                assert!(told.contains(part), "`{part}` is not in: {told}");
+            }
+        }
+    }
+
+    #[test]
     fn a_pin_names_its_authentication_key_unless_the_configuration_does() {
         let folder = tempfile::tempdir().unwrap();
         let pin = folder.path().join("pin");
@@ -297,7 +333,7 @@ mod tests {
             std::fs::set_permissions(&pin, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
             let table = YUBIHSM.replace("auth_key = 2", auth_key);
             let config = load(folder.path(), &format!("{table}pin = \"{}\"", pin.display())).unwrap();
-            match (config.token(), told) {
+            match (config.tokens().0(), told) {
                 (Ok(crate::backend::Settings::YubiHsm(settings)), Ok(id)) => {
                     assert_eq!(settings.credentials.authentication_key_id, id);
                 }

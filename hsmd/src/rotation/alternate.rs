@@ -5,9 +5,23 @@ use std::sync::{Arc, PoisonError, atomic::Ordering};
 use keychain::{Code, PublicKey, Refusal};
 
 use super::{Error, Keeper, View};
-use crate::backend::Fault;
+use crate::{
+    backend::Fault,
+    tokens::{TokenState, Tokens},
+};
 
 impl Keeper {
+    /// The tokens.
+    pub const fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// How each of two tokens stands; nothing if there is one.
+    pub fn token_states(&self) -> Vec<TokenState> {
+        let view = self.verified();
+        self.tokens.states(view.as_ref().map(|view| view.live().event()))
+    }
+
     /// The next key, and the view that names it. Refuses to leave a generation that cannot be left now, before
     /// anything is made for it. To be called in turn only.
     pub(super) async fn demand_next(&self, view: Arc<View>) -> Result<(Arc<View>, PublicKey), Error> {

@@ -43,7 +43,7 @@ use crate::{
     ledger::{self, Ledger},
     policy::Permission,
     signer::Class,
-    tokens::{TokenState, Tokens},
+    tokens::Tokens,
 };
 
 pub use advance::{Advance, Advanced};
@@ -343,18 +343,6 @@ impl Keeper {
     pub fn at_the_token(&self) -> Option<Duration> {
         let known = self.verified();
         self.tokens.at_the_token(known.as_ref().map(|view| &view.live().event().public_key))
-    }
-
-    /// The tokens.
-    pub const fn tokens(&self) -> &Tokens {
-        &self.tokens
-    }
-
-    /// How each of two tokens stands; nothing if there is one, or none is known to hold anything yet.
-    pub fn token_states(&self) -> Vec<TokenState> {
-        let Some(view) = self.verified() else { return Vec::new() };
-        let live = view.live().event();
-        self.tokens.states(&live.public_key, &live.rotation_hash)
     }
 
     /// How many calls of the token have ended, well or badly.

@@ -1,6 +1,6 @@
 //! How the two tokens stand, for those who have to see to them.
 
-use keychain::{Digest, PublicKey};
+use keychain::{PublicKey, chain::Event};
 
 use super::{Tokens, place::Place};
 use crate::backend::Fault;
@@ -19,12 +19,13 @@ pub struct TokenState {
 }
 
 impl Tokens {
-    /// How each of two tokens stands; nothing if there is one. `rotation_hash` is what the newest event commits
-    /// to: the digest of the next key.
-    pub fn states(&self, live: &PublicKey, rotation_hash: &Digest) -> Vec<TokenState> {
-        let is_live = |key: &PublicKey| key == live;
-        let is_next = |key: &PublicKey| key.digest() == *rotation_hash;
-        let presumed = [self.is_anywhere(is_live), self.is_anywhere(is_next)].map(|known| !known);
+    /// How each of two tokens stands; nothing if there is one. `newest` is the event that names the keys; none is
+    /// known to be anywhere while token and ledger were not reconciled.
+    pub fn states(&self, newest: Option<&Event>) -> Vec<TokenState> {
+        let is_live = |key: &PublicKey| newest.is_some_and(|event| event.public_key == *key);
+        let is_next = |key: &PublicKey| newest.is_some_and(|event| event.rotation_hash == key.digest());
+        let presumed = [self.is_anywhere(is_live), self.is_anywhere(is_next)];
+        let presumed = presumed.map(|known| newest.is_some() && !known);
         let state = |place: &Place| {
             let silent = place.silence().map(because);
             let [live, next] = presumed.map(|presumed| presumed && silent.is_some());
@@ -59,6 +60,8 @@ pub(super) fn warning(states: &[TokenState]) -> Option<String> {
             let name = if first.live { first.name } else { second.name };
             Some(format!("both keys are on one token, `{name}`; rotate, which puts one on the other"))
         }
+        // Not known yet, or lost both: then that is what hsmd is not ready for.
+        [(false, false), (false, false)] => None,
         [(_, false), (_, false)] => Some("no token holds the next key: see `hsmd/RECOVERY.md`".to_owned()),
         _ => None,
     }
@@ -87,6 +90,7 @@ mod tests {
         for (states, told) in [
             (vec![], None),
             (vec![first(false, true, false), second(false, false, true)], None),
+            (vec![first(false, false, false), second(false, false, false)], None),
             (vec![first(false, false, true), second(false, true, false)], None),
             (
                 vec![first(true, true, false), second(false, false, true)],

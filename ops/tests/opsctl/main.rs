@@ -4,6 +4,7 @@
 mod apps;
 mod cli;
 mod dev;
+mod hsm;
 
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};

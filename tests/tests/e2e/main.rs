@@ -12,3 +12,4 @@ mod recovery;
 mod remote;
 mod storm;
 mod taint;
+mod tokens;
