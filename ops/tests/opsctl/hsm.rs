@@ -1,7 +1,7 @@
 //! `opsctl hsm`: what hsmd says of its tokens, and what is handed on to `hsm-backup`.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind::ExecutableFileBusy, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -59,8 +59,15 @@ fn two_tokens_are_verified_through_the_admin_socket() {
 /// Runs a copy of opsctl beside a `hsm-backup` that tells how it was called, or beside none.
 fn hand_on(folder: &Path, arguments: &[&str]) -> Output {
     let copy = folder.join("opsctl");
-    fs::copy(env!("CARGO_BIN_EXE_opsctl"), &copy).unwrap();
-    Command::new(copy).arg("hsm").args(arguments).env("PATH", folder).output().unwrap()
+    if !copy.exists() {
+        fs::copy(env!("CARGO_BIN_EXE_opsctl"), &copy).unwrap();
+    }
+    let mut command = Command::new(copy);
+    command.arg("hsm").args(arguments).env("PATH", folder);
+    // A file that was just written may still be open in a child of another test, which is about to run its own.
+    let ran = std::iter::repeat_with(|| command.output()).take(1000);
+    let mut ran = ran.skip_while(|ran| ran.as_ref().is_err_and(|error| error.kind() == ExecutableFileBusy));
+    ran.next().unwrap().unwrap()
 }
 
 #[test]

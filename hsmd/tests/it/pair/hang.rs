@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use p11fault::{Mode, Rule};
 
-use super::drill::{bound, rotate, tokens};
+use super::drill::{bound, published, rotate, tokens, vouch};
 use crate::{
     faults::{Place, SOON},
     support::eventually,
@@ -75,5 +75,32 @@ fn the_live_keys_token_hangs_and_a_rotation_goes_on_with_the_other() {
     eventually("the token", SOON * 4, || tokens(&place)[0].0);
     eventually("a rotation", SOON, || rotate(&place).0 == 200);
     eventually("the keys to be apart", SOON, || tokens(&place) == [(true, false, true), (true, true, false)]);
+    hsmd.stop();
+}
+
+/// The live key's token hangs so that a new process comes to nothing with it either: it stays for the rotation.
+#[test]
+fn a_start_with_the_live_keys_token_hanging_is_good_for_a_rotation() {
+    let place = Place::pair();
+    let mut hsmd = place.start();
+    let chain = published(&place);
+    hsmd.stop();
+    for call in ["C_Login", "C_Sign"] {
+        place.plan(bound("keelson", Rule::new(call, "-", Mode::Hang)));
+        let mut hsmd = place.spawn_with(&[]);
+        let told = hsmd.told("STATUS=not ready: signing").unwrap();
+        assert!(told.contains("the token `first` does not answer"), "{call}: {told}");
+        eventually("the admin socket", SOON, || rotate(&place).0 == 503);
+    }
+    let mut hsmd = place.spawn_with(&[]);
+    hsmd.told("STATUS=not ready: signing").unwrap();
+    eventually("the admin socket", SOON, || rotate(&place).0 == 503);
+    vouch(&place, &chain);
+    let (status, body) = rotate(&place);
+    assert_eq!(status, 200, "{body} {}", hsmd.log());
+    eventually("an endorsement", SOON, || place.signs());
+    hsmd.ready().unwrap();
+    place.lift();
+    eventually("the token", SOON * 4, || tokens(&place)[0].0);
     hsmd.stop();
 }
