@@ -18,8 +18,9 @@ use crate::{
 /// takes for a signature.
 const STUCK: Duration = Duration::from_secs(5);
 
-/// How long a token may take to make a key before it is made on the other instead.
-const GENERATE_MAX: Duration = Duration::from_secs(4);
+/// How long a token may take to make a key before it is made on the other instead: longer than it waits for the
+/// other's call when one module is behind both.
+const GENERATE_MAX: Duration = Duration::from_secs(6);
 
 /// A token that nobody has used for so long is listed, to see whether it answers. Below the 30 s after which an
 /// idle session of a YubiHSM dies, and above the pause between two probes of the one that is used.

@@ -9,7 +9,7 @@ use tests::process::{command, run};
 use tests::world::binary;
 use tests::{World, until};
 
-/// Restarting hsmd and looking, on a machine that is busy with other tests.
+/// Restarting hsmd and looking, while other tests run.
 const SOON: Duration = Duration::from_mins(1);
 
 /// The block that follows a mark in the page.
