@@ -44,6 +44,8 @@ struct Standing {
     surveyed: bool,
     /// The keys that it is known to hold.
     keys: BTreeSet<PublicKey>,
+    /// How many keys were made on it: a listing from before the newest does not say that it is not there.
+    made: u64,
     /// When it answered last.
     heard: Option<Instant>,
     /// Since when it is being opened, if it is now.
@@ -83,7 +85,9 @@ impl Place {
         let made = tokio::time::timeout(GENERATE_MAX, signer.generate(id)).await;
         let made = made.unwrap_or(Err(Fault::Timeout { seconds: GENERATE_MAX.as_secs() }));
         if let Ok(key) = &made {
-            self.standing().keys.insert(key.public_key);
+            let mut standing = self.standing();
+            standing.keys.insert(key.public_key);
+            standing.made = standing.made.wrapping_add(1);
         }
         if made.as_ref().is_err_and(Fault::is_silence) {
             // The key may come to be all the same.
@@ -105,20 +109,21 @@ impl Place {
 
     pub(super) async fn list(&self, afresh: bool) -> Result<Inventory, Fault> {
         let signer = self.reachable()?;
+        let made = self.standing().made;
         let listed = if afresh { signer.inventory_afresh().await } else { signer.inventory().await };
-        self.note_listed(listed)
+        self.note_listed(listed, made)
     }
 
     /// Sees whether it answers, if that is not known from what it does anyway.
     pub(super) async fn look(&self) {
-        let (silent, heard) = {
+        let (silent, heard, made) = {
             let standing = self.standing();
-            (standing.silent.is_some(), standing.heard)
+            (standing.silent.is_some(), standing.heard, standing.made)
         };
         let idle = heard.is_none_or(|heard| heard.elapsed() >= IDLE_MAX);
         if let (Ok(signer), true) = (self.usable(), silent || idle) {
             // What comes of it is noted.
-            drop(self.note_listed(signer.inventory().await));
+            drop(self.note_listed(signer.inventory().await, made));
         }
     }
 
@@ -218,10 +223,16 @@ impl Place {
         (since >= STUCK).then(|| "a call has not returned; see to the device, then restart hsmd".to_owned())
     }
 
-    fn note_listed(&self, listed: Result<Inventory, Fault>) -> Result<Inventory, Fault> {
+    /// Notes what a listing told that was asked for when so many keys had been made.
+    fn note_listed(&self, listed: Result<Inventory, Fault>, made: u64) -> Result<Inventory, Fault> {
         match listed {
             Ok(inventory) => {
-                self.standing().keys = inventory.keys.iter().map(|key| key.public_key).collect();
+                let mut standing = self.standing();
+                if standing.made == made {
+                    standing.keys.clear();
+                }
+                standing.keys.extend(inventory.keys.iter().map(|key| key.public_key));
+                drop(standing);
                 self.noted(Ok(inventory))
             }
             Err(fault @ Fault::Busy { .. }) => Err(fault),
