@@ -13,15 +13,15 @@ use keychain::endorsement::Purpose;
 use serde::Deserialize;
 use systemd::{
     config::{self, Error, Span},
-    exit::Failure,
     listen::{Address, Mode},
 };
 
 use crate::{
-    backend::{KeyIds, Settings},
+    backend::KeyIds,
     clock::Clock,
     policy::{Entrance, Operation, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
     statement, tls,
+    tokens::{Source, Which},
 };
 
 pub use listen::Socket;
@@ -56,6 +56,7 @@ pub struct Config {
     #[serde(default = "default_insecure_service")]
     pub insecure_plain_http_service: Service,
     hsm: Hsm,
+    second_hsm: Option<Hsm>,
     #[serde(default)]
     listen: Vec<Listen>,
 }
@@ -77,6 +78,11 @@ impl Config {
         if let Err((key, because)) = config.hsm.check() {
             return wrong(&format!("hsm.{key}"), because);
         }
+        if let Some((key, because)) =
+            config.second_hsm.as_ref().and_then(|second| config.hsm.check_second(second).err())
+        {
+            return wrong(&format!("second_hsm.{key}"), because);
+        }
         if !HEAD_INTERVALS.contains(&config.head_interval.duration()) {
             return wrong(
                 "head_interval",
@@ -97,14 +103,20 @@ impl Config {
         Ok(config)
     }
 
-    /// Where the token is; reads its PIN.
-    pub fn token(&self) -> Result<Settings, Failure> {
-        self.hsm.settings()
+    /// Where the token is, or both are; what tells that reads the PIN each time.
+    pub fn tokens(&self) -> (Source, Option<Source>) {
+        let key_ids = self.key_ids();
+        let source = |hsm: &Hsm, which| -> Source {
+            let hsm = hsm.clone();
+            Box::new(move || hsm.settings(which, key_ids))
+        };
+        let second = self.second_hsm.as_ref().map(|second| source(second, Which::Second));
+        (source(&self.hsm, Which::First), second)
     }
 
-    /// The ids that keys are made under.
-    pub const fn key_ids(&self) -> KeyIds {
-        self.hsm.key_ids
+    /// The ids that keys are made under, on each token.
+    pub fn key_ids(&self) -> KeyIds {
+        self.hsm.key_ids.unwrap_or_default()
     }
 
     /// When statements are made, and what they allow for.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Mutex};
 use keychain::json;
 use tokio::sync::watch;
 
-use crate::{rotation::Keeper, statement::Statements};
+use crate::{rotation::Keeper, statement::Statements, tokens::TokenState};
 
 /// What the daemon rests on, and what is wrong with it.
 pub struct Health {
@@ -76,8 +76,9 @@ impl Health {
             format!("\"{}\":{{\"depth\":{depth},\"capacity\":{}}}", class.as_str(), class.capacity())
         });
         let stated = statements.newest().to_health();
+        let tokens = tokens(&keeper.token_states());
         let body = format!(
-            "{{\"status\":\"{status}\",\"problems\":{},\"warnings\":{},\"queueDepth\":{},\"queue\":{{{}}}{chain}{stated}}}",
+            "{{\"status\":\"{status}\",\"problems\":{},\"warnings\":{},\"queueDepth\":{},\"queue\":{{{}}}{chain}{stated}{tokens}}}",
             object(&problems),
             object(&self.warnings()),
             keeper.waiting(),
@@ -85,6 +86,24 @@ impl Health {
         );
         (ready, body)
     }
+}
+
+/// How each of two tokens stands; nothing where there is one.
+fn tokens(states: &[TokenState]) -> String {
+    let states = states.iter().map(|state| {
+        let silent = state.silent.as_ref();
+        let because = silent.map(|because| format!(",\"because\":{}", json::string(because)));
+        format!(
+            "{{\"name\":\"{}\",\"answers\":{},\"live\":{},\"next\":{}{}}}",
+            state.name,
+            silent.is_none(),
+            state.live,
+            state.next,
+            because.unwrap_or_default()
+        )
+    });
+    let states: Vec<_> = states.collect();
+    if states.is_empty() { String::new() } else { format!(",\"tokens\":[{}]", states.join(",")) }
 }
 
 type Notes = Mutex<BTreeMap<&'static str, String>>;

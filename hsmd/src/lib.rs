@@ -10,7 +10,7 @@
 //! of the crate `keychain` says what the bytes are.
 //!
 //! ```text
-//! http (a server each socket) → policy → audit → rotation::Keeper → signer (a thread each token) → backend → HSM
+//! http (a server each socket) → policy → audit → rotation::Keeper → tokens → signer (a thread each) → backend → HSM
 //!                                                     └→ ledger (SQLite or PostgreSQL)
 //! ```
 //!
@@ -30,7 +30,10 @@
 //! - *The ledger decides what a key is for.* A key is used only because the ledger names its digest; a key is
 //!   destroyed only because the ledger does not name it and an interrupted step explains it. A token that
 //!   knows more than its ledger is left untouched.
-//! - *Live and next, nothing else.* After a rotation, and after every start, the token holds those two keys.
+//! - *Live and next, nothing else.* After a rotation, and after every start, the token holds those two keys; of
+//!   two [`tokens`] that answer, both together hold them, each one.
+//! - *A token that is silent proves nothing.* Nothing on it is believed absent, and nothing is destroyed on the
+//!   other because of what it does not say.
 //! - *Default deny.* A caller that no rule names gets nothing signed and changes nothing; purpose `access` is
 //!   authd's alone, whatever the configuration says.
 //! - *A PIN is presented once.* After a refusal it is not tried again.
@@ -57,3 +60,4 @@ pub mod signer;
 pub mod statement;
 pub mod supervise;
 pub mod tls;
+pub mod tokens;

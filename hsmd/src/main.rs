@@ -9,7 +9,7 @@ use std::{
 use actix_web::dev::ServerHandle;
 use hsmd::{
     audit::{self, Audit, attend},
-    backend::{self, Fault},
+    backend::Fault,
     clock::{Calendar, System},
     config::{Config, Socket},
     device,
@@ -20,9 +20,10 @@ use hsmd::{
     process,
     reload::Reload,
     rotation::{self, Keeper},
-    signer::{self, Signer},
+    signer,
     statement::Statements,
-    supervise::{Ending, HANG_MAX, ModuleFailure, exit_in_any_case, supervise},
+    supervise::{Ending, ModuleFailure, exit_in_any_case, supervise},
+    tokens::{self, Threads, Tokens, Unopened},
 };
 use systemd::{
     arguments::Arguments,
@@ -38,9 +39,6 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often while something is wrong: hsmd signs again within 5 s of a fault's end.
 const TROUBLE_INTERVAL: Duration = Duration::from_secs(2);
-
-/// How long a thread may take to close what it works with, once hsmd ends.
-const CLOSE_MAX: Duration = Duration::from_secs(15);
 
 /// How long one such attempt may take, so that the watchdog hears of it in time: what a caller waits.
 const PROBE_MAX: Duration = signer::DEADLINE;
@@ -68,7 +66,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let metrics = Metrics::install("hsmd")?;
     // Nothing is written before there is something to tell.
     let (audit, scribe) = Audit::open(&config.audit, Box::new(System::start())).map_err(unwritable)?;
-    let (keeper, signer_thread) = tokio::select! {
+    let (keeper, threads) = tokio::select! {
         opened = open(&config) => opened?,
         // Nothing that a start does is spoilt by ending in the midst of it.
         _ = &mut stop => return Ok(()),
@@ -90,6 +88,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         ending = work(&keeper, &health) => Err(ending),
         ending = supervise(&keeper) => Err(ending),
         () = device::tend(&keeper, &health) => Ok(()),
+        () = tokens::tend(&keeper, &health) => Ok(()),
         () = statements.run(&health) => Ok(()),
         () = follow(reload, &audit, &keeper, &health) => Ok(()),
         () = attend::attend(&audit, &keeper) => Ok(()),
@@ -110,8 +109,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         tracing::warn!(error = &error as &dyn std::error::Error, "cannot close the ledger");
     }
     drop((keeper, statements, audit));
-    close(scribe, "the audit trail's thread").await?;
-    close(signer_thread, "the signer thread").await
+    close("the audit trail's thread", move || scribe.join()).await?;
+    close("a signer thread", move || threads.join()).await
 }
 
 /// What every socket opens to.
@@ -163,41 +162,47 @@ fn say_ok() {
 
 /// Connects to token and ledger, reconciles them, and signs once to see that it works. A ledger that is
 /// behind its token is no reason to end: hsmd signs nothing until it is recovered, which hsmd itself does.
-async fn open(config: &Config) -> Result<(Keeper, std::thread::JoinHandle<()>), Failure> {
-    let settings = config.token()?;
-    let opening = tokio::task::spawn_blocking(move || backend::open(settings));
-    let Ok(token) = tokio::time::timeout(HANG_MAX, opening).await else {
-        exit_in_any_case();
-        return Err(restart(Ending::Hangs));
-    };
-    let token = token.map_err(Failure::software)?;
-    let token = token.map_err(|fault| failure(fault.into()))?;
-    let (signer, thread) = Signer::start(token).map_err(Failure::io)?;
-    match settle(config, signer).await {
-        Ok(keeper) => Ok((keeper, thread)),
+async fn open(config: &Config) -> Result<(Keeper, Threads), Failure> {
+    let (first, second) = config.tokens();
+    let (tokens, threads) = tokens::open(first, second).await.map_err(|unopened| match unopened {
+        Unopened::Hangs => {
+            exit_in_any_case();
+            restart(Ending::Hangs)
+        }
+        Unopened::Settings(failure) => failure,
+        Unopened::Thread(error) => Failure::software(error),
+        Unopened::Token(fault) => failure(fault.into()),
+    })?;
+    match settle(config, tokens).await {
+        Ok(keeper) => Ok((keeper, threads)),
         Err(error) => {
-            abandon(thread).await;
+            abandon(threads).await;
             Err(failure(error))
         }
     }
 }
 
-async fn settle(config: &Config, signer: Signer) -> Result<Keeper, rotation::Error> {
+async fn settle(config: &Config, tokens: Tokens) -> Result<Keeper, rotation::Error> {
     let ledger = Ledger::open(&config.ledger).await?;
     let calendar = Calendar::new(Box::new(System::start()));
-    let keeper = Keeper::new(ledger, signer, calendar, config.key_ids());
+    let keeper = Keeper::new(ledger, tokens, calendar, config.key_ids());
     match keeper.probe().await {
         Ok(()) => metrics::gauge!("hsmd_token_up").set(1.0),
         Err(error @ rotation::Error::Behind(_)) => tracing::error!(problem = %error, "not ready"),
+        // The live key's token is silent and the next key's is not: the chain can go on.
+        Err(error @ rotation::Error::Hsm(Fault::Silent { .. })) if keeper.view().is_some() => {
+            tracing::error!(problem = %failure(error), "not ready");
+        }
         Err(error) => return Err(error),
     }
     Ok(keeper)
 }
 
-/// Lets the thread of a start that failed close its token: a module that is called while its exit handlers run
-/// crashes. One that hangs in a call is not waited for.
-async fn abandon(signer: std::thread::JoinHandle<()>) {
-    if tokio::time::timeout(TROUBLE_INTERVAL, close(signer, "the signer thread")).await.is_err() {
+/// Lets the threads of a start that failed close their tokens: a module that is called while its exit handlers
+/// run crashes. One that hangs in a call is not waited for.
+async fn abandon(threads: Threads) {
+    let closing = close("a signer thread", move || threads.join());
+    if tokio::time::timeout(TROUBLE_INTERVAL, closing).await.is_err() {
         exit_in_any_case();
     }
 }
@@ -211,30 +216,39 @@ async fn work(keeper: &Keeper, health: &Health) -> Ending {
     watch(keeper, health).await
 }
 
-/// Waits until a ledger that is behind its token is recovered: a person has to act. systemd is told why hsmd is
-/// not ready, and asked for patience again and again.
+/// Waits until a ledger that is behind its token is recovered, or a live key is there again or left: a person has
+/// to act. systemd is told why hsmd is not ready, and asked for patience again and again.
 async fn await_recovery(keeper: &Keeper, health: &Health) {
     let mut head = keeper.watch();
     while let Err(error) = keeper.probe().await {
-        health.note("chain", Some(failure(error).to_string()));
+        let behind = matches!(error, rotation::Error::Behind(_));
+        note(keeper, health, Some(error));
         notify::status(&status(keeper, health));
         notify::extend(PROBE_INTERVAL.saturating_mul(3));
         // Late or not: it is looked at again.
-        drop(tokio::time::timeout(PROBE_INTERVAL, head.changed()).await);
+        let interval = if behind { PROBE_INTERVAL } else { TROUBLE_INTERVAL };
+        drop(tokio::time::timeout(interval, head.changed()).await);
     }
-    health.note("chain", None);
+    note(keeper, health, None);
 }
 
 /// Waits until a thread has closed what it works with: a module that is still open when the process ends may
-/// crash it.
-async fn close(thread: std::thread::JoinHandle<()>, name: &str) -> Result<(), Failure> {
-    match tokio::time::timeout(CLOSE_MAX, tokio::task::spawn_blocking(|| thread.join())).await {
+/// crash it. One of two tokens may hang, or a disk; then what holds up the end is cut short.
+async fn close<E: Send + 'static>(
+    name: &str,
+    join: impl FnOnce() -> Result<(), E> + Send + 'static,
+) -> Result<(), Failure> {
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let join = move || drop(ended.send(join()));
+    std::thread::Builder::new().name("close".to_owned()).spawn(join).map_err(Failure::io)?;
+    match tokio::time::timeout(signer::DEADLINE, end).await {
         Ok(Ok(Ok(()))) => Ok(()),
+        Ok(_) => Err(Failure::software(format!("{name} ended badly"))),
         Err(_) => {
+            tracing::error!(name, "does not end: what it calls does not return");
             exit_in_any_case();
-            Err(Failure::new(exit::TEMPORARY, format!("{name} does not end: what it calls does not return")))
+            Ok(())
         }
-        _ => Err(Failure::software(format!("{name} ended badly"))),
     }
 }
 

@@ -34,7 +34,14 @@ Examples:
 const HSM: &str = "\
 Examples:
   opsctl chain show --json --from https://keys.example > chain.json
-  opsctl hsm recover --chain chain.json     the ledger was restored from an old backup, or lost";
+  opsctl hsm recover --chain chain.json     the ledger was restored from an old backup, or lost
+  opsctl hsm verify                         is the live key on one token and the next on another?
+  opsctl hsm backup --connector http://127.0.0.1:12345 --auth-key 3 --password-file FILE --wrap-key 100 --out keelson.backup
+  opsctl hsm verify --backup keelson.backup --chain chain.json";
+const HANDED_ON: &str = "\
+For a YubiHSM 2, which exports keys encrypted under a wrap key; done by the program `hsm-backup`, which comes with
+hsmd. A PKCS#11 token gives no key away: there the second token ([second_hsm] in hsmd.toml) stands for a backup,
+and `opsctl hsm verify` says whether it does.";
 const REVOKE_KEY: &str = "\
 Examples:
   opsctl revoke-key 1AAI… --reason 'stolen disk image'
@@ -144,6 +151,14 @@ pub(crate) enum IdentityVerb {
 pub(crate) enum HsmVerb {
     /// Bring the published chain to a ledger that is older than its token, or empty
     Recover(hsm::Recover),
+    /// Say whether either of two tokens may be lost, or whether a backup will do; exit code 1 when not
+    Verify(hsm::Verify),
+    /// Export the live key and the next of a YubiHSM 2, encrypted, into a file
+    #[command(after_help = HANDED_ON)]
+    Backup(hsm::HandedOn),
+    /// Import a backup into a spare YubiHSM 2
+    #[command(after_help = HANDED_ON)]
+    Restore(hsm::HandedOn),
 }
 
 #[derive(Debug, Subcommand)]
@@ -211,6 +226,12 @@ mod tests {
             ("hsm recover", false),
             ("hsm recover --chain -", true),
             ("hsm recover --chain chain.json --discard-unfinished --dry-run --json", true),
+            ("hsm verify --json", true),
+            ("hsm verify --backup b --chain c", true),
+            ("hsm verify --backup b", false),
+            ("hsm backup --connector usb --auth-key 3", true),
+            ("hsm restore --backup b", true),
+            ("hsm restore", false),
             (
                 "audit verify --dir audit --chain - --identity EJ5tD2EZ8IRj4t4pmMtVkCsMvlbXH7Ghr4kE6oo1xK5r",
                 true,

@@ -2,8 +2,8 @@
 //!
 //! It reads the chain and hsmd's audit trail and proves them (`identity`, `chain`, `audit`), changes the chain
 //! (`rotate`, `taint`), has keys of services refused (`revoke-key`), brings the chain back to a signer that lost
-//! it (`hsm`), makes certificates for services of other hosts (`tls`), looks at a deployment (`status`), tries one
-//! from a device's side (`probe`), and runs one for development (`dev`).
+//! it and looks after its tokens (`hsm`), makes certificates for services of other hosts (`tls`), looks at a
+//! deployment (`status`), tries one from a device's side (`probe`), and runs one for development (`dev`).
 //!
 //! # What it is not
 //!
@@ -94,7 +94,12 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
         Command::Chain { verb: ChainVerb::Verify { source, json } } => chain::verify(&source, json).await,
         Command::Rotate(options) => generation::rotate(&options, talk).await,
         Command::Taint(options) => generation::taint(&options, talk).await,
-        Command::Hsm { verb: HsmVerb::Recover(options) } => hsm::recover(&options, talk).await,
+        Command::Hsm { verb } => match verb {
+            HsmVerb::Backup(options) => Err(hsm::backup(&options)),
+            HsmVerb::Recover(options) => hsm::recover(&options, talk).await,
+            HsmVerb::Restore(options) => Err(hsm::restore(&options)),
+            HsmVerb::Verify(options) => hsm::verify(&options, talk).await,
+        },
         Command::RevokeKey(options) => revocation::revoke_key(&options, talk).await,
         Command::Audit { verb: AuditVerb::Show(options) } => audit::show(&options, talk),
         Command::Audit { verb: AuditVerb::Verify(options) } => audit::verify(&options).await,

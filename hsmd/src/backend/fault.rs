@@ -76,6 +76,14 @@ pub enum Fault {
         /// What the module said.
         source: Source,
     },
+    /// One of two tokens does not answer; the other goes on.
+    #[error("the token `{token}` does not answer: {because}")]
+    Silent {
+        /// Which of the two.
+        token: &'static str,
+        /// What it said last, or what was waited for in vain.
+        because: String,
+    },
     /// The thread that talks to the token has ended.
     #[error("the signer has stopped")]
     Stopped,
@@ -91,6 +99,28 @@ impl Fault {
     /// Whether a new connection may cure it.
     pub const fn is_curable(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::EarlierHandle)
+    }
+
+    /// Whether the device cannot be spoken to, whatever it is asked.
+    pub const fn is_silence(&self) -> bool {
+        matches!(
+            self,
+            Self::EarlierHandle
+                | Self::Lost { .. }
+                | Self::Module { .. }
+                | Self::NoSuchToken(_)
+                | Self::Pin { .. }
+                | Self::Silent { .. }
+                | Self::Stopped
+                | Self::Timeout { .. }
+        )
+    }
+
+    /// The fault and what the module said of it, on one line.
+    pub fn told(&self) -> String {
+        let first = std::error::Error::source(self);
+        let causes = std::iter::successors(first, |error| error.source());
+        causes.fold(self.to_string(), |told, cause| format!("{told}: {cause}"))
     }
 
     /// Whether the module itself failed, before any token came into question.
@@ -118,6 +148,7 @@ impl Fault {
             Self::NoSuchToken(what) => Self::NoSuchToken(what.clone()),
             Self::Pin { source } => Self::Pin { source: source.as_ref().map(text) },
             Self::Refused { call, source } => Self::Refused { call: call.clone(), source: text(source) },
+            Self::Silent { token, because } => Self::Silent { token, because: because.clone() },
             Self::Stopped => Self::Stopped,
             Self::Timeout { seconds } => Self::Timeout { seconds: *seconds },
         }

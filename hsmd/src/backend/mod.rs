@@ -38,6 +38,11 @@ pub trait Backend: Send {
         Capabilities { duplicate_ids: true, attestation: false }
     }
 
+    /// Which device this is, told apart from every other of its kind. None if it has not said.
+    fn identity(&self) -> Option<String> {
+        None
+    }
+
     /// Makes a key pair under `id` and proves that it signs. Where several keys may bear one id it does so
     /// whether or not the id is taken; where they may not, a taken id is [`Fault::IdTaken`] and nothing is
     /// changed.

@@ -17,7 +17,7 @@ use cryptoki::{
 use keychain::Signature;
 
 use super::{Backend, Fault, Handle, Inventory, Key, KeyId, KeyIds, Rung};
-use module::{Module, Use};
+use module::{Turn, Use};
 
 /// Where a PKCS#11 token is and how its keys are known.
 #[derive(Debug)]
@@ -43,8 +43,8 @@ pub struct Token {
     objects: Vec<(Option<ObjectHandle>, Option<ObjectHandle>)>,
     /// Counts connections, so that no handle outlives its own.
     epoch: u64,
-    /// Set once the token was found: that it is not there later is a fault, not wrong configuration.
-    was_there: bool,
+    /// Which token it is, once it was found: that it is not there later is a fault, not wrong configuration.
+    identity: Option<String>,
     /// Set once the PIN was refused: presenting it again could lock the token.
     pin_refused: bool,
 }
@@ -64,16 +64,23 @@ impl Token {
             module: None,
             objects: Vec::new(),
             epoch: 0,
-            was_there: false,
+            identity: None,
             pin_refused: false,
         };
         let mut outcome = token.connect();
         for rung in Rung::ALL {
-            if outcome.as_ref().is_err_and(Fault::is_curable) {
+            if outcome.as_ref().is_err_and(|fault| token.may_find(fault, rung)) {
                 outcome = token.reconnect(rung);
             }
         }
         outcome.map(|()| token)
+    }
+
+    /// Whether going a rung further may cure the fault. A module that another token had initialised before this
+    /// one was plugged in may go by the list of tokens that it made then (SoftHSM does).
+    fn may_find(&self, fault: &Fault, rung: Rung) -> bool {
+        let stale = || self.module.as_ref().is_some_and(Use::is_shared);
+        fault.is_curable() || (rung == Rung::Module && matches!(fault, Fault::NoSuchToken(_)) && stale())
     }
 
     fn connect(&mut self) -> Result<(), Fault> {
@@ -86,21 +93,21 @@ impl Token {
             Some(module) => module,
             None => Use::of(&self.settings.module)?,
         };
-        let opened = self.open_session(&mut module.lock());
+        let opened = self.open_session(&module.lock());
         self.module = Some(module);
         self.session = Some(opened?);
         Ok(())
     }
 
-    fn open_session(&mut self, module: &mut Module) -> Result<Opened, Fault> {
+    fn open_session(&mut self, module: &Turn<'_>) -> Result<Opened, Fault> {
         let context = module.context()?;
-        let slot = find_slot(context, &self.settings).map_err(|fault| match fault {
-            Fault::NoSuchToken(seen) if self.was_there => {
+        let (slot, identity) = find_slot(context, &self.settings).map_err(|fault| match fault {
+            Fault::NoSuchToken(seen) if self.identity.is_some() => {
                 Fault::Lost { call: "the search for the token".to_owned(), source: seen.into() }
             }
             fault => fault,
         })?;
-        self.was_there = true;
+        self.identity = Some(identity);
         let session = context.open_rw_session_no_drop(slot).map_err(fault)?;
         match session.login(UserType::User, Some(&self.settings.pin)) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
@@ -156,6 +163,10 @@ impl Token {
 }
 
 impl Backend for Token {
+    fn identity(&self) -> Option<String> {
+        self.identity.clone()
+    }
+
     fn generate(&mut self, id: KeyId) -> Result<Key, Fault> {
         let (private, public, public_key) = self.with(|session| objects::make(session, id))?;
         Ok(Key { handle: self.handle(Some(private), Some(public)), id, public_key })
@@ -225,8 +236,8 @@ const fn refuses_pin(error: &Error) -> bool {
 }
 
 /// The slot of the one token that has the label and serial number asked for: never a slot's number,
-/// which changes when a device is plugged in. A slot that does not answer hides no other.
-fn find_slot(module: &Pkcs11, settings: &Settings) -> Result<Slot, Fault> {
+/// which changes when a device is plugged in; and which token that is. A slot that does not answer hides no other.
+fn find_slot(module: &Pkcs11, settings: &Settings) -> Result<(Slot, String), Fault> {
     let (mut seen, mut matching, mut silent) = (Vec::new(), Vec::new(), None);
     for slot in module.get_slots_with_token().map_err(fault)? {
         let info = match module.get_token_info(slot) {
@@ -239,12 +250,13 @@ fn find_slot(module: &Pkcs11, settings: &Settings) -> Result<Slot, Fault> {
         };
         let wants = |want: &Option<String>, have: &str| want.as_deref().is_none_or(|want| want == have);
         if wants(&settings.token_label, info.label()) && wants(&settings.token_serial, info.serial_number()) {
-            matching.push(slot);
+            let identity = [info.manufacturer_id(), info.model(), info.serial_number()].join(" ");
+            matching.push((slot, identity));
         }
         seen.push(format!("label `{}` serial `{}`", info.label(), info.serial_number()));
     }
     match (matching.as_slice(), silent) {
-        ([slot], _) => Ok(*slot),
+        ([found], _) => Ok(found.clone()),
         ([], Some(fault)) => Err(fault),
         ([], None) if seen.is_empty() => Err(Fault::Lost {
             call: "the search for the token".to_owned(),

@@ -119,6 +119,8 @@ pub struct Device {
     keys: Vec<(KeyId, PublicKey)>,
     /// Counts connections, so that no handle outlives its own.
     epoch: u64,
+    /// What the device said its serial number is.
+    serial: Option<SerialNumber>,
     /// Set once the password was refused: it is not presented again.
     password_refused: bool,
 }
@@ -144,6 +146,7 @@ impl Device {
             journal,
             keys: Vec::new(),
             epoch: 0,
+            serial: None,
             password_refused: false,
         };
         device.connect()?;
@@ -166,6 +169,7 @@ impl Device {
         self.sessions.note(Instant::now());
         let (serial, log_capacity) = self.identify(&client)?;
         self.journal.attach(serial, log_capacity);
+        self.serial = serial.or(self.serial);
         self.client = Some(client);
         self.journal.note_commands(sessions::LOGGED);
         self.drain_if_due();
@@ -268,6 +272,10 @@ impl Device {
 }
 
 impl Backend for Device {
+    fn identity(&self) -> Option<String> {
+        self.serial.map(|serial| format!("YubiHSM {serial}"))
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities { duplicate_ids: false, attestation: true }
     }

@@ -1,4 +1,4 @@
-//! `[hsm]`: which token, and how it is opened.
+//! `[hsm]` and `[second_hsm]`: which token, and how it is opened.
 
 use std::path::PathBuf;
 
@@ -7,9 +7,12 @@ use serde::Deserialize;
 use systemd::{credential, exit::Failure};
 use yubihsm::{Credentials, Domain, device::SerialNumber};
 
-use crate::backend::{
-    KeyIds, Settings, pkcs11,
-    yubihsm::{self as device, Link},
+use crate::{
+    backend::{
+        KeyIds, Settings, pkcs11,
+        yubihsm::{self as device, Link},
+    },
+    tokens::Which,
 };
 
 /// Longest PIN: PKCS#11 tokens take up to 255 bytes.
@@ -22,7 +25,7 @@ const PASSWORD_MIN: usize = 8;
 const AUTH_KEY_DIGITS: usize = 4;
 
 /// One token's table. The keys of the other backend are refused, like unknown ones.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Hsm {
     #[serde(default)]
@@ -36,10 +39,8 @@ pub(super) struct Hsm {
     domain: Option<u8>,
     exportable: Option<bool>,
     device_log: Option<PathBuf>,
-    #[serde(default = "default_pin")]
-    pin: String,
-    #[serde(default)]
-    pub(super) key_ids: KeyIds,
+    pin: Option<String>,
+    pub(super) key_ids: Option<KeyIds>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -62,22 +63,62 @@ impl Hsm {
         }
     }
 
+    /// The same for the second token, beside this one.
+    pub(super) fn check_second(&self, second: &Self) -> Result<(), Wrong> {
+        second.check()?;
+        if second.key_ids.is_some() {
+            return Err(("key_ids", "is one setting for both tokens: write it into `[hsm]` alone"));
+        }
+        if let Some(key) = self.same_token(second) {
+            return Err((key, "is that of `[hsm]`: the second token must be another one"));
+        }
+        if second.device_log.is_some() && second.device_log == self.device_log {
+            return Err(("device_log", "is that of `[hsm]`: each device has a log of its own"));
+        }
+        Ok(())
+    }
+
+    /// The key by which two tables name one token for certain. Those that do so otherwise are found out once both
+    /// are open.
+    fn same_token(&self, second: &Self) -> Option<&'static str> {
+        if self.backend != second.backend {
+            return None;
+        }
+        match self.backend {
+            Kind::Pkcs11 => {
+                let named = |hsm: &Self| (hsm.token_label.clone(), hsm.token_serial.clone());
+                let serial = self.token_serial.is_some() && self.token_serial == second.token_serial;
+                let same = self.module == second.module && (serial || named(self) == named(second));
+                same.then_some(if serial { "token_serial" } else { "token_label" })
+            }
+            Kind::YubiHsm => {
+                let serial = self.serial.is_some() && self.serial == second.serial;
+                let door = self.connector == second.connector && self.connector.as_deref() != Some("usb");
+                if serial { Some("serial") } else { door.then_some("connector") }
+            }
+        }
+    }
+
     /// Where the token is; reads its PIN.
-    pub(super) fn settings(&self) -> Result<Settings, Failure> {
+    pub(super) fn settings(&self, which: Which, key_ids: KeyIds) -> Result<Settings, Failure> {
         let wrong = |(key, because): Wrong| Failure::config(format!("`{key}` {because}"));
-        let secret = credential::read(&self.pin, PIN_MAX)?;
+        let name = self.pin.as_deref().unwrap_or_else(|| default_pin(which));
+        let secret = credential::read(name, PIN_MAX)?;
         let pin = std::str::from_utf8(&secret)
-            .map_err(|_| Failure::config(format!("the credential `{}` is not text", self.pin)))?;
+            .map_err(|_| Failure::config(format!("the credential `{name}` is not text")))?;
         match self.backend {
             Kind::Pkcs11 => {
                 let (module, token_label, token_serial) = self.pkcs11().map_err(wrong)?;
                 let pin = AuthPin::new(pin.into());
-                let key_ids = self.key_ids;
                 Ok(Settings::Pkcs11(pkcs11::Settings { module, token_label, token_serial, pin, key_ids }))
             }
             Kind::YubiHsm => {
                 let mut settings = self.yubihsm().map_err(wrong)?;
-                settings.credentials = self.credentials(pin)?;
+                settings.credentials = self.credentials(name, pin)?;
+                settings.key_ids = key_ids;
+                if self.device_log.is_none() {
+                    settings.device_log = default_device_log(which).into();
+                }
                 Ok(Settings::YubiHsm(settings))
             }
         }
@@ -105,7 +146,7 @@ impl Hsm {
         Ok((module, self.token_label.clone(), self.token_serial.clone()))
     }
 
-    /// Everything but the credentials.
+    /// Everything but the credentials and what both tokens share.
     fn yubihsm(&self) -> Result<device::Settings, Wrong> {
         const OTHERS: &str = "is for backend \"pkcs11\"; remove it, or set backend = \"pkcs11\"";
         for (is_set, key) in [
@@ -135,15 +176,15 @@ impl Hsm {
             credentials: Credentials::new(0, [0; 32].into()),
             domain,
             exportable: self.exportable.unwrap_or(false),
-            key_ids: self.key_ids,
-            device_log: self.device_log.clone().unwrap_or_else(|| "/var/lib/hsmd/device-log.jsonl".into()),
+            key_ids: KeyIds::default(),
+            device_log: self.device_log.clone().unwrap_or_else(|| default_device_log(Which::First).into()),
         })
     }
 
     /// What the PIN stands for: the password of `auth_key`, or, without that, the PIN that Yubico's PKCS#11
     /// module takes: four hexadecimal digits of the authentication key's id, and its password.
-    fn credentials(&self, pin: &str) -> Result<Credentials, Failure> {
-        let wrong = |because: &str| Failure::config(format!("the credential `{}` {because}", self.pin));
+    fn credentials(&self, name: &str, pin: &str) -> Result<Credentials, Failure> {
+        let wrong = |because: &str| Failure::config(format!("the credential `{name}` {because}"));
         let (id, password) = match self.auth_key {
             Some(id) => (id, pin),
             None => split(pin).ok_or_else(|| {
@@ -172,8 +213,18 @@ fn link(connector: Option<&str>) -> Result<Link, Wrong> {
     Link::parse(connector).map_err(|because| (KEY, because))
 }
 
-fn default_pin() -> String {
-    "pin".to_owned()
+const fn default_pin(which: Which) -> &'static str {
+    match which {
+        Which::First => "pin",
+        Which::Second => "second-pin",
+    }
+}
+
+const fn default_device_log(which: Which) -> &'static str {
+    match which {
+        Which::First => "/var/lib/hsmd/device-log.jsonl",
+        Which::Second => "/var/lib/hsmd/second-device-log.jsonl",
+    }
 }
 
 #[cfg(test)]
@@ -229,6 +280,42 @@ mod tests {
     }
 
     #[test]
+    fn a_second_token_is_another_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let second = |first: &str, second: &str| format!("{first}[second_hsm]\n{second}");
+        let other = PKCS11.replace("keelson", "other");
+        let device = "backend = \"yubihsm\"\nconnector = \"usb\"\nserial = \"0012345678\"\nauth_key = 2\n";
+        for good in [
+            second(PKCS11, &other),
+            second(PKCS11, &PKCS11.replace("/m.so", "/other.so")),
+            second(PKCS11, &format!("{PKCS11}token_serial = \"1\"")),
+            second(PKCS11, YUBIHSM),
+            second(YUBIHSM, device),
+        ] {
+            let config = load(folder.path(), &good).unwrap();
+            assert!(config.tokens().1.is_some());
+        }
+        assert!(load(folder.path(), PKCS11).unwrap().tokens().1.is_none());
+        for (table, key, cure) in [
+            (second(PKCS11, PKCS11), "second_hsm.token_label", "must be another"),
+            (second(YUBIHSM, YUBIHSM), "second_hsm.connector", "must be another"),
+            (second(device, device), "second_hsm.serial", "must be another"),
+            (second(PKCS11, &other.replace("module", "#")), "second_hsm.module", "is needed"),
+            (second(PKCS11, &format!("{other}key_ids = [1, 100]")), "second_hsm.key_ids", "`[hsm]` alone"),
+            (
+                second(&format!("{YUBIHSM}device_log = \"/l\"\n"), &format!("{device}device_log = \"/l\"")),
+                "second_hsm.device_log",
+                "a log of its own",
+            ),
+        ] {
+            let told = load(folder.path(), &table).err().unwrap_or_else(|| panic!("accepted:\n{table}"));
+            for part in ["hsmd.toml", key, cure] {
+                assert!(told.contains(part), "`{part}` is not in: {told}");
+            }
+        }
+    }
+
+    #[test]
     fn a_pin_names_its_authentication_key_unless_the_configuration_does() {
         let folder = tempfile::tempdir().unwrap();
         let pin = folder.path().join("pin");
@@ -246,7 +333,7 @@ mod tests {
             std::fs::set_permissions(&pin, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
             let table = YUBIHSM.replace("auth_key = 2", auth_key);
             let config = load(folder.path(), &format!("{table}pin = \"{}\"", pin.display())).unwrap();
-            match (config.token(), told) {
+            match (config.tokens().0(), told) {
                 (Ok(crate::backend::Settings::YubiHsm(settings)), Ok(id)) => {
                     assert_eq!(settings.credentials.authentication_key_id, id);
                 }

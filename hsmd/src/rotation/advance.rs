@@ -61,23 +61,24 @@ impl Keeper {
         if let Some(earlier) = earlier(&view, advance)? {
             return Ok(earlier);
         }
+        let (view, next) = self.demand_next(view).await?;
         let left = view.live().event();
         // Until the turn is taken nothing has been done: whatever fails leaves everything as it is.
         let (turn, created_at) = self.prepare(left, advance).await?;
-        let recoveries = self.signer.recoveries();
-        let extended = match self.extend(&view, advance, turn, created_at).await {
+        let recoveries = self.tokens.recoveries();
+        let extended = match self.extend(&view, next, advance, turn, created_at).await {
             Ok(extended) => Arc::new(extended),
             Err(error) => return self.resolve(&view, advance, error).await,
         };
         let answer = answer(view.live(), extended.live(), false);
         self.show(extended);
         failure_point::pass(advance.step(), "after-show");
-        let retired = self.signer.retire(left.public_key).await;
+        let retired = self.tokens.retire(left.public_key).await;
         failure_point::pass(advance.step(), "after-retire");
         if let Err(fault) = &retired {
             tracing::error!(%fault, key = %left.public_key, "a retired key is still on the token");
         }
-        if retired.is_err() || self.signer.recoveries() != recoveries {
+        if retired.is_err() || self.tokens.recoveries() != recoveries {
             // A call that failed may have had its effect: look at what is on the token. The event stands
             // whatever comes of that.
             self.unsettle();
@@ -106,6 +107,7 @@ impl Keeper {
     async fn extend(
         &self,
         view: &View,
+        next: PublicKey,
         advance: Advance,
         turn: Turn,
         created_at: Timestamp,
@@ -117,17 +119,18 @@ impl Keeper {
             return Err(ledger::Error::Taken(newest.sequence_number.saturating_add(1)).into());
         }
         failure_point::pass(step, "after-turn");
-        let committed = [newest.public_key, view.next()];
-        let key = self.make_key(self.key_ids.of(after_next), &committed).await?;
+        let committed = [newest.public_key, next];
+        let made = self.make_key(self.key_ids.of(after_next), &committed, &next).await?;
+        let key = made.key;
         failure_point::pass(step, "after-key");
-        let draft = Draft::next(newest, &view.next(), &key.public_key.digest(), created_at, taint);
-        let committed = self.commit(turn, draft, view, key.public_key, step).await;
-        // What is known not to be committed to is destroyed at once, by its handle; what may have been
+        let draft = Draft::next(newest, &next, &key.public_key.digest(), created_at, taint);
+        let committed = self.commit(turn, draft, (view, next), key.public_key, step).await;
+        // What is known not to be committed to is destroyed at once; what may have been
         // committed to is left for the reconciliation, which reads the ledger first.
         if matches!(
             committed,
             Err(Error::Hsm(_) | Error::Unverifiable(_) | Error::Ledger(ledger::Error::Taken(_)))
-        ) && let Err(fault) = self.signer.destroy(key.handle).await
+        ) && let Err(fault) = self.tokens.discard(&made).await
         {
             tracing::warn!(%fault, id = %key.id, "a key made in vain is left for the reconciliation");
         }
@@ -139,11 +142,11 @@ impl Keeper {
         &self,
         turn: Turn,
         draft: Draft,
-        view: &View,
+        (view, next): (&View, PublicKey),
         after: PublicKey,
         step: Step,
     ) -> Result<View, Error> {
-        let signature = self.sign(view.next(), draft.payload().as_bytes(), Class::Chain).await?;
+        let signature = self.sign(next, draft.payload().as_bytes(), Class::Chain).await?;
         let event = draft.seal(&signature)?;
         let extended = view.with(event, after)?;
         failure_point::pass(step, "after-sign");

@@ -1,5 +1,7 @@
 //! The first start: two keys and event 0, which gives the chain its identity.
 
+use std::sync::atomic::Ordering;
+
 use keychain::chain::Draft;
 
 use super::{Error, Keeper, View};
@@ -8,6 +10,7 @@ use crate::{
     failure_point::{self, Step},
     ledger::{Contents, Turn},
     signer::Class,
+    tokens::{Survey, Which},
 };
 
 impl Keeper {
@@ -21,8 +24,8 @@ impl Keeper {
         if !contents.events.is_empty() || contents.key_intent.is_some() {
             return Ok(());
         }
-        let inventory = self.signer.inventory().await?;
-        if !inventory.keys.is_empty() || inventory.halves.iter().any(|half| half.id.is_some()) {
+        let survey = self.tokens.survey().await?;
+        if survey.keys().next().is_some() || survey.halves().any(|(_, half)| half.id.is_some()) {
             return Err(Error::Behind(
                 "the ledger is empty, but the token holds keys of a chain: import the published chain (`opsctl \
                  hsm recover --chain FILE`) or bring back the ledger; for a new chain give this hsmd an empty \
@@ -30,6 +33,7 @@ impl Keeper {
                     .to_owned(),
             ));
         }
+        demand_all(&survey)?;
         failure_point::write(Step::First, "before-intend")?;
         self.ledger.intend(1).await?;
         failure_point::write(Step::First, "after-intend")?;
@@ -42,28 +46,36 @@ impl Keeper {
         if contents.key_intent.is_none() {
             return Err(Error::Unsettled);
         }
-        let inventory = self.signer.inventory().await?;
-        let keys = inventory.keys.iter().map(|key| key.handle);
-        for handle in keys.chain(inventory.halves.iter().map(|half| half.handle)) {
-            self.signer.destroy(handle).await?;
+        let survey = self.tokens.survey().await?;
+        demand_all(&survey)?;
+        let keys = survey.keys().map(|(which, key)| (which, key.handle));
+        for (which, handle) in keys.chain(survey.halves().map(|(which, half)| (which, half.handle))) {
+            self.tokens.destroy(which, handle).await?;
         }
         let Dating::At(created_at) = self.calendar.date_after(None) else {
             return Err(Error::Clock("it moved while hsmd started; start hsmd again".to_owned()));
         };
         failure_point::pass(Step::First, "before-keys");
-        let zero = self.make_key(self.key_ids.of(0), &[]).await?;
+        let zero = self.make_key_on(Which::First, self.key_ids.of(0), &[]).await?.key;
         failure_point::pass(Step::First, "between-keys");
-        let one = self.make_key(self.key_ids.of(1), &[zero.public_key]).await?;
+        let apart = if self.tokens.are_two() { Which::Second } else { Which::First };
+        let one = self.make_key_on(apart, self.key_ids.of(1), &[zero.public_key]).await?.key;
         failure_point::pass(Step::First, "after-keys");
         let draft = Draft::first(&zero.public_key, &one.public_key.digest(), created_at);
         let signature = self.sign(zero.public_key, draft.payload().as_bytes(), Class::Chain).await?;
         let event = draft.seal(&signature)?;
+        self.proven.store(true, Ordering::Relaxed);
         failure_point::pass(Step::First, "after-sign");
         failure_point::write(Step::First, "before-commit")?;
         turn.commit(&event).await?;
         failure_point::write(Step::First, "after-commit")?;
         metrics::gauge!("hsmd_token_objects", "state" => "retired").set(0);
         tracing::info!(identity = %event.id(), "a new chain begins");
-        View::new(vec![event], one.public_key).ok_or(Error::Unsettled)
+        View::new(vec![event], Some(one.public_key)).ok_or(Error::Unsettled)
     }
+}
+
+/// A chain begins with a key on each token: what a silent one holds may be another chain's, too.
+fn demand_all(survey: &Survey) -> Result<(), Error> {
+    survey.silent().map_or(Ok(()), |fault| Err(Error::FirstNeedsBoth(fault.again())))
 }

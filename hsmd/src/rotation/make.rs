@@ -1,22 +1,56 @@
-//! A key under an id that an interrupted attempt may have left taken.
+//! A key that is made: on which token, and under an id that an interrupted attempt may have left taken.
 
 use keychain::PublicKey;
 
 use super::{Error, Keeper};
-use crate::backend::{Fault, Key, KeyId};
+use crate::{
+    backend::{Fault, KeyId},
+    tokens::{Made, Which},
+};
 
 impl Keeper {
-    /// Makes a key under `id`. To be called in turn only, with the keys that the ledger's newest event names.
+    /// Makes a key under `id`, to come after the next one: on the token that the next key is not on. To be called
+    /// in turn only, with the keys that the ledger's newest event names.
+    ///
+    /// A token that fails does not keep the chain from going on: the key is then made beside the next one.
+    pub(super) async fn make_key(
+        &self,
+        id: KeyId,
+        committed: &[PublicKey],
+        next: &PublicKey,
+    ) -> Result<Made, Error> {
+        let mut failed = None;
+        for which in self.tokens.apart_from(Some(next)) {
+            match self.make_key_on(which, id, committed).await {
+                Err(Error::Hsm(fault)) => {
+                    if self.tokens.are_two() {
+                        tracing::warn!(%fault, token = which.as_str(), "no key can be made on a token");
+                    }
+                    failed = Some(fault);
+                }
+                made => return made,
+            }
+        }
+        Err(failed.map_or(Error::Unsettled, Error::Hsm))
+    }
+
+    /// The same on a certain token.
     ///
     /// Where an id names one object only, a key that an interrupted attempt made keeps the id from being
     /// used: it is destroyed first. The turn is held, so that no other hsmd is making it; and the ledger's
     /// newest event commits to `committed` and to nothing else, so that nothing rests on it.
-    pub(super) async fn make_key(&self, id: KeyId, committed: &[PublicKey]) -> Result<Key, Error> {
-        match self.signer.generate(id).await {
+    pub(super) async fn make_key_on(
+        &self,
+        which: Which,
+        id: KeyId,
+        committed: &[PublicKey],
+    ) -> Result<Made, Error> {
+        match self.tokens.generate(which, id).await {
             Err(Fault::IdTaken(_)) => {}
             made => return Ok(made?),
         }
-        for key in self.signer.inventory().await?.keys.iter().filter(|key| key.id == id) {
+        let survey = self.tokens.survey().await?;
+        for (_, key) in survey.keys().filter(|(on, key)| *on == which && key.id == id) {
             if committed.contains(&key.public_key) {
                 return Err(Error::Contradiction(format!(
                     "a key that the ledger names is under id {id}, which belongs to another generation: \
@@ -24,8 +58,8 @@ impl Keeper {
                 )));
             }
             tracing::info!(%id, key = %key.public_key, "destroying what an interrupted attempt made");
-            self.signer.destroy(key.handle).await?;
+            self.tokens.destroy(which, key.handle).await?;
         }
-        Ok(self.signer.generate(id).await?)
+        Ok(self.tokens.generate(which, id).await?)
     }
 }

@@ -15,6 +15,7 @@
 //! thing it does, exactly as at start-up.
 
 mod advance;
+mod alternate;
 mod attest;
 mod first;
 mod make;
@@ -41,7 +42,8 @@ use crate::{
     failure_point::{self, Step},
     ledger::{self, Ledger},
     policy::Permission,
-    signer::{Class, Signer},
+    signer::Class,
+    tokens::Tokens,
 };
 
 pub use advance::{Advance, Advanced};
@@ -64,9 +66,21 @@ pub enum Error {
     /// The generation was left without a taint, and an event taints only the one just before it.
     #[error("the generation was left without a taint; an event taints only the newest")]
     LeftUntainted,
+    /// A chain cannot begin with one of its two tokens silent.
+    #[error("a chain begins with a key on each of two tokens; bring both, or remove `[second_hsm]`")]
+    FirstNeedsBoth(#[source] Fault),
     /// Ledger and token do not belong together.
     #[error("ledger and token contradict each other: {0}")]
     Contradiction(String),
+    /// The live key's token is silent, and has been since hsmd started: the ledger may be older than the chain.
+    #[error(
+        "the live key's token has not answered since hsmd started, so that the ledger may lack the chain's newest \
+         event: import the newest published chain first (`opsctl hsm recover --chain FILE --discard-unfinished`)"
+    )]
+    Unproven(#[source] Fault),
+    /// The next key's token is silent.
+    #[error("the next key is on a token that does not answer; endorsements go on, bring it back")]
+    NextSilent(#[source] Fault),
     /// The token failed.
     #[error("the HSM failed")]
     Hsm(#[from] Fault),
@@ -112,7 +126,13 @@ impl From<&Error> for Refusal {
             Error::Hsm(Fault::Full { .. }) => {
                 Self::new(Code::Unavailable, "the HSM has no room for another key")
             }
+            Error::Hsm(Fault::Silent { token, .. }) => {
+                Self::new(Code::Unavailable, "a token of the HSM does not answer").with("token", *token)
+            }
             Error::Hsm(_) => Self::new(Code::Unavailable, "the HSM does not answer"),
+            Error::FirstNeedsBoth(fault) | Error::NextSilent(fault) | Error::Unproven(fault) => {
+                alternate::refusal(error, fault)
+            }
             Error::Unrecoverable(refusal) => refusal.clone(),
             Error::Unsettled => Self::new(Code::Unavailable, "token and ledger are being reconciled"),
             Error::Ledger(_) => Self::new(Code::Unavailable, "the ledger does not answer"),
@@ -141,7 +161,7 @@ const PROBE: &[u8] = b"keelson: proof that the HSM signs";
 /// Keeps the chain: the only one who makes events, and the only one who endorses.
 pub struct Keeper {
     ledger: Ledger,
-    signer: Signer,
+    tokens: Tokens,
     calendar: Calendar,
     key_ids: KeyIds,
     /// One rotation or reconciliation at a time in this process; the ledger's turn does it among several.
@@ -154,6 +174,9 @@ pub struct Keeper {
     verified: RwLock<Option<Arc<View>>>,
     /// Whether the token holds keys that nothing needs and that could not be destroyed yet.
     strays: AtomicBool,
+    /// Whether the ledger's newest event is known to be the chain's: its key was seen on a token, or the published
+    /// chain was brought.
+    proven: AtomicBool,
     /// Why token and ledger are not reconciled, if that was tried and failed.
     trouble: RwLock<Option<String>>,
     /// The sequence number of the newest visible event, for those who wait for the next.
@@ -166,26 +189,27 @@ impl Keeper {
     /// The whole ledger is verified, and both keys have signed, when this returns.
     pub async fn start(
         ledger: Ledger,
-        signer: Signer,
+        tokens: impl Into<Tokens>,
         calendar: Calendar,
         key_ids: KeyIds,
     ) -> Result<Self, Error> {
-        let keeper = Self::new(ledger, signer, calendar, key_ids);
+        let keeper = Self::new(ledger, tokens, calendar, key_ids);
         keeper.settled().await?;
         Ok(keeper)
     }
 
     /// A keeper that has not looked at token and ledger yet: [`Self::settled`] does.
-    pub fn new(ledger: Ledger, signer: Signer, calendar: Calendar, key_ids: KeyIds) -> Self {
+    pub fn new(ledger: Ledger, tokens: impl Into<Tokens>, calendar: Calendar, key_ids: KeyIds) -> Self {
         Self {
             ledger,
-            signer,
+            tokens: tokens.into(),
             calendar,
             key_ids,
             turn: Mutex::new(()),
             view: RwLock::new(None),
             verified: RwLock::new(None),
             strays: AtomicBool::new(false),
+            proven: AtomicBool::new(false),
             trouble: RwLock::new(None),
             head: watch::Sender::new(0),
         }
@@ -273,12 +297,12 @@ impl Keeper {
 
     /// Requests in the queue before the token, and at it.
     pub fn waiting(&self) -> usize {
-        self.signer.waiting()
+        self.depths().into_iter().map(|(_, depth)| depth).sum()
     }
 
     /// The same, of each class.
     pub fn depths(&self) -> [(Class, usize); 4] {
-        self.signer.depths()
+        self.tokens.depths()
     }
 
     /// Tries the whole way once: ledger, queue, token, signature, verification.
@@ -293,6 +317,9 @@ impl Keeper {
         let _turn = self.turn.lock().await;
         let view = self.settled_in_turn().await?;
         if self.ledger.head().await? == Some(view.live().id()) {
+            if self.tokens.owe_a_look() {
+                return self.look_at_all().await;
+            }
             if self.has_strays() {
                 self.sweep().await;
             }
@@ -317,24 +344,26 @@ impl Keeper {
         self.strays.load(Ordering::Relaxed)
     }
 
-    /// For how long the call that is at the token now has not returned; nothing if there is none.
+    /// For how long a call of the token has not returned that only a new process can end; nothing if there is
+    /// none.
     pub fn at_the_token(&self) -> Option<Duration> {
-        self.signer.at_the_token()
+        let known = self.verified();
+        self.tokens.at_the_token(known.as_ref().map(|view| &view.live().event().public_key))
     }
 
     /// How many calls of the token have ended, well or badly.
     pub fn attempts(&self) -> usize {
-        self.signer.attempts()
+        self.tokens.attempts()
     }
 
-    /// What was kept of the device's own log since this was last asked.
+    /// What was kept of devices' own logs since this was last asked.
     pub fn device_log(&self) -> Vec<Kept> {
-        self.signer.log().take()
+        self.tokens.device_log()
     }
 
-    /// Whether the signer's thread is gone.
+    /// Whether a signer's thread is gone.
     pub fn signer_has_ended(&self) -> bool {
-        self.signer.has_ended()
+        self.tokens.have_ended()
     }
 
     /// Reconciles because `doubted` turned out not to hold, unless that was done meanwhile.
@@ -356,7 +385,7 @@ impl Keeper {
     async fn sign(&self, public_key: PublicKey, message: &[u8], class: Class) -> Result<Signature, Error> {
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(digest::digest(&digest::SHA256, message).as_ref());
-        Ok(self.signer.sign(public_key, sha256, class).await?)
+        Ok(self.tokens.sign(public_key, sha256, class).await?)
     }
 
     /// To be called in turn only.
@@ -369,7 +398,7 @@ impl Keeper {
             reconciled.as_ref().err().map(ToString::to_string);
         let view = Arc::new(reconciled?);
         metrics::gauge!("hsmd_token_objects", "state" => "live").set(1);
-        metrics::gauge!("hsmd_token_objects", "state" => "next").set(1);
+        metrics::gauge!("hsmd_token_objects", "state" => "next").set(u32::from(view.next().is_some()));
         self.show(Arc::clone(&view));
         Ok(view)
     }

@@ -11,9 +11,10 @@ use keychain::{
 
 use super::{Error, Keeper, View, to_gauge};
 use crate::{
-    backend::{Fault, Inventory, KeyId},
+    backend::{Fault, Key, KeyId},
     failure_point::{self, Step},
     ledger::{Contents, Turn},
+    tokens::Survey,
 };
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -37,43 +38,57 @@ impl Keeper {
     async fn settle(&self, turn: Turn, contents: Contents) -> Result<View, Error> {
         let Contents { events, key_intent } = contents;
         let newest = events.last().ok_or(Error::Unsettled)?.event().clone();
-        let inventory = self.look_for(&newest).await?;
-        let (live, next) = find_named(&inventory, &newest);
-        let (Some(live), Some(next)) = (live, next) else {
+        let survey = self.look_for(&newest).await?;
+        let (live, next) = find_named(&survey, &newest);
+        // What is not found may be on the token that is silent.
+        if survey.silent().is_none() && (live.is_none() || next.is_none()) {
             return Err(Error::Behind(missing(newest.sequence_number, live, next)));
-        };
-        let strays: Vec<_> =
-            inventory.keys.iter().filter(|key| key.public_key != live && key.public_key != next).collect();
-        let ids = strays.iter().map(|key| key.id).chain(inventory.halves.iter().filter_map(|half| half.id));
+        }
+        let strays = survey.keys().map(|(_, key)| key).filter(|key| !is_named(key, &newest));
+        let ids = strays.map(|key| key.id).chain(survey.halves().filter_map(|(_, half)| half.id));
         for id in ids {
             self.demand_explained(newest.sequence_number, key_intent, id)?;
         }
+        match survey.silent() {
+            // Not even what an interrupted step explains is destroyed: the ledger may be older than it looks.
+            Some(fault) if live.is_none() && next.is_none() => return Err(Error::Hsm(fault.again())),
+            Some(_) => {}
+            None => self.clear_away(&survey, &newest).await,
+        }
+        turn.release().await?;
+        if live.is_some() {
+            self.proven.store(true, Ordering::Relaxed);
+        }
+        self.tokens.note_surveyed(&survey);
+        View::new(events, next).ok_or(Error::Unsettled)
+    }
+
+    /// Destroys what the newest event does not name.
+    async fn clear_away(&self, survey: &Survey, newest: &Event) {
         failure_point::pass(Step::Settle, "before-sweep");
         let mut left_over = 0_u32;
-        for key in strays {
+        for (_, key) in survey.keys().filter(|(_, key)| !is_named(key, newest)) {
             tracing::info!(id = %key.id, key = %key.public_key, "destroying a key that the ledger does not name");
-            left_over += note_destroyed(Some(key.id), self.signer.retire(key.public_key).await);
+            left_over += note_destroyed(Some(key.id), self.tokens.retire(key.public_key).await);
             failure_point::pass(Step::Settle, "amid-sweep");
         }
-        for half in &inventory.halves {
+        for (which, half) in survey.halves() {
             tracing::info!(id = ?half.id, "destroying half a key");
-            left_over += note_destroyed(half.id, self.signer.destroy(half.handle).await);
+            left_over += note_destroyed(half.id, self.tokens.destroy(which, half.handle).await);
         }
         failure_point::pass(Step::Settle, "after-sweep");
-        turn.release().await?;
         self.strays.store(left_over > 0, Ordering::Relaxed);
         metrics::gauge!("hsmd_token_objects", "state" => "retired").set(left_over);
-        View::new(events, next).ok_or(Error::Unsettled)
     }
 
     /// What is on the token. That it lacks a key which `newest` names is believed only at a second look: another
     /// hsmd may have made that key a moment ago.
-    pub(super) async fn look_for(&self, newest: &Event) -> Result<Inventory, Error> {
-        let inventory = self.signer.inventory().await?;
-        if let (Some(_), Some(_)) = find_named(&inventory, newest) {
-            return Ok(inventory);
+    pub(super) async fn look_for(&self, newest: &Event) -> Result<Survey, Error> {
+        let survey = self.tokens.survey().await?;
+        if let (Some(_), Some(_)) = find_named(&survey, newest) {
+            return Ok(survey);
         }
-        Ok(self.signer.inventory_afresh().await?)
+        Ok(self.tokens.survey_afresh().await?)
     }
 
     /// Refuses to touch anything if the key under `id` is from a generation that this ledger has never
@@ -114,15 +129,19 @@ pub(super) fn verify(events: &[SignedEvent]) -> Result<(), Error> {
         .map_err(|refusal| Error::Contradiction(format!("the ledger's chain does not verify: {refusal}")))
 }
 
-/// The keys on the token that an event names: its own, and the next one's.
-pub(super) fn find_named(inventory: &Inventory, event: &Event) -> (Option<PublicKey>, Option<PublicKey>) {
-    let live = find(inventory, |key| *key == event.public_key);
-    let next = find(inventory, |key| key.digest() == event.rotation_hash);
+/// The keys on the tokens that an event names: its own, and the next one's.
+pub(super) fn find_named(survey: &Survey, event: &Event) -> (Option<PublicKey>, Option<PublicKey>) {
+    let live = find(survey, |key| *key == event.public_key);
+    let next = find(survey, |key| key.digest() == event.rotation_hash);
     (live, next)
 }
 
-fn find(inventory: &Inventory, is_it: impl Fn(&PublicKey) -> bool) -> Option<PublicKey> {
-    inventory.keys.iter().map(|key| key.public_key).find(|key| is_it(key))
+fn find(survey: &Survey, is_it: impl Fn(&PublicKey) -> bool) -> Option<PublicKey> {
+    survey.keys().map(|(_, key)| key.public_key).find(|key| is_it(key))
+}
+
+fn is_named(key: &Key, event: &Event) -> bool {
+    key.public_key == event.public_key || key.public_key.digest() == event.rotation_hash
 }
 
 fn missing(newest: u64, live: Option<PublicKey>, next: Option<PublicKey>) -> String {

@@ -6,7 +6,11 @@
 //! every event that the ledger has, and ends with a generation whose two keys are on the token: the token
 //! proves that it is the chain, and that none of it is missing but perhaps an event which nobody has seen.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use keychain::{
     Code, Digest, Refusal,
@@ -16,8 +20,9 @@ use serde_json::value::RawValue;
 
 use super::{Error, Keeper, reconcile};
 use crate::{
-    backend::{Fault, Inventory},
+    backend::Fault,
     failure_point::{self, Step},
+    tokens::Survey,
 };
 
 /// A published chain that somebody brought: whole, in order, every rule verified.
@@ -122,36 +127,52 @@ impl Keeper {
         let lacking = brought.beyond(&contents.events).map_err(Error::Unrecoverable)?;
         let Some(newest) = lacking.last().map(SignedEvent::event) else {
             turn.release().await?;
+            self.note_proof(unfinished);
             return Ok(0);
         };
-        let inventory = self.look_for(newest).await?;
-        let key_intent = self.demand_newest(newest, &inventory, unfinished).map_err(Error::Unrecoverable)?;
+        let survey = self.look_for(newest).await?;
+        let key_intent = self.demand_newest(newest, &survey, unfinished).map_err(Error::Unrecoverable)?;
         self.unsettle();
         failure_point::write(Step::Recover, "before-import")?;
         turn.import(lacking, key_intent).await?;
         failure_point::write(Step::Recover, "after-import")?;
+        self.note_proof(unfinished);
         tracing::warn!(imported = lacking.len(), newest = %newest.id, "the ledger has the published chain");
         Ok(lacking.len())
     }
 
+    /// Whoever says that nobody has seen more than the chain brought, of which the ledger now has all, says that
+    /// the ledger has the chain's newest event.
+    fn note_proof(&self, unfinished: Unfinished) {
+        if unfinished == Unfinished::Discard {
+            self.proven.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Refuses a chain that does not end where the token stands. Answers up to which generation keys may have
     /// been made.
-    fn demand_newest(
-        &self,
-        newest: &Event,
-        inventory: &Inventory,
-        unfinished: Unfinished,
-    ) -> Result<u64, Refusal> {
-        let (live, next) = reconcile::find_named(inventory, newest);
+    fn demand_newest(&self, newest: &Event, survey: &Survey, unfinished: Unfinished) -> Result<u64, Refusal> {
+        let (live, next) = reconcile::find_named(survey, newest);
         match (live, next) {
             (Some(_), Some(_)) => {}
+            (Some(_), None) if survey.silent().is_some() => {}
+            // Its next key may have become the live one since.
+            (None, Some(_)) if survey.silent().is_some() => {
+                if unfinished == Unfinished::Refuse {
+                    return Err(refused(
+                        "the token with the key of the chain's last event does not answer, so that a later event may \
+                         exist: bring the newest chain there is; if nobody has seen a newer one, discard what was \
+                         unfinished",
+                    ));
+                }
+            }
             (None, Some(_)) => return Err(refused("the token lacks the key of the chain's last event")),
             (Some(_), None) => return Err(refused("the token lacks the key that the last event commits to")),
             (None, None) => return Err(refused("the token has neither key of the chain's last event")),
         }
         let next = newest.sequence_number.saturating_add(1);
-        let keys = inventory.keys.iter().map(|key| key.id);
-        let ids: BTreeSet<_> = keys.chain(inventory.halves.iter().filter_map(|half| half.id)).collect();
+        let keys = survey.keys().map(|(_, key)| key.id);
+        let ids: BTreeSet<_> = keys.chain(survey.halves().filter_map(|(_, half)| half.id)).collect();
         let ahead = ids.iter().map(|id| self.key_ids.distance(next, *id)).max().unwrap_or(0);
         match (ahead, unfinished) {
             (..=0, _) => Ok(next),

@@ -10,12 +10,12 @@ pub struct View {
     /// At least one event; the index is the sequence number.
     events: Vec<Arc<SignedEvent>>,
     live: Arc<SignedEvent>,
-    next: PublicKey,
+    next: Option<PublicKey>,
 }
 
 impl View {
     /// The view of a verified chain whose newest event commits to `next`; nothing for one without events.
-    pub(super) fn new(events: Vec<SignedEvent>, next: PublicKey) -> Option<Self> {
+    pub(super) fn new(events: Vec<SignedEvent>, next: Option<PublicKey>) -> Option<Self> {
         let events: Vec<_> = events.into_iter().map(Arc::new).collect();
         let live = Arc::clone(events.last()?);
         Some(Self { events, live, next })
@@ -27,7 +27,7 @@ impl View {
         let live = Arc::new(event);
         let mut events = self.events.clone();
         events.push(Arc::clone(&live));
-        Ok(Self { events, live, next })
+        Ok(Self { events, live, next: Some(next) })
     }
 
     /// The newest event, whose key signs.
@@ -35,8 +35,9 @@ impl View {
         &self.live
     }
 
-    /// The key of the next generation, which the newest event commits to.
-    pub const fn next(&self) -> PublicKey {
+    /// The key of the next generation, which the newest event commits to; nothing while the token that holds it
+    /// has not answered since hsmd started.
+    pub const fn next(&self) -> Option<PublicKey> {
         self.next
     }
 

@@ -16,7 +16,7 @@ use keychain::{Code, PublicKey, VerifyingKey};
 use crate::faults;
 use crate::support::{
     memory::Device,
-    softhsm::{MODULE, PIN, SoftHsm},
+    softhsm::{MODULE, PIN, SoftHsm, TOKEN},
 };
 
 /// `connect` makes a new connection to one and the same empty device.
@@ -185,10 +185,20 @@ fn softhsm_inside() {
 #[ignore = "run by `SoftHsm::objects` in a process of its own"]
 fn objects_inside() {
     let module = Pkcs11::new(MODULE).unwrap();
-    module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
-    let slots = module.get_slots_with_initialized_token().unwrap();
-    let is_ours = |slot: &&Slot| module.get_token_info(**slot).unwrap().label() == "keelson";
-    let session = module.open_ro_session(*slots.iter().find(is_ours).unwrap()).unwrap();
+    let label = std::env::var(TOKEN).unwrap();
+    let is_ours = |slot: &&Slot| module.get_token_info(**slot).unwrap().label() == label;
+    // SoftHSM passes over a token that another process is just logging in to.
+    let slot = (0..100).find_map(|_| {
+        module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+        let slots = module.get_slots_with_initialized_token().unwrap();
+        let found = slots.iter().find(is_ours).copied();
+        if found.is_none() {
+            module.clone().finalize().unwrap();
+            std::thread::park_timeout(std::time::Duration::from_millis(20));
+        }
+        found
+    });
+    let session = module.open_ro_session(slot.unwrap()).unwrap();
     session.login(UserType::User, Some(&PIN.to_owned().into())).unwrap();
     // Not counted: what SoftHSM leaves if it is killed before the object that it makes has a class.
     let keys = [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY];

@@ -21,6 +21,8 @@ mod hostile;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod pair;
+#[cfg(test)]
 mod publisher;
 #[cfg(test)]
 mod race;

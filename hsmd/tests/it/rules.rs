@@ -160,7 +160,7 @@ async fn twins_under_one_id_are_destroyed_and_committed_keys_are_not() {
         let place = Place::new();
         let keeper = place.start().await.unwrap();
         let view = keeper.view().unwrap();
-        let committed = [view.live().event().public_key, view.next()];
+        let committed = [view.live().event().public_key, view.next().unwrap()];
         keeper.close().await.unwrap();
         for id in [ids.of(0), ids.of(1), ids.of(1), ids.of(0)] {
             place.device.add_key(id, first);

@@ -68,11 +68,11 @@ impl Place {
         assert_eq!(chain.last().unwrap().id(), view.live().id());
         let mut keys = self.device.keys();
         keys.sort_unstable();
-        let mut wanted = [view.live().event().public_key, view.next()];
+        let mut wanted = [view.live().event().public_key, view.next().unwrap()];
         wanted.sort_unstable();
         assert_eq!(keys, wanted);
         assert_eq!(self.device.objects(), 4);
-        assert_eq!(view.live().event().rotation_hash, view.next().digest());
+        assert_eq!(view.live().event().rotation_hash, view.next().unwrap().digest());
     }
 }
 

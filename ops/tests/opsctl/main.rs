@@ -4,6 +4,7 @@
 mod apps;
 mod cli;
 mod dev;
+mod hsm;
 mod tls;
 
 use std::process::{Command, Output};

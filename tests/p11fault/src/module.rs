@@ -69,8 +69,19 @@ pub(crate) unsafe extern "C" fn C_GetFunctionList(list: *mut CK_FUNCTION_LIST_PT
 
 /// Does what the plan says of one call.
 fn obey(call: &str, session: Option<CK_SESSION_HANDLE>, forward: impl FnOnce(&Loaded) -> CK_RV) -> CK_RV {
+    obey_for(call, session, None, forward)
+}
+
+/// The same of a call that is about a slot.
+fn obey_for(
+    call: &str,
+    session: Option<CK_SESSION_HANDLE>,
+    slot: Option<CK_SLOT_ID>,
+    forward: impl FnOnce(&Loaded) -> CK_RV,
+) -> CK_RV {
     let Some(loaded) = loaded() else { return CKR_GENERAL_ERROR };
-    match loaded.shim.order(call, session) {
+    let token = loaded.shim.slot(session, slot).and_then(|slot| label(loaded, slot));
+    match loaded.shim.order(call, session, token.as_deref()) {
         Order::Before(code) => {
             if let (Some(dead), Some(close)) =
                 (session.and_then(|session| loaded.shim.bury(session)), loaded.real.C_CloseSession)
@@ -86,6 +97,15 @@ fn obey(call: &str, session: Option<CK_SESSION_HANDLE>, forward: impl FnOnce(&Lo
             code
         }
     }
+}
+
+/// The label of the token in a slot, without the spaces that fill it up.
+fn label(loaded: &Loaded, slot: CK_SLOT_ID) -> Option<String> {
+    let mut info = CK_TOKEN_INFO::default();
+    // SAFETY: `info` is a place for what the call tells.
+    let answer = unsafe { loaded.real.C_GetTokenInfo?(slot, &raw mut info) };
+    let text = std::str::from_utf8(&info.label).ok()?;
+    (answer == CKR_OK).then(|| text.trim_end().to_owned())
 }
 
 macro_rules! forwarded {
@@ -114,7 +134,6 @@ forwarded! {
     C_GetInfo(a: *mut CK_INFO);
     C_GetSlotList(a: CK_BBOOL, b: *mut CK_SLOT_ID, c: *mut CK_ULONG);
     C_GetSlotInfo(a: CK_SLOT_ID, b: *mut CK_SLOT_INFO);
-    C_GetTokenInfo(a: CK_SLOT_ID, b: *mut CK_TOKEN_INFO);
     C_GetMechanismList(a: CK_SLOT_ID, b: *mut CK_MECHANISM_TYPE, c: *mut CK_ULONG);
     C_GetMechanismInfo(a: CK_SLOT_ID, b: CK_MECHANISM_TYPE, c: *mut CK_MECHANISM_INFO);
     C_InitToken(a: CK_SLOT_ID, b: *mut CK_UTF8CHAR, c: CK_ULONG, d: *mut CK_UTF8CHAR);
@@ -142,6 +161,14 @@ forwarded! {
     @session C_GenerateRandom(session: CK_SESSION_HANDLE, b: *mut CK_BYTE, c: CK_ULONG);
 }
 
+unsafe extern "C" fn C_GetTokenInfo(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO) -> CK_RV {
+    obey_for("C_GetTokenInfo", None, Some(slot), |loaded| match loaded.real.C_GetTokenInfo {
+        // SAFETY: the arguments are passed on as they came.
+        Some(call) => unsafe { call(slot, info) },
+        None => CKR_FUNCTION_NOT_SUPPORTED,
+    })
+}
+
 unsafe extern "C" fn C_Finalize(reserved: *mut c_void) -> CK_RV {
     obey("C_Finalize", None, |loaded| {
         let Some(call) = loaded.real.C_Finalize else { return CKR_FUNCTION_NOT_SUPPORTED };
@@ -161,7 +188,7 @@ unsafe extern "C" fn C_OpenSession(
     notify: CK_NOTIFY,
     session: *mut CK_SESSION_HANDLE,
 ) -> CK_RV {
-    obey("C_OpenSession", None, |loaded| {
+    obey_for("C_OpenSession", None, Some(slot), |loaded| {
         if let Err(code) = loaded.shim.demand_room_for_session() {
             return code;
         }

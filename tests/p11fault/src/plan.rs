@@ -74,12 +74,14 @@ pub struct Rule {
     pub times: Option<u64>,
     /// In which process; in every one if absent.
     pub pid: Option<u32>,
+    /// For which token, by its label without spaces; for every one, and calls that are about none, if absent.
+    pub token: Option<String>,
 }
 
 impl Rule {
     /// Fails `call` with `code` until the rule is lifted.
     pub fn new(call: &str, code: &str, mode: Mode) -> Self {
-        Self { call: call.to_owned(), code: code.to_owned(), mode, times: None, pid: None }
+        Self { call: call.to_owned(), code: code.to_owned(), mode, times: None, pid: None, token: None }
     }
 
     /// The code as the module answers it.
@@ -135,7 +137,8 @@ impl Plan {
                 };
                 let pid = word("pid").and_then(|value| value.parse().ok());
                 let code = word("code").unwrap_or_default().to_owned();
-                plan.rules.push(Rule { call: call.to_owned(), code, mode, times: number("times"), pid });
+                let (times, token) = (number("times"), word("token").map(str::to_owned));
+                plan.rules.push(Rule { call: call.to_owned(), code, mode, times, pid, token });
             }
             plan.sessions_max = number("sessions_max").or(plan.sessions_max);
             plan.objects_max = number("objects_max").or(plan.objects_max);
@@ -174,6 +177,9 @@ impl fmt::Display for Plan {
             if let Some(pid) = rule.pid {
                 write!(f, " pid={pid}")?;
             }
+            if let Some(token) = &rule.token {
+                write!(f, " token={token}")?;
+            }
             writeln!(f)?;
         }
         Ok(())
@@ -194,7 +200,7 @@ mod tests {
     fn a_plan_is_read_as_it_was_written() {
         let mut plan = Plan::of(Rule::new("C_Sign", "CKR_DEVICE_ERROR", Mode::After));
         plan.rules.push(Rule { times: Some(3), pid: Some(7), ..Rule::new("*", "", Mode::Slow(73)) });
-        plan.rules.push(Rule::new("C_Login", "", Mode::Hang));
+        plan.rules.push(Rule { token: Some("second".to_owned()), ..Rule::new("C_Login", "", Mode::Hang) });
         assert_eq!(Plan::read(&plan.to_string()), plan);
         let limits = Plan {
             sessions_max: Some(16),

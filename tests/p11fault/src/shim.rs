@@ -50,8 +50,19 @@ impl Shim {
         Self { control: std::env::var_os(CONTROL).map(PathBuf::from), state: Mutex::default() }
     }
 
-    /// What the plan says of a call.
-    pub(crate) fn order(&self, call: &str, session: Option<CK_SESSION_HANDLE>) -> Order {
+    /// The slot that a call is about, if the plan in force tells tokens apart.
+    pub(crate) fn slot(
+        &self,
+        session: Option<CK_SESSION_HANDLE>,
+        slot: Option<CK_SLOT_ID>,
+    ) -> Option<CK_SLOT_ID> {
+        let state = self.read();
+        state.plan.rules.iter().find(|rule| rule.token.is_some())?;
+        slot.or_else(|| state.sessions.get(&session?).map(|(slot, _)| *slot))
+    }
+
+    /// What the plan says of a call, and of the token that it is about.
+    pub(crate) fn order(&self, call: &str, session: Option<CK_SESSION_HANDLE>, token: Option<&str>) -> Order {
         if let Some(code) = session.and_then(|session| self.use_session(session)) {
             return Order::Before(code);
         }
@@ -59,7 +70,7 @@ impl Shim {
         let mut told = false;
         loop {
             let mut state = self.read();
-            let Some(index) = state.applicable(call) else { return Order::Forward };
+            let Some(index) = state.applicable(call, token) else { return Order::Forward };
             let Some(rule) = state.plan.rules.get(index).cloned() else { return Order::Forward };
             let over = matches!(rule.mode, Mode::Slow(ms) if start.elapsed() >= Duration::from_millis(ms));
             if let Some(used) = state.used.get_mut(index).filter(|_| !told) {
@@ -155,12 +166,13 @@ impl Shim {
 }
 
 impl State {
-    fn applicable(&self, call: &str) -> Option<usize> {
+    fn applicable(&self, call: &str, token: Option<&str>) -> Option<usize> {
         let rules = self.plan.rules.iter().zip(&self.used);
         rules.into_iter().position(|(rule, used)| {
             (rule.call == "*" || rule.call == call)
                 && rule.times.is_none_or(|times| *used < times || matches!(rule.mode, Mode::Hang))
                 && rule.pid.is_none_or(|pid| pid == std::process::id())
+                && rule.token.as_deref().is_none_or(|of| token == Some(of))
         })
     }
 }

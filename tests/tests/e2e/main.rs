@@ -15,3 +15,4 @@ mod recovery;
 mod remote;
 mod storm;
 mod taint;
+mod tokens;

@@ -3,12 +3,17 @@
 //! `C_Initialize` and `C_Finalize` are the process's, not a token's: the first who needs the module
 //! initialises it, the last who leaves finalises it, and a token that has it initialised anew voids the
 //! sessions of the others, which find that out by the epoch and open their own again. Some modules crash
-//! when two threads call them (SoftHSM 2.6.1), so every call is made under the module's lock.
+//! when two threads call them (SoftHSM 2.6.1), so every call is made in the module's turn.
+//!
+//! A call that never returns must not take the other tokens with it: after [`PATIENCE`] the next one calls the
+//! module beside it. Every module that is initialised as this one is has to bear that, and if one crashes, the
+//! process is started anew as it would have been for the call that hangs.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use cryptoki::{
@@ -19,22 +24,50 @@ use cryptoki::{
 use super::fault;
 use crate::backend::Fault;
 
+/// How long a token waits for the other's call to return: far longer than a device takes for anything hsmd asks
+/// of it, and short enough to sign again within five seconds.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// How often the module is initialised anew at most while another token uses it: each time costs that token its
+/// session.
+const SHARED_PAUSE: Duration = Duration::from_secs(10);
+
 /// Modules by the path they were loaded from. Never unloaded: threads and exit handlers of a module may
 /// outlive its last session.
-static LOADED: Mutex<BTreeMap<PathBuf, Arc<Mutex<Module>>>> = Mutex::new(BTreeMap::new());
+static LOADED: Mutex<BTreeMap<PathBuf, Arc<Module>>> = Mutex::new(BTreeMap::new());
 
 /// A loaded module.
-pub(super) struct Module {
+struct Module {
     context: Pkcs11,
+    state: Mutex<State>,
+    left: Condvar,
+}
+
+#[derive(Default)]
+struct State {
     initialised: bool,
     /// Counts initialisations: a session is void once this has changed.
     epoch: u64,
     /// Tokens that use it.
     users: usize,
+    /// Whose turn it is, and since when.
+    turn: Option<(u64, Instant)>,
+    /// Counts turns.
+    turns: u64,
+    /// Turns that were not waited for and have not ended yet.
+    astray: usize,
+    /// When the module was finalised last.
+    finalised: Option<Instant>,
 }
 
 /// One token's use of a module.
-pub(super) struct Use(Arc<Mutex<Module>>);
+pub(super) struct Use(Arc<Module>);
+
+/// One token's turn to call the module.
+pub(super) struct Turn<'a> {
+    module: &'a Module,
+    number: u64,
+}
 
 impl Use {
     /// Loads the module at `path`, unless another token has.
@@ -44,60 +77,107 @@ impl Use {
             Arc::clone(module)
         } else {
             let context = Pkcs11::new(path).map_err(|error| unloadable(path, error))?;
-            let module = Module { context, initialised: false, epoch: 0, users: 0 };
-            let module = Arc::new(Mutex::new(module));
+            let module = Arc::new(Module { context, state: Mutex::default(), left: Condvar::new() });
             loaded.insert(path.to_owned(), Arc::clone(&module));
             module
         };
-        module.lock().unwrap_or_else(PoisonError::into_inner).users += 1;
+        module.state().users += 1;
         Ok(Self(module))
     }
 
-    /// Waits until no other token calls the module.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Module> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether another token uses it too.
+    pub(super) fn is_shared(&self) -> bool {
+        self.0.state().users > 1
+    }
+
+    /// Waits until no other token calls the module, or one has for too long.
+    pub(super) fn lock(&self) -> Turn<'_> {
+        let mut state = self.0.state();
+        while let Some((_, since)) = state.turn {
+            let Some(left) = PATIENCE.checked_sub(since.elapsed()).filter(|left| !left.is_zero()) else {
+                tracing::warn!(
+                    "a call of the PKCS#11 module has not returned; another token no longer waits for it"
+                );
+                state.astray += 1;
+                break;
+            };
+            state = self.0.left.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.turns = state.turns.wrapping_add(1);
+        let number = state.turns;
+        state.turn = Some((number, Instant::now()));
+        Turn { module: &self.0, number }
     }
 }
 
 impl Drop for Use {
     fn drop(&mut self) {
-        let mut module = self.lock();
-        module.users = module.users.saturating_sub(1);
-        if module.users == 0 {
-            module.finalise();
+        let turn = self.lock();
+        let mut state = turn.module.state();
+        state.users = state.users.saturating_sub(1);
+        let unused = state.users == 0;
+        drop(state);
+        if unused {
+            turn.finalise();
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// The module, initialised if it was not.
+    pub(super) fn context(&self) -> Result<&Pkcs11, Fault> {
+        let context = &self.module.context;
+        // Not locked meanwhile: this may be the call that never returns.
+        if !self.module.state().initialised {
+            match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+                Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
+                Err(error) => return Err(fault(error)),
+            }
+            let mut state = self.module.state();
+            state.initialised = true;
+            state.epoch = state.epoch.wrapping_add(1);
+        }
+        Ok(context)
+    }
+
+    /// Which initialisation sessions are of now.
+    pub(super) fn epoch(&self) -> u64 {
+        self.module.state().epoch
+    }
+
+    /// Ends the module's sessions, everybody's, and has it initialised anew when it is needed next. Not while a
+    /// call is still inside it, nor over and over at the cost of another token.
+    pub(super) fn finalise(&self) {
+        let mut state = self.module.state();
+        let lately = state.finalised.is_some_and(|last| last.elapsed() < SHARED_PAUSE);
+        if !state.initialised || state.astray > 0 || (state.users > 1 && lately) {
+            return;
+        }
+        state.initialised = false;
+        state.epoch = state.epoch.wrapping_add(1);
+        state.finalised = Some(Instant::now());
+        drop(state);
+        if let Err(error) = self.module.context.clone().finalize() {
+            tracing::warn!(%error, "cannot finalise the PKCS#11 module");
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.module.state();
+        if state.turn.is_some_and(|(number, _)| number == self.number) {
+            state.turn = None;
+            self.module.left.notify_one();
+        } else {
+            state.astray = state.astray.saturating_sub(1);
         }
     }
 }
 
 impl Module {
-    /// The module, initialised if it was not.
-    pub(super) fn context(&mut self) -> Result<&Pkcs11, Fault> {
-        if !self.initialised {
-            match self.context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-                Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-                Err(error) => return Err(fault(error)),
-            }
-            self.initialised = true;
-            self.epoch = self.epoch.wrapping_add(1);
-        }
-        Ok(&self.context)
-    }
-
-    /// Which initialisation sessions are of now.
-    pub(super) const fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// Ends the module's sessions, everybody's, and has it initialised anew when it is needed next.
-    pub(super) fn finalise(&mut self) {
-        if !self.initialised {
-            return;
-        }
-        self.initialised = false;
-        self.epoch = self.epoch.wrapping_add(1);
-        if let Err(error) = self.context.clone().finalize() {
-            tracing::warn!(%error, "cannot finalise the PKCS#11 module");
-        }
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,4 +5,4 @@ mod matrix;
 mod place;
 
 pub use matrix::everything;
-pub use place::module;
+pub use place::{Place, SOON, module};

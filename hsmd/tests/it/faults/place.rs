@@ -36,6 +36,23 @@ impl Place {
         Self { world, control: folder.join("control"), plans: AtomicU64::new(0) }
     }
 
+    /// The same with a second token, labelled `spare`.
+    pub fn pair() -> Self {
+        let place = Self::new();
+        place.world.softhsm.add_token("spare");
+        place.add_second("token_label = \"spare\"");
+        place
+    }
+
+    /// Adds the second token's table to the configuration.
+    pub fn add_second(&self, keys: &str) {
+        let config = fs::read_to_string(self.world.config()).unwrap();
+        let (module, pin) = (module(), self.world.softhsm.pin_file());
+        let (module, pin) = (module.display(), pin.display());
+        let table = format!("[second_hsm]\nmodule = \"{module}\"\npin = \"{pin}\"\n{keys}\n");
+        fs::write(self.world.config(), format!("{config}{table}")).unwrap();
+    }
+
     pub fn spawn_with(&self, environment: &[(&str, &str)]) -> Daemon {
         let control = self.control.to_str().unwrap();
         let environment = [environment, &[(CONTROL, control)]].concat();
@@ -103,6 +120,10 @@ impl Place {
     pub fn chain(&self) -> Option<Vec<SignedEvent>> {
         let answer = try_request(&self.world.socket("edge"), "GET", "/chain", b"").ok()?;
         (answer.status == 200).then(|| read_chain(&answer.body))
+    }
+
+    pub fn metrics(&self) -> String {
+        try_request(&self.world.socket("metrics"), "GET", "/metrics", b"").unwrap().ok()
     }
 
     pub fn health(&self) -> (u16, String) {

@@ -8,19 +8,26 @@ use p256::ecdsa::{SigningKey, signature::hazmat::PrehashSigner as _};
 
 /// What the device holds: survives the connections to it.
 #[derive(Clone, Default)]
-pub struct Device(Arc<Mutex<State>>);
+pub struct Device(Arc<Mutex<State>>, Arc<Mutex<Faults>>);
 
 #[derive(Default)]
 struct State {
+    /// Sets the keys of one device apart from another's.
+    salt: u8,
     keys: Vec<(KeyId, SigningKey)>,
     /// Ids of halves of keys.
     halves: Vec<KeyId>,
     made: u64,
+    /// An id names one key only.
+    unique_ids: bool,
+}
+
+/// What goes wrong: with one device, or with all of one process.
+#[derive(Default)]
+struct Faults {
     calls: u64,
     plan: Option<Plan>,
     dead: bool,
-    /// An id names one key only.
-    unique_ids: bool,
 }
 
 /// When and how to fail.
@@ -42,17 +49,34 @@ impl Device {
         device
     }
 
+    /// Another device of the same kind; a plan is for both, as when the process dies that has both open.
+    pub fn beside(&self) -> Self {
+        let unique_ids = self.0.lock().unwrap().unique_ids;
+        let state = State { salt: 1, unique_ids, ..State::default() };
+        Self(Arc::new(Mutex::new(state)), Arc::clone(&self.1))
+    }
+
+    /// The same with faults of its own.
+    pub fn apart(&self) -> Self {
+        Self(self.beside().0, Arc::default())
+    }
+
     pub fn plan(&self, plan: Plan) {
-        let mut state = self.0.lock().unwrap();
-        state.calls = 0;
-        state.plan = Some(plan);
+        let mut faults = self.1.lock().unwrap();
+        faults.calls = 0;
+        faults.plan = Some(plan);
+    }
+
+    /// From now on it does not answer.
+    pub fn lose(&self) {
+        self.1.lock().unwrap().dead = true;
     }
 
     /// Forgets the plan; true if it was carried out.
     pub fn heal(&self) -> bool {
-        let mut state = self.0.lock().unwrap();
-        state.dead = false;
-        state.plan.take().is_none()
+        let mut faults = self.1.lock().unwrap();
+        faults.dead = false;
+        faults.plan.take().is_none()
     }
 
     pub fn keys(&self) -> Vec<PublicKey> {
@@ -106,14 +130,15 @@ impl Memory {
     /// Runs one call under the plan.
     fn call<T>(&self, work: impl FnOnce(&mut State) -> Result<T, Fault>) -> Result<T, Fault> {
         let mut state = self.device.0.lock().unwrap();
-        if state.dead {
+        let mut faults = self.device.1.lock().unwrap();
+        if faults.dead {
             return Err(died());
         }
-        let call = state.calls;
-        state.calls += 1;
-        let Some(plan) = state.plan.filter(|plan| plan.at == call) else { return work(&mut state) };
-        state.plan = None;
-        state.dead = plan.fatal;
+        let call = faults.calls;
+        faults.calls += 1;
+        let Some(plan) = faults.plan.filter(|plan| plan.at == call) else { return work(&mut state) };
+        faults.plan = None;
+        faults.dead = plan.fatal;
         if plan.after_effect {
             work(&mut state)?;
         }
@@ -130,6 +155,7 @@ fn make(state: &mut State) -> SigningKey {
     state.made += 1;
     let mut seed = [1; 32];
     seed[..8].copy_from_slice(&state.made.to_be_bytes());
+    seed[8] += state.salt;
     SigningKey::from_slice(&seed).unwrap()
 }
 

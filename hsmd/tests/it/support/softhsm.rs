@@ -1,6 +1,7 @@
 //! A SoftHSM token in a folder of its own.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -9,6 +10,9 @@ use std::{
 
 pub const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 pub const PIN: &str = "7340-abcd";
+
+/// The variable that names the token whose objects are counted.
+pub const TOKEN: &str = "KEELSON_TOKEN";
 
 pub struct SoftHsm {
     folder: PathBuf,
@@ -42,6 +46,11 @@ impl SoftHsm {
         assert!(made.success());
     }
 
+    /// The folders of the tokens.
+    pub fn token_folders(&self) -> BTreeSet<PathBuf> {
+        fs::read_dir(self.tokens()).unwrap().map(|folder| folder.unwrap().path()).collect()
+    }
+
     pub fn conf(&self) -> PathBuf {
         self.folder.join("softhsm2.conf")
     }
@@ -58,16 +67,26 @@ impl SoftHsm {
     ///
     /// Asked through the module, in a process of its own: SoftHSM reads its environment once.
     pub fn objects(&self) -> usize {
-        let listed = self.run_inside("conformance::objects_inside");
+        self.objects_of("keelson")
+    }
+
+    /// The same of another token.
+    pub fn objects_of(&self, label: &str) -> usize {
+        let listed = self.run_with("conformance::objects_inside", &[(TOKEN, label)]);
         let count = listed.split("objects: ").nth(1).and_then(|rest| rest.lines().next());
         count.expect(&listed).parse().unwrap()
     }
 
     /// Runs an ignored test of this binary with this token in its environment; answers what it printed.
     pub fn run_inside(&self, test: &str) -> String {
+        self.run_with(test, &[])
+    }
+
+    fn run_with(&self, test: &str, environment: &[(&str, &str)]) -> String {
         let done = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--ignored", "--nocapture"])
             .env("SOFTHSM2_CONF", self.conf())
+            .envs(environment.iter().copied())
             .output()
             .unwrap();
         let told = [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();

@@ -10,7 +10,7 @@ fn every_configuration_in_the_document_is_accepted() {
     let text = fs::read_to_string(DOCUMENT).unwrap();
     let configurations: Vec<_> =
         text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(configurations.len(), 2);
+    assert_eq!(configurations.len(), 3);
     for configuration in configurations {
         let path = folder.path().join("hsmd.toml");
         let policy = concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/config/policy.toml");

@@ -1,4 +1,4 @@
-//! `opsctl hsm`: what keeps the signer alive beyond its disks and tokens.
+//! `opsctl hsm recover`: a ledger that is behind its token.
 
 use std::path::PathBuf;
 

@@ -1,0 +1,9 @@
+//! `opsctl hsm`: what keeps the signer alive beyond its disks and tokens.
+
+mod backup;
+mod recover;
+mod verify;
+
+pub(crate) use backup::{HandedOn, backup, restore};
+pub(crate) use recover::{Recover, recover};
+pub(crate) use verify::{Verify, verify};
