@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
-use crate::{health::Health, rotation::Keeper};
+use crate::{
+    health::Health,
+    rotation::{Keeper, told},
+};
 
 /// How often the device is asked, if no generation begins meanwhile.
 const INTERVAL: Duration = Duration::from_mins(10);
@@ -37,12 +40,6 @@ fn room(free: u32) -> Option<String> {
     metrics::gauge!("hsmd_token_objects_free").set(free);
     (free < FREE_MIN)
         .then(|| format!("the device has room for {free} more objects; remove what is not hsmd's"))
-}
-
-/// An error and its causes, on one line.
-fn told(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
 #[cfg(test)]

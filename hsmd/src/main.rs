@@ -40,6 +40,9 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// How often while something is wrong: hsmd signs again within 5 s of a fault's end.
 const TROUBLE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How soon once somebody's signature has failed: that hsmd is not ready is told within two seconds.
+const SUSPICION_INTERVAL: Duration = Duration::from_millis(500);
+
 /// How long one such attempt may take, so that the watchdog hears of it in time: what a caller waits.
 const PROBE_MAX: Duration = signer::DEADLINE;
 
@@ -279,7 +282,7 @@ async fn watch(keeper: &Keeper, health: &Health) -> Ending {
     }
 }
 
-/// Waits, but no longer than a fault may stand once something is seen to be wrong.
+/// Waits, but no longer than a fault may stand once something is seen or suspected to be wrong.
 async fn pause(keeper: &Keeper, interval: Duration) {
     let start = Instant::now();
     while let Some(left) = interval.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
@@ -287,7 +290,10 @@ async fn pause(keeper: &Keeper, interval: Duration) {
         if wrong && start.elapsed() >= TROUBLE_INTERVAL {
             return;
         }
-        tokio::time::sleep(left.min(TROUBLE_INTERVAL)).await;
+        tokio::select! {
+            () = keeper.suspected() => return tokio::time::sleep(SUSPICION_INTERVAL).await,
+            () = tokio::time::sleep(left.min(TROUBLE_INTERVAL)) => {}
+        }
     }
 }
 

@@ -34,7 +34,7 @@ use std::{
 
 use aws_lc_rs::digest;
 use keychain::{Code, Digest, PublicKey, Refusal, Signature, Timestamp, endorsement};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 use crate::{
     backend::{Fault, Kept, KeyIds},
@@ -181,6 +181,8 @@ pub struct Keeper {
     trouble: RwLock<Option<String>>,
     /// The sequence number of the newest visible event, for those who wait for the next.
     head: watch::Sender<u64>,
+    /// A signature failed: whoever watches over the way to one need not wait until it is tried again.
+    suspicion: Notify,
 }
 
 impl Keeper {
@@ -212,6 +214,7 @@ impl Keeper {
             proven: AtomicBool::new(false),
             trouble: RwLock::new(None),
             head: watch::Sender::new(0),
+            suspicion: Notify::new(),
         }
     }
 
@@ -254,7 +257,13 @@ impl Keeper {
                 // the key away.
                 Err(Error::Hsm(Fault::NoSuchKey(_))) if still_live => self.look_again(&view).await?,
                 Ok(_) | Err(Error::Hsm(Fault::NoSuchKey(_))) => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    let busy = matches!(error, Error::Hsm(Fault::Busy { .. }));
+                    if class != Class::Probe && !busy {
+                        self.suspicion.notify_one();
+                    }
+                    return Err(error);
+                }
             }
         }
         Err(Error::Unsettled)
@@ -288,6 +297,11 @@ impl Keeper {
     /// Follows the sequence number of the newest visible event.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.head.subscribe()
+    }
+
+    /// Resolves when somebody's signature has failed since this was last asked.
+    pub async fn suspected(&self) {
+        self.suspicion.notified().await;
     }
 
     /// The time of day.
@@ -395,7 +409,7 @@ impl Keeper {
         }
         let reconciled = self.reconcile().await;
         *self.trouble.write().unwrap_or_else(PoisonError::into_inner) =
-            reconciled.as_ref().err().map(ToString::to_string);
+            reconciled.as_ref().err().map(|error| told(error));
         let view = Arc::new(reconciled?);
         metrics::gauge!("hsmd_token_objects", "state" => "live").set(1);
         metrics::gauge!("hsmd_token_objects", "state" => "next").set(u32::from(view.next().is_some()));
@@ -424,6 +438,12 @@ impl Keeper {
     fn unsettle(&self) {
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+/// An error and its causes, on one line.
+pub(crate) fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
 /// A whole number as a gauge: exact to 2^32, beyond any sequence number that rotations reach and any time of

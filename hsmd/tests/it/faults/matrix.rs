@@ -227,8 +227,10 @@ fn running(place: &Place, case: &Case, mut hsmd: Daemon) -> (bool, Daemon) {
             1,
             "a refused PIN was presented again"
         );
-        let (status, health) = place.health();
-        assert!(status == 503 && health.contains("PIN"), "{status} {health}");
+        eventually("the PIN to be named", SOON, || {
+            let (status, health) = place.health();
+            status == 503 && health.contains("PIN")
+        });
         // A person has to see to it: hsmd is started anew by hand.
         drop(hsmd);
         hsmd = place.start();
