@@ -215,14 +215,15 @@ impl Tokens {
     }
 
     /// For how long a call has not returned that only a new process can end: that of the one token; of two, that
-    /// of the token which holds the live key, or both. The other's stands in nobody's way.
+    /// of the token which holds the live key, or may. The other's stands in nobody's way.
     pub fn at_the_token(&self, live: Option<&PublicKey>) -> Option<Duration> {
         if let Some(signer) = self.alone() {
             return signer.at_the_token();
         }
         match live.and_then(|live| self.holder(live)) {
             Some(place) => place.hangs_for(),
-            None => self.places().map(Place::hangs_for).min().flatten(),
+            // A token that was never listed is presumed to hold it.
+            None => self.places().filter_map(Place::hangs_for).max(),
         }
     }
 

@@ -15,11 +15,15 @@ const UNKNOWN_MAX: usize = 16;
 #[derive(Clone, Default)]
 pub(super) struct Crowd(Arc<Mutex<BTreeMap<String, usize>>>);
 
+/// Connections beyond these that are told why they are refused; further ones are closed unheard.
+const TOLD_MAX: usize = 8;
+
 /// One connection's place among those of its caller; given back when it is dropped.
 pub(super) struct Place {
     crowd: Crowd,
     caller: String,
     beyond: bool,
+    far_beyond: bool,
 }
 
 impl Crowd {
@@ -28,9 +32,10 @@ impl Crowd {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(caller.clone()).or_default();
         *count = count.saturating_add(1);
-        let beyond = *count > if is_known { KNOWN_MAX } else { UNKNOWN_MAX };
+        let most = if is_known { KNOWN_MAX } else { UNKNOWN_MAX };
+        let (beyond, far_beyond) = (*count > most, *count > most.saturating_add(TOLD_MAX));
         drop(counts);
-        Place { crowd: self.clone(), caller, beyond }
+        Place { crowd: self.clone(), caller, beyond, far_beyond }
     }
 }
 
@@ -38,6 +43,11 @@ impl Place {
     /// Whether the caller has too many: what comes over this one is refused.
     pub(super) const fn is_beyond(&self) -> bool {
         self.beyond
+    }
+
+    /// Whether the caller has so many that this one is closed at once.
+    pub(super) const fn is_far_beyond(&self) -> bool {
+        self.far_beyond
     }
 }
 
@@ -65,6 +75,10 @@ mod tests {
             assert!(places.pop().unwrap().is_beyond());
             assert!(places.iter().all(|place| !place.is_beyond()));
             places.pop();
+            let more: Vec<_> = (0..=TOLD_MAX + 1).map(|_| crowd.enter(caller.to_owned(), is_known)).collect();
+            let closed = more.iter().filter(|place| place.is_far_beyond()).count();
+            assert_eq!(closed, 1, "one of these had a place, and {TOLD_MAX} are told");
+            drop(more);
             assert!(!crowd.enter(caller.to_owned(), is_known).is_beyond());
         }
         assert!(crowd.0.lock().unwrap().is_empty());

@@ -2,7 +2,7 @@
 //!
 //! They speak HTTP/1.1, whose heads the server bounds (128 KiB, 96 fields); HTTP/2 is not built in.
 
-use std::{any::Any, io, time::Duration};
+use std::{any::Any, io, os::fd::AsFd, time::Duration};
 
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::{
@@ -81,7 +81,23 @@ fn remember_caller(connection: &dyn Any, data: &mut Extensions, gate: &Gate, cro
     let caller = data.get::<Caller>();
     let name = caller.map_or_else(String::new, Caller::to_string);
     let is_known = gate.demand_known(caller).is_ok();
-    data.insert(crowd.enter(name, is_known));
+    let place = crowd.enter(name, is_known);
+    if place.is_far_beyond() {
+        close(connection);
+    }
+    data.insert(place);
+}
+
+/// Ends a connection without a word: whoever opens them by the hundred is not waited for.
+fn close(connection: &dyn Any) {
+    let unix = connection.downcast_ref::<UnixStream>().map(AsFd::as_fd);
+    let tcp = connection.downcast_ref::<TcpStream>().map(AsFd::as_fd);
+    let tls = connection.downcast_ref::<TlsStream<TcpStream>>().map(|stream| stream.get_ref().0.as_fd());
+    if let Some(descriptor) = unix.or(tcp).or(tls) {
+        if let Err(error) = rustix::net::shutdown(descriptor, rustix::net::Shutdown::Both) {
+            tracing::debug!(%error, "a connection is gone already");
+        }
+    }
 }
 
 fn note_caller(connection: &dyn Any, data: &mut Extensions) {

@@ -62,6 +62,10 @@ impl Keeper {
             return Ok(earlier);
         }
         let (view, next) = self.demand_next(view).await?;
+        // Another look may have shown that another hsmd has left the generation.
+        if let Some(earlier) = earlier(&view, advance)? {
+            return Ok(earlier);
+        }
         let left = view.live().event();
         // Until the turn is taken nothing has been done: whatever fails leaves everything as it is.
         let (turn, created_at) = self.prepare(left, advance).await?;

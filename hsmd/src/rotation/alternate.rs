@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use keychain::{Code, PublicKey, Refusal};
 
-use super::{Error, Keeper, View};
+use super::{Error, Keeper, View, told};
 use crate::{
     backend::Fault,
     tokens::{TokenState, Tokens},
@@ -31,9 +31,9 @@ impl Keeper {
         }
         if !self.proven.load(Ordering::Relaxed) {
             let live = view.live().event().public_key;
-            if let Some(fault) = self.tokens.silence_about(Some(&live)) {
-                return Err(Error::Unproven(fault));
-            }
+            // That no token is known to be silent now proves nothing: it was when the ledger was last held
+            // against what is on them.
+            return Err(self.tokens.silence_about(Some(&live)).map_or(Error::Unsettled, Error::Unproven));
         }
         let next = view.next().ok_or(Error::Unsettled)?;
         Ok((view, next))
@@ -50,12 +50,12 @@ impl Keeper {
             }
             Err(error @ (Error::Behind(_) | Error::Contradiction(_))) => {
                 self.unsettle();
-                *self.trouble.write().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                *self.trouble.write().unwrap_or_else(PoisonError::into_inner) = Some(told(&error));
                 Err(error)
             }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot look at both tokens yet");
-                self.view().ok_or(error)
+                Err(error)
             }
         }
     }

@@ -48,6 +48,14 @@ impl Keeper {
         }
         let survey = self.tokens.survey().await?;
         demand_all(&survey)?;
+        let first_two = [self.key_ids.of(0), self.key_ids.of(1)];
+        let ids = survey.keys().map(|(_, key)| key.id).chain(survey.halves().filter_map(|(_, half)| half.id));
+        if let Some(id) = ids.into_iter().find(|id| !first_two.contains(id)) {
+            return Err(Error::Behind(format!(
+                "the ledger is empty, but a token holds a key under id {id}, which is another chain's: give this hsmd \
+                 empty tokens or `hsm.key_ids` of its own"
+            )));
+        }
         let keys = survey.keys().map(|(which, key)| (which, key.handle));
         for (which, handle) in keys.chain(survey.halves().map(|(which, half)| (which, half.handle))) {
             self.tokens.destroy(which, handle).await?;

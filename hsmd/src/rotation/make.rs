@@ -50,6 +50,13 @@ impl Keeper {
             made => return Ok(made?),
         }
         let survey = self.tokens.survey().await?;
+        let ours = self.verified().map_or_else(Vec::new, |view| view.public_keys());
+        let is_ours = |key: &PublicKey| committed.contains(key) || ours.contains(key);
+        let is_first = ours.is_empty();
+        if !is_first && !survey.keys().any(|(on, key)| on == which && is_ours(&key.public_key)) {
+            // Nothing on it is of this chain, so that what bears the id may be another's.
+            return Err(Fault::IdTaken(id).into());
+        }
         for (_, key) in survey.keys().filter(|(on, key)| *on == which && key.id == id) {
             if committed.contains(&key.public_key) {
                 return Err(Error::Contradiction(format!(

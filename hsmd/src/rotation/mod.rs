@@ -177,6 +177,8 @@ pub struct Keeper {
     /// Whether the ledger's newest event is known to be the chain's: its key was seen on a token, or the published
     /// chain was brought.
     proven: AtomicBool,
+    /// Whether an operator is just saying that nobody has seen what was unfinished.
+    discarding: AtomicBool,
     /// Why token and ledger are not reconciled, if that was tried and failed.
     trouble: RwLock<Option<String>>,
     /// The sequence number of the newest visible event, for those who wait for the next.
@@ -212,6 +214,7 @@ impl Keeper {
             verified: RwLock::new(None),
             strays: AtomicBool::new(false),
             proven: AtomicBool::new(false),
+            discarding: AtomicBool::new(false),
             trouble: RwLock::new(None),
             head: watch::Sender::new(0),
             suspicion: Notify::new(),

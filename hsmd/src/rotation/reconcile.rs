@@ -11,12 +11,12 @@ use keychain::{
 
 use super::{Error, Keeper, View, to_gauge};
 use crate::{
-    backend::{Fault, Key, KeyId},
+    backend::{Fault, Half, Key, KeyId},
     failure_point::{self, Step},
     ledger::{Contents, Turn},
-    tokens::Survey,
+    tokens::{Survey, Which},
 };
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 impl Keeper {
     /// Finishes or undoes what was interrupted, and answers the chain as it then stands.
@@ -26,6 +26,7 @@ impl Keeper {
         let known = self.verified();
         let known: Vec<_> = known.iter().flat_map(|view| view.events()).collect();
         let contents = turn.read(&known).await?;
+        demand_all_of(&known, &contents.events)?;
         if contents.events.is_empty() {
             return self.make_first(turn, &contents).await;
         }
@@ -44,16 +45,16 @@ impl Keeper {
         if survey.silent().is_none() && (live.is_none() || next.is_none()) {
             return Err(Error::Behind(missing(newest.sequence_number, live, next)));
         }
-        let strays = survey.keys().map(|(_, key)| key).filter(|key| !is_named(key, &newest));
-        let ids = strays.map(|key| key.id).chain(survey.halves().filter_map(|(_, half)| half.id));
-        for id in ids {
+        let surplus = Surplus::of(&survey, &events);
+        for id in surplus.unknown_ids() {
             self.demand_explained(newest.sequence_number, key_intent, id)?;
         }
+        self.demand_no_failover(&survey, &newest, &surplus)?;
         match survey.silent() {
             // Not even what an interrupted step explains is destroyed: the ledger may be older than it looks.
             Some(fault) if live.is_none() && next.is_none() => return Err(Error::Hsm(fault.again())),
             Some(_) => {}
-            None => self.clear_away(&survey, &newest).await,
+            None => self.clear_away(&surplus).await,
         }
         turn.release().await?;
         if live.is_some() {
@@ -64,17 +65,17 @@ impl Keeper {
     }
 
     /// Destroys what the newest event does not name.
-    async fn clear_away(&self, survey: &Survey, newest: &Event) {
+    async fn clear_away(&self, surplus: &Surplus<'_>) {
         failure_point::pass(Step::Settle, "before-sweep");
         let mut left_over = 0_u32;
-        for (_, key) in survey.keys().filter(|(_, key)| !is_named(key, newest)) {
+        for (_, key) in &surplus.keys {
             tracing::info!(id = %key.id, key = %key.public_key, "destroying a key that the ledger does not name");
             left_over += note_destroyed(Some(key.id), self.tokens.retire(key.public_key).await);
             failure_point::pass(Step::Settle, "amid-sweep");
         }
-        for (which, half) in survey.halves() {
+        for (which, half) in &surplus.halves {
             tracing::info!(id = ?half.id, "destroying half a key");
-            left_over += note_destroyed(half.id, self.tokens.destroy(which, half.handle).await);
+            left_over += note_destroyed(half.id, self.tokens.destroy(*which, half.handle).await);
         }
         failure_point::pass(Step::Settle, "after-sweep");
         self.strays.store(left_over > 0, Ordering::Relaxed);
@@ -107,6 +108,83 @@ impl Keeper {
             next.saturating_add_signed(i64::from(distance))
         )))
     }
+
+    /// Refuses a ledger that may be from before a failover. A rotation makes its key beside the live one; a key
+    /// of the generation after the next that is beside the next one was made while the live one's token was
+    /// silent, and the event that commits to it may be one that this ledger has never heard of.
+    fn demand_no_failover(
+        &self,
+        survey: &Survey,
+        newest: &Event,
+        surplus: &Surplus<'_>,
+    ) -> Result<(), Error> {
+        let place =
+            |is_it: &dyn Fn(&Key) -> bool| survey.keys().find(|(_, key)| is_it(key)).map(|(which, _)| which);
+        let live = place(&|key| key.public_key == newest.public_key);
+        let next = place(&|key| key.public_key.digest() == newest.rotation_hash);
+        let after_next = self.key_ids.of(newest.sequence_number.saturating_add(2));
+        let beside_next = surplus.unknown.iter().any(|(which, id)| Some(*which) == next && *id == after_next);
+        if live == next || !beside_next || self.discarding.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(Error::Behind(format!(
+            "a token has a key under id {after_next} beside the next one, as a rotation leaves it that went on without \
+             the live key's token, but the ledger ends with {}: import the newest published chain (`opsctl hsm recover \
+             --chain FILE`); if nobody has a newer event, with --discard-unfinished",
+            newest.sequence_number
+        )))
+    }
+}
+
+/// What is on the tokens besides the keys that the newest event names.
+///
+/// A token that has no key of this chain may be another's, put in the wrong place: nothing on it is destroyed. But a
+/// key on it that this ledger cannot have made is one that it should know.
+struct Surplus<'a> {
+    keys: Vec<(Which, &'a Key)>,
+    halves: Vec<(Which, &'a Half)>,
+    /// Ids of what no event explains, on whichever token.
+    unknown: Vec<(Which, KeyId)>,
+}
+
+impl<'a> Surplus<'a> {
+    fn of(survey: &'a Survey, events: &[SignedEvent]) -> Self {
+        let of_an_event: BTreeSet<_> = events.iter().map(|event| event.event().public_key).collect();
+        let newest = events.last().map(SignedEvent::event);
+        let is_named = |key: &Key| newest.is_some_and(|newest| is_named(key, newest));
+        let is_ours = |key: &Key| is_named(key) || of_an_event.contains(&key.public_key);
+        let ours: Vec<_> = survey.keys().filter(|(_, key)| is_ours(key)).map(|(which, _)| which).collect();
+        let strangers = survey.keys().filter(|(_, key)| !is_ours(key)).map(|(which, key)| (which, key.id));
+        let halves = survey.halves().filter_map(|(which, half)| Some((which, half.id?)));
+        let unknown = strangers.chain(halves).collect();
+        let surplus = survey.keys().filter(|(_, key)| !is_named(key));
+        let (keys, others): (Vec<_>, Vec<_>) = surplus.partition(|(which, _)| ours.contains(which));
+        for (which, key) in others {
+            let token = which.as_str();
+            tracing::warn!(token, id = %key.id, "a key is on a token that has none of this chain's; it is left alone");
+        }
+        let halves =
+            survey.halves().filter(|(which, half)| half.id.is_none() || ours.contains(which)).collect();
+        Self { keys, halves, unknown }
+    }
+
+    fn unknown_ids(&self) -> impl Iterator<Item = KeyId> {
+        self.unknown.iter().map(|(_, id)| *id)
+    }
+}
+
+/// Refuses a ledger that lacks what this process has seen in it: it was exchanged for an older one meanwhile.
+fn demand_all_of(seen: &[&SignedEvent], events: &[SignedEvent]) -> Result<(), Error> {
+    let same = seen.iter().zip(events).all(|(seen, event)| seen.id() == event.id());
+    if same && seen.len() <= events.len() {
+        return Ok(());
+    }
+    Err(Error::Behind(format!(
+        "the ledger had {} events a moment ago and now has {}, or others: it was exchanged for an older one; import the \
+         published chain (`opsctl hsm recover --chain FILE`) or bring back the newest ledger",
+        seen.len(),
+        events.len()
+    )))
 }
 
 /// How many are left of one that was to be destroyed: a token that cannot destroy can still sign.

@@ -104,12 +104,21 @@ impl Keeper {
     async fn recover_in_turn(&self, brought: &Brought, unfinished: Unfinished) -> Result<Recovered, Error> {
         let _turn = self.turn.lock().await;
         let imported = self.import(brought, unfinished).await?;
-        let view = match self.settled_in_turn().await {
+        let discards = unfinished == Unfinished::Discard;
+        self.discarding.store(discards, Ordering::Relaxed);
+        let settled = self.settled_in_turn().await;
+        self.discarding.store(false, Ordering::Relaxed);
+        let view = match settled {
             Err(Error::Behind(_)) if imported == 0 => {
                 return Err(unrecoverable("the chain has no event that the ledger lacks"));
             }
             settled => settled?,
         };
+        if discards {
+            // Whoever says that nobody has seen more than the chain brought, of which the ledger now has all, says
+            // that the ledger has the chain's newest event.
+            self.proven.store(true, Ordering::Relaxed);
+        }
         failure_point::pass(Step::Recover, "after-settle");
         let live = view.live().event();
         Ok(Recovered {
@@ -127,7 +136,6 @@ impl Keeper {
         let lacking = brought.beyond(&contents.events).map_err(Error::Unrecoverable)?;
         let Some(newest) = lacking.last().map(SignedEvent::event) else {
             turn.release().await?;
-            self.note_proof(unfinished);
             return Ok(0);
         };
         let survey = self.look_for(newest).await?;
@@ -136,17 +144,8 @@ impl Keeper {
         failure_point::write(Step::Recover, "before-import")?;
         turn.import(lacking, key_intent).await?;
         failure_point::write(Step::Recover, "after-import")?;
-        self.note_proof(unfinished);
         tracing::warn!(imported = lacking.len(), newest = %newest.id, "the ledger has the published chain");
         Ok(lacking.len())
-    }
-
-    /// Whoever says that nobody has seen more than the chain brought, of which the ledger now has all, says that
-    /// the ledger has the chain's newest event.
-    fn note_proof(&self, unfinished: Unfinished) {
-        if unfinished == Unfinished::Discard {
-            self.proven.store(true, Ordering::Relaxed);
-        }
     }
 
     /// Refuses a chain that does not end where the token stands. Answers up to which generation keys may have

@@ -51,6 +51,11 @@ impl View {
         self.events.iter().map(AsRef::as_ref)
     }
 
+    /// The key of every generation.
+    pub fn public_keys(&self) -> Vec<PublicKey> {
+        self.events().map(|event| event.event().public_key).collect()
+    }
+
     /// The event of that id.
     pub fn find(&self, id: &Digest) -> Option<&SignedEvent> {
         self.events.iter().rev().find(|event| event.id() == *id).map(AsRef::as_ref)

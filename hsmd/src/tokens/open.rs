@@ -78,8 +78,10 @@ async fn open_one(settings: Settings) -> Result<(Tokens, Threads), Unopened> {
 async fn open_two(sources: [Source; 2]) -> Result<(Tokens, Threads), Unopened> {
     let (threads, identities) = (Threads::default(), Arc::default());
     let mut openings = Vec::new();
-    for (which, source) in [Which::First, Which::Second].into_iter().zip(sources) {
-        let settings = source().map_err(Unopened::Settings)?;
+    // Both are read before a thread begins with either.
+    let [first, second] = &sources;
+    let settings = [first().map_err(Unopened::Settings)?, second().map_err(Unopened::Settings)?];
+    for ((which, source), settings) in [Which::First, Which::Second].into_iter().zip(sources).zip(settings) {
         let opening = Arc::new(Opening::new(which, source, Arc::clone(&identities), threads.clone()));
         openings.push(Arc::clone(&opening));
         let name = format!("open-{}", which.as_str());
