@@ -92,6 +92,11 @@ impl Tokens {
         places.into_iter().map(|place| place.which).collect()
     }
 
+    /// Whether a token holds keys, and none that is ours: it is another chain's, put in the wrong place.
+    pub fn is_foreign(&self, which: Which, is_ours: impl Fn(&PublicKey) -> bool) -> bool {
+        self.are_two() && self.place(which).holds_only_others(is_ours)
+    }
+
     /// Makes a key pair under `id` on that token. With two tokens it waits no longer than a device takes.
     pub async fn generate(&self, which: Which, id: KeyId) -> Result<Made, Fault> {
         let key = match self.alone() {

@@ -20,7 +20,17 @@ impl Keeper {
         next: &PublicKey,
     ) -> Result<Made, Error> {
         let mut failed = None;
+        let chain = self.verified().map_or_else(Vec::new, |view| view.public_keys());
+        let is_ours = |key: &PublicKey| committed.contains(key) || chain.contains(key);
         for which in self.tokens.apart_from(Some(next)) {
+            if self.tokens.is_foreign(which, is_ours) {
+                let token = which.as_str();
+                tracing::error!(
+                    token,
+                    "a token has another chain's keys; no key is made there: see which token it is"
+                );
+                continue;
+            }
             match self.make_key_on(which, id, committed).await {
                 Err(Error::Hsm(fault)) => {
                     if self.tokens.are_two() {

@@ -159,6 +159,12 @@ impl Place {
         self.standing().keys.iter().any(is_it)
     }
 
+    /// Whether it holds keys, and none that is one.
+    pub(super) fn holds_only_others(&self, is_it: impl Fn(&PublicKey) -> bool) -> bool {
+        let standing = self.standing();
+        !standing.keys.is_empty() && !standing.keys.iter().any(is_it)
+    }
+
     pub(super) fn is_silent(&self) -> bool {
         self.silence().is_some()
     }

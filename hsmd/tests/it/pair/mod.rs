@@ -4,4 +4,5 @@ mod calls;
 mod drill;
 mod hang;
 mod rules;
+mod stale;
 mod tokens;

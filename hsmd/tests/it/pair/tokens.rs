@@ -48,6 +48,16 @@ impl Pair {
         self.start_with(Tokens::pair(first, second)).await
     }
 
+    /// With a ledger that is behind.
+    pub async fn start_behind(&self) -> Arc<Keeper> {
+        let [first, second] = [&self.first, &self.second].map(signer);
+        let calendar = Calendar::new(Box::new(System::start()));
+        let keeper =
+            Keeper::new(self.ledger().await, Tokens::pair(first, second), calendar, KeyIds::default());
+        assert!(matches!(keeper.settled().await, Err(Error::Behind(_))));
+        Arc::new(keeper)
+    }
+
     /// With the first token alone.
     pub async fn start_alone(&self) -> Result<Arc<Keeper>, Error> {
         self.start_with(signer(&self.first).into()).await

@@ -1,0 +1,156 @@
+//! Two tokens, and a ledger or a token that is not the one it should be: nothing is destroyed or signed that could
+//! fork the chain, or be another's.
+
+use hsmd::{
+    backend::KeyIds,
+    rotation::{Advance, Error, Unfinished},
+};
+use sea_orm::{ConnectionTrait as _, Database};
+
+use super::tokens::{Pair, ROTATE, TAINT, brought};
+use crate::support::memory::Device;
+
+/// Changes the ledger behind the back of whoever has it open.
+async fn change(pair: &Pair, statement: &str) {
+    let url = format!("sqlite://{}", pair.ledger_file().display());
+    let database = Database::connect(&url).await.unwrap();
+    database.execute_unprepared(statement).await.unwrap();
+    database.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn another_chains_token_in_the_second_place_is_left_alone() {
+    for first in [Device::default(), Device::with_unique_ids()] {
+        let pair = Pair::of(first.clone(), first.apart());
+        let keeper = pair.start_alone().await.unwrap();
+        for _ in 0..5 {
+            keeper.advance(ROTATE).await.unwrap();
+        }
+        keeper.close().await.unwrap();
+        // Another chain's live and next keys, of the same generations as ours or of earlier ones.
+        let ids = KeyIds::default();
+        for generation in [2, 3, 5, 6, 7] {
+            pair.second.add_key(ids.of(generation), false);
+        }
+        change(&pair, "UPDATE keeper SET key_intent = 7").await;
+        let theirs = pair.second.keys();
+        let keeper = pair.start().await.unwrap();
+        for events in 7..10 {
+            keeper.advance(ROTATE).await.unwrap();
+            keeper.probe().await.unwrap();
+            pair.check_together(&keeper, &pair.first, events).await;
+            assert_eq!(pair.second.keys(), theirs);
+        }
+    }
+}
+
+/// A first start that was interrupted destroys what it had made, and not what is on a token that was put in since.
+#[tokio::test]
+async fn a_first_start_destroys_no_other_chains_keys() {
+    let pair = Pair::new();
+    pair.start().await.unwrap().close().await.unwrap();
+    change(&pair, "DELETE FROM events").await;
+    pair.second.add_key(KeyIds::default().of(8), false);
+    assert!(matches!(pair.start().await, Err(Error::Behind(_))));
+    assert_eq!([pair.first.objects(), pair.second.objects()], [2, 4]);
+}
+
+#[tokio::test]
+async fn a_ledger_that_goes_backwards_is_noticed() {
+    let pair = Pair::new();
+    let keeper = pair.start().await.unwrap();
+    keeper.advance(ROTATE).await.unwrap();
+    keeper.advance(ROTATE).await.unwrap();
+    let chain = brought(&keeper);
+    // As when PostgreSQL goes on with a replica that lacks the newest event; and just then the token is silent
+    // whose key the event before names.
+    change(&pair, "DELETE FROM events WHERE sequence_number = 2").await;
+    for lost in [&pair.first, &pair.second] {
+        lost.lose();
+        keeper.tokens().look().await;
+        for advance in [ROTATE, TAINT] {
+            assert!(keeper.probe().await.is_err());
+            let error = keeper.advance(advance).await.unwrap_err();
+            assert!(matches!(error, Error::Behind(_)), "{error:?}");
+        }
+        lost.heal();
+        keeper.tokens().look().await;
+    }
+    keeper.recover(chain, Unfinished::Refuse).await.unwrap();
+    keeper.advance(ROTATE).await.unwrap();
+    pair.check(&keeper, 4).await;
+}
+
+/// The ledger is restored from before a failover, and the token that was lost then is back with the key that was
+/// live: what looks like a key made in vain is the one that the newest event commits to.
+#[tokio::test]
+async fn what_a_failover_left_is_not_taken_for_an_attempt_in_vain() {
+    let pair = Pair::new();
+    let keeper = pair.start().await.unwrap();
+    keeper.close().await.unwrap();
+    change(&pair, "UPDATE keeper SET key_intent = 2").await;
+    let old = pair.folder.path().join("old.db");
+    std::fs::copy(pair.ledger_file(), &old).unwrap();
+    let keeper = pair.start().await.unwrap();
+    let before = brought(&keeper);
+    pair.first.lose();
+    keeper.advance(ROTATE).await.unwrap();
+    let chain = brought(&keeper);
+    keeper.close().await.unwrap();
+    pair.first.heal();
+    std::fs::copy(&old, pair.ledger_file()).unwrap();
+    let kept = pair.second.keys();
+    let error = pair.start().await.err().unwrap();
+    assert!(matches!(&error, Error::Behind(told) if told.contains("opsctl hsm recover")), "{error:?}");
+    assert_eq!(pair.second.keys(), kept);
+    // The newest chain cures it. Bringing the old one changes nothing, unless somebody says that it is the newest.
+    let keeper = pair.start_behind().await;
+    assert!(keeper.recover(before, Unfinished::Refuse).await.is_err());
+    assert_eq!(pair.second.keys(), kept);
+    keeper.recover(chain, Unfinished::Refuse).await.unwrap();
+    pair.check_together(&keeper, &pair.second, 2).await;
+    keeper.advance(ROTATE).await.unwrap();
+    pair.check(&keeper, 3).await;
+}
+
+/// A recovery that was refused vouches for nothing.
+#[tokio::test]
+async fn a_refused_recovery_lets_nothing_rotate() {
+    let pair = Pair::new();
+    let keeper = pair.start().await.unwrap();
+    let old_chain = brought(&keeper);
+    keeper.close().await.unwrap();
+    let old = pair.folder.path().join("old.db");
+    std::fs::copy(pair.ledger_file(), &old).unwrap();
+    let keeper = pair.start().await.unwrap();
+    keeper.advance(ROTATE).await.unwrap();
+    keeper.close().await.unwrap();
+    std::fs::copy(&old, pair.ledger_file()).unwrap();
+    let keeper = pair.start_behind().await;
+    assert!(keeper.recover(old_chain, Unfinished::Discard).await.is_err());
+    pair.first.lose();
+    keeper.tokens().look().await;
+    drop(keeper.probe().await);
+    for advance in [ROTATE, TAINT] {
+        let error = keeper.advance(advance).await.unwrap_err();
+        assert!(matches!(error, Error::Unproven(_)), "{error:?}");
+    }
+}
+
+/// Two hsmd on one ledger: what the one has tainted the other taints no second time, nor what followed it.
+#[tokio::test]
+async fn a_command_is_held_against_what_another_look_shows() {
+    let pair = Pair::new();
+    let one = pair.start().await.unwrap();
+    let other = pair.start().await.unwrap();
+    let from = Some(one.view().unwrap().live().id());
+    pair.second.lose();
+    other.tokens().look().await;
+    pair.second.heal();
+    one.tokens().look().await;
+    let first = one.advance(Advance { from, taint: true }).await.unwrap();
+    other.tokens().look().await;
+    let repeated = other.advance(Advance { from, taint: true }).await.unwrap();
+    assert!(repeated.repeated && repeated.new_generation == first.new_generation, "{repeated:?}");
+    pair.check(&other, 2).await;
+}
