@@ -2,7 +2,7 @@
 //!
 //! What changes something ([`operation`]) has its intent on disk before it is begun, and its outcome before its
 //! success is told. An endorsement is written down before it leaves, and durable a fraction of a second later,
-//! with those that came meanwhile. Who was refused is counted ([`refusals`]), because a flood of refusals must not
+//! with those that came meanwhile. Who was refused is counted ([`Audit::refused`]), because a flood of refusals must not
 //! fill the disk. Now and then the HSM signs what the trail has come to ([`attend`]).
 //!
 //! While the trail cannot be written nothing is signed or changed, `GET /health` says why, and everything that

@@ -93,10 +93,10 @@ fn close(connection: &dyn Any) {
     let unix = connection.downcast_ref::<UnixStream>().map(AsFd::as_fd);
     let tcp = connection.downcast_ref::<TcpStream>().map(AsFd::as_fd);
     let tls = connection.downcast_ref::<TlsStream<TcpStream>>().map(|stream| stream.get_ref().0.as_fd());
-    if let Some(descriptor) = unix.or(tcp).or(tls) {
-        if let Err(error) = rustix::net::shutdown(descriptor, rustix::net::Shutdown::Both) {
-            tracing::debug!(%error, "a connection is gone already");
-        }
+    if let Some(descriptor) = unix.or(tcp).or(tls)
+        && let Err(error) = rustix::net::shutdown(descriptor, rustix::net::Shutdown::Both)
+    {
+        tracing::debug!(%error, "a connection is gone already");
     }
 }
 
