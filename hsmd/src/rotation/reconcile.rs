@@ -111,7 +111,8 @@ impl Keeper {
 
     /// Refuses a ledger that may be from before a failover. A rotation makes its key beside the live one; a key
     /// of the generation after the next that is beside the next one was made while the live one's token was
-    /// silent, and the event that commits to it may be one that this ledger has never heard of.
+    /// silent, and the event that commits to it may be one that this ledger has never heard of. Once the ledger
+    /// was proven to be the newest, and since it did not go backwards, it is an attempt in vain.
     fn demand_no_failover(
         &self,
         survey: &Survey,
@@ -122,9 +123,10 @@ impl Keeper {
             |is_it: &dyn Fn(&Key) -> bool| survey.keys().find(|(_, key)| is_it(key)).map(|(which, _)| which);
         let live = place(&|key| key.public_key == newest.public_key);
         let next = place(&|key| key.public_key.digest() == newest.rotation_hash);
+        let (Some(live), Some(next)) = (live, next) else { return Ok(()) };
         let after_next = self.key_ids.of(newest.sequence_number.saturating_add(2));
-        let beside_next = surplus.unknown.iter().any(|(which, id)| Some(*which) == next && *id == after_next);
-        if live == next || !beside_next || self.discarding.load(Ordering::Relaxed) {
+        let knows = self.proven.load(Ordering::Relaxed) || self.discarding.load(Ordering::Relaxed);
+        if knows || live == next || !surplus.unknown.contains(&(next, after_next)) {
             return Ok(());
         }
         Err(Error::Behind(format!(
