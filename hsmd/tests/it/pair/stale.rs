@@ -144,12 +144,13 @@ async fn a_command_is_held_against_what_another_look_shows() {
     let one = pair.start().await.unwrap();
     let other = pair.start().await.unwrap();
     let from = Some(one.view().unwrap().live().id());
+    // One of its tokens was away, so that it owes a look.
     pair.second.lose();
-    other.tokens().look().await;
+    other.tokens().survey().await.unwrap();
     pair.second.heal();
-    one.tokens().look().await;
     let first = one.advance(Advance { from, taint: true }).await.unwrap();
     other.tokens().look().await;
+    assert!(other.tokens().owe_a_look());
     let repeated = other.advance(Advance { from, taint: true }).await.unwrap();
     assert!(repeated.repeated && repeated.new_generation == first.new_generation, "{repeated:?}");
     pair.check(&other, 2).await;
