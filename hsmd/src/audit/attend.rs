@@ -26,7 +26,7 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_mins(15);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long operations under way may take when hsmd ends.
-const OPERATIONS_MAX: Duration = Duration::from_secs(20);
+const QUIET_MAX: Duration = Duration::from_secs(20);
 
 /// How long everything that is written then may take.
 const STOP_MAX: Duration = Duration::from_secs(8);
@@ -80,7 +80,7 @@ pub async fn attend(audit: &Audit, keeper: &Keeper) {
 /// Writes down that hsmd ends, with what is still to be told, vouched for if the HSM answers. It takes a few
 /// seconds at most.
 pub async fn stop(audit: &Audit, keeper: &Keeper) {
-    if tokio::time::timeout(OPERATIONS_MAX, audit.quiet()).await.is_err() {
+    if tokio::time::timeout(QUIET_MAX, audit.quiet()).await.is_err() {
         tracing::error!("hsmd ends in the midst of an operation");
     }
     let last = async {

@@ -64,11 +64,9 @@ pub(super) fn find(folder: &Path) -> io::Result<Found> {
         let bytes = read(&folder.join(&file))?;
         let ending = Ending::of(&bytes);
         let rest = bytes.get(ending.held..).unwrap_or_default();
-        if let (false, later) | (true, later @ Some(_)) = (rest.is_empty(), torn.take()) {
-            let (more, whole) = later.map_or((0, false), |later| (later.bytes, later.whole));
-            let bytes = more.saturating_add(length(rest));
-            torn = Some(Torn { file, bytes, whole: whole || rest.contains(&b'\n') });
-        }
+        let (later, whole) = torn.take().map_or((0, false), |later| (later.bytes, later.whole));
+        let behind = later.saturating_add(length(rest));
+        torn = (behind > 0).then_some(Torn { file, bytes: behind, whole: whole || rest.contains(&b'\n') });
         if let Some(head) = ending.head {
             let closed = ending.is_stop && torn.is_none() && ordinal == found.ordinal;
             found.head = Some(head);

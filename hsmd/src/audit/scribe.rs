@@ -102,11 +102,11 @@ impl Desk {
 
 /// What the thread works with.
 pub(super) struct Scribe {
-    pub(super) writer: Writer,
-    pub(super) clock: Box<dyn Clock>,
-    pub(super) asked: Receiver<Asked>,
-    pub(super) desk: Arc<Desk>,
-    pub(super) told: watch::Sender<Option<Arc<str>>>,
+    writer: Writer,
+    clock: Box<dyn Clock>,
+    asked: Receiver<Asked>,
+    desk: Arc<Desk>,
+    told: watch::Sender<Option<Arc<str>>>,
     trouble: Option<Trouble>,
     /// When the oldest line that is not durable was written.
     since: Option<Instant>,

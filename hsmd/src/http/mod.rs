@@ -13,6 +13,7 @@ mod recover;
 mod serve;
 mod sign;
 mod statements;
+mod wait;
 
 use std::{sync::Arc, time::Instant};
 

@@ -1,32 +1,18 @@
 //! `GET /statements`: heads and key revocations; `POST /revoke-keys`: a new one of the latter.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, PublicKey, Refusal, Timestamp, json, json::Object, limits};
-use serde::Deserialize;
 
-use super::{Door, border, caller, generation};
+use super::{
+    Door, border, caller, generation,
+    wait::{Query, Wait},
+};
 use crate::{
     audit::operation::{Intent, Outcome},
     policy::Operation,
 };
-
-/// Longest wait for the next statements, in seconds, as for the next event.
-const WAIT_MAX: u64 = 60;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Query {
-    /// Wait while the version is this one.
-    after: Option<u64>,
-    /// How long to wait for another, in seconds.
-    wait: Option<u64>,
-}
 
 pub(super) async fn statements(
     query: Result<web::Query<Query>, actix_web::Error>,
@@ -39,20 +25,10 @@ pub(super) async fn statements(
 }
 
 async fn newest(query: Result<web::Query<Query>, actix_web::Error>, door: &Door) -> Result<String, Refusal> {
-    let bad = || Refusal::new(Code::InvalidMessage, "want `after`, a version, and `wait`, up to 60 seconds");
-    let Query { after, wait } = query.map_err(|_| bad())?.into_inner();
-    let wait = wait.unwrap_or(0);
-    if wait > WAIT_MAX {
-        return Err(bad());
-    }
-    if let Some(after) = after {
+    let wait = Wait::of(query, "want `after`, a version, and `wait`, up to 60 seconds")?;
+    if let Some(after) = wait.after {
         let mut newest = door.statements.watch();
-        let other = newest.wait_for(|newest| newest.version != after);
-        tokio::select! {
-            () = door.health.closing() => {}
-            // Late or closed: what there is, is answered.
-            _ = tokio::time::timeout(Duration::from_secs(wait), other) => {}
-        }
+        wait.for_news(door, newest.wait_for(|newest| newest.version != after)).await;
     }
     Ok(door.statements.newest().to_json())
 }

@@ -9,7 +9,7 @@ use crate::{ledger::Ledger, signer::Class};
 
 impl Keeper {
     /// Has the live generation sign the statement that `compose` makes of the view, and answers it with the
-    /// view whose newest event signed it. It goes before endorsements.
+    /// view whose newest event signed it: what the HSM answered was verified. It goes before endorsements.
     pub(crate) async fn state(
         &self,
         compose: impl Fn(&View) -> Result<Draft, Refusal>,
@@ -21,20 +21,16 @@ impl Keeper {
                 Ok((draft, body))
             })
             .await?;
+        view.live().key().verify(draft.body().as_bytes(), &signature)?;
         Ok((view, draft.seal(&signature)))
     }
 
     /// Has the live generation sign that the audit trail has come to `head` at `issued_at`.
     pub(crate) async fn vouch(&self, head: &audit::Head, issued_at: Timestamp) -> Result<String, Error> {
-        let (view, (draft, signature)) = self
-            .sign_by_live(Class::Statement, |view| {
-                let draft = audit::Draft::new(head, issued_at, &view.prefix(), &view.live().id());
-                let body = draft.body().as_bytes().to_vec();
-                Ok((draft, body))
-            })
+        let (_, text) = self
+            .state(|view| Ok(audit::checkpoint(head, issued_at, &view.prefix(), &view.live().id())))
             .await?;
-        view.live().key().verify(draft.body().as_bytes(), &signature)?;
-        Ok(draft.seal(&signature))
+        Ok(text)
     }
 
     /// The ledger, for what is stated beside the chain.

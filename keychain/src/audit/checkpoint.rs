@@ -6,41 +6,26 @@ use crate::{
     chain::SignedEvent,
     error::{Code, Refusal},
     json::Object,
-    limits,
+    limits, statement,
     time::Timestamp,
 };
 
 /// The purpose that stands in every checkpoint: no endorsement, event or other statement has it.
 const PURPOSE: &str = "audit-checkpoint";
 
-/// A checkpoint to be signed by the chain's current generation.
-#[derive(Clone, Debug)]
-pub struct Draft {
-    body: String,
-}
-
-impl Draft {
-    /// The statement that the trail went up to `head` at `issued_at`, by the generation `generation_id` of
-    /// the chain `identity`.
-    pub fn new(head: &Head, issued_at: Timestamp, identity: &Digest, generation_id: &Digest) -> Self {
-        Self {
-            body: format!(
-                "{{\"payload\":{{\"purpose\":\"{PURPOSE}\",\"entry\":\"{}\",\"number\":{},\"issuedAt\":\"{issued_at}\"}},\
-                 \"hsm\":{{\"identity\":\"{identity}\",\"generationId\":\"{generation_id}\"}}}}",
-                head.digest, head.number
-            ),
-        }
-    }
-
-    /// The bytes to sign.
-    pub fn body(&self) -> &str {
-        &self.body
-    }
-
-    /// Puts the signature to it: what stands in the trail.
-    pub fn seal(&self, signature: &Signature) -> String {
-        format!("{{\"body\":{},\"signature\":\"{signature}\"}}", self.body)
-    }
+/// The statement, to be signed, that the trail went up to `head` at `issued_at`, by the generation `generation_id` of
+/// the chain `identity`.
+pub fn checkpoint(
+    head: &Head,
+    issued_at: Timestamp,
+    identity: &Digest,
+    generation_id: &Digest,
+) -> statement::Draft {
+    let (entry, number) = (head.digest, head.number);
+    let payload = format!(
+        "{{\"purpose\":\"{PURPOSE}\",\"entry\":\"{entry}\",\"number\":{number},\"issuedAt\":\"{issued_at}\"}}"
+    );
+    statement::Draft::new(&payload, identity, generation_id)
 }
 
 /// A checkpoint as read. It proves nothing until [`Self::verify`] has passed.
@@ -143,7 +128,7 @@ mod tests {
 
     fn signed(identity: &Digest, generation: &Digest, by: u8) -> String {
         let head = Head { number: 17, digest: Digest::of("line") };
-        let draft = Draft::new(&head, at(5), identity, generation);
+        let draft = checkpoint(&head, at(5), identity, generation);
         draft.seal(&key(by).sign(draft.body().as_bytes()).unwrap())
     }
 

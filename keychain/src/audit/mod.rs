@@ -9,7 +9,7 @@ mod checkpoint;
 mod entry;
 mod trail;
 
-pub use checkpoint::{Checkpoint, Draft};
+pub use checkpoint::{Checkpoint, checkpoint};
 pub use entry::{Entry, Head, Kind, Record};
 pub use trail::{Step, Trail, Walked};
 

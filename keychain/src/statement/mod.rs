@@ -28,7 +28,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    fn new(payload: &str, identity: &Digest, generation_id: &Digest) -> Self {
+    pub(crate) fn new(payload: &str, identity: &Digest, generation_id: &Digest) -> Self {
         Self {
             body: format!(
                 "{{\"payload\":{payload},\"hsm\":{{\"identity\":\"{identity}\",\"generationId\":\"{generation_id}\"}}}}"

@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use keychain::audit::{Draft, Head, Kind, Record, segment_name};
+use keychain::audit::{Head, Kind, Record, checkpoint, segment_name};
 use keychain::chain::{self, SignedEvent};
 use keychain::{SigningKey, Timestamp};
 use serde_json::Value;
@@ -37,7 +37,7 @@ fn lines(by: u8) -> Vec<String> {
     let mut lines = Vec::new();
     for number in 0..10 {
         let record = if number == 7 {
-            let draft = Draft::new(head.as_ref().unwrap(), at(5), &first.id(), &first.id());
+            let draft = checkpoint(head.as_ref().unwrap(), at(5), &first.id(), &first.id());
             let statement = draft.seal(&key(by).sign(draft.body().as_bytes()).unwrap());
             Record::new(Kind::Checkpoint).raw("statement", &statement)
         } else {
