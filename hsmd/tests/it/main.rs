@@ -23,6 +23,8 @@ mod life;
 #[cfg(test)]
 mod pair;
 #[cfg(test)]
+mod process;
+#[cfg(test)]
 mod publisher;
 #[cfg(test)]
 mod race;
