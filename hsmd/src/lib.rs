@@ -10,7 +10,7 @@
 //! of the crate `keychain` says what the bytes are.
 //!
 //! ```text
-//! http (a server each socket) → policy → audit → rotation::Keeper → tokens → signer (a thread each) → backend → HSM
+//! http (a server each socket) → policy → audit → chain::Keeper → token (a signer thread each) → HSM
 //!                                                     └→ ledger (SQLite or PostgreSQL)
 //! ```
 //!
@@ -18,7 +18,7 @@
 //!
 //! It verifies no request of a device, knows no account, and turns to no other host: it opens no network
 //! socket (but for the laboratory's loopback address, whose setting says that it is insecure). Services of
-//! other hosts reach it by mutual [`tls`] on a TCP socket that systemd passes, if it passes one. It signs no
+//! other hosts reach it by mutual [`http::tls`] on a TCP socket that systemd passes, if it passes one. It signs no
 //! bytes that a caller brings: only events and endorsements that it composed itself.
 //!
 //! # Invariants
@@ -31,7 +31,7 @@
 //!   destroyed only because the ledger does not name it and an interrupted step explains it. A token that
 //!   knows more than its ledger is left untouched.
 //! - *Live and next, nothing else.* After a rotation, and after every start, the token holds those two keys; of
-//!   two [`tokens`] that answer, both together hold them, each one.
+//!   two [`token`] that answer, both together hold them, each one.
 //! - *A token that is silent proves nothing.* Nothing on it is believed absent, and nothing is destroyed on the
 //!   other because of what it does not say.
 //! - *Default deny.* A caller that no rule names gets nothing signed and changes nothing; purpose `access` is
@@ -43,21 +43,12 @@
 //! - *Every queue, body, wait and reason has a bound*, named beside its reason.
 
 pub mod audit;
-pub mod backend;
+pub mod chain;
 pub mod clock;
-pub mod config;
-pub mod device;
+pub mod daemon;
 pub mod failure_point;
-pub mod health;
 pub mod http;
 pub mod ledger;
 pub mod policy;
-pub mod process;
 pub mod publisher;
-pub mod reload;
-pub mod rotation;
-pub mod signer;
-pub mod statement;
-pub mod supervise;
-pub mod tls;
-pub mod tokens;
+pub mod token;

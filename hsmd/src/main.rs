@@ -9,21 +9,21 @@ use std::{
 use actix_web::dev::ServerHandle;
 use hsmd::{
     audit::{self, Audit, attend},
-    backend::Fault,
+    chain::statement::Statements,
+    chain::{self, Keeper},
     clock::{Calendar, System},
-    config::{Config, Socket},
-    device,
-    health::Health,
+    daemon::config::{Config, Socket},
+    daemon::device,
+    daemon::health::Health,
+    daemon::process,
+    daemon::reload::Reload,
+    daemon::supervise::{Ending, ModuleFailure, exit_in_any_case, supervise},
     http::{Door, Listener, serve},
     ledger::Ledger,
     policy::{Gate, PolicyFile},
-    process,
-    reload::Reload,
-    rotation::{self, Keeper},
-    signer,
-    statement::Statements,
-    supervise::{Ending, ModuleFailure, exit_in_any_case, supervise},
-    tokens::{self, Threads, Tokens, Unopened},
+    token::backend::Fault,
+    token::signer,
+    token::{self, Threads, Tokens, Unopened},
 };
 use systemd::{
     arguments::Arguments,
@@ -91,7 +91,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         ending = work(&keeper, &health) => Err(ending),
         ending = supervise(&keeper) => Err(ending),
         () = device::tend(&keeper, &health) => Ok(()),
-        () = tokens::tend(&keeper, &health) => Ok(()),
+        () = token::tend(&keeper, &health) => Ok(()),
         () = statements.run(&health) => Ok(()),
         () = follow(reload, &audit, &keeper, &health) => Ok(()),
         () = attend::attend(&audit, &keeper) => Ok(()),
@@ -167,7 +167,7 @@ fn say_ok() {
 /// behind its token is no reason to end: hsmd signs nothing until it is recovered, which hsmd itself does.
 async fn open(config: &Config) -> Result<(Keeper, Threads), Failure> {
     let (first, second) = config.tokens();
-    let (tokens, threads) = tokens::open(first, second).await.map_err(|unopened| match unopened {
+    let (tokens, threads) = token::open(first, second).await.map_err(|unopened| match unopened {
         Unopened::Hangs => {
             exit_in_any_case();
             restart(Ending::Hangs)
@@ -185,15 +185,15 @@ async fn open(config: &Config) -> Result<(Keeper, Threads), Failure> {
     }
 }
 
-async fn settle(config: &Config, tokens: Tokens) -> Result<Keeper, rotation::Error> {
+async fn settle(config: &Config, tokens: Tokens) -> Result<Keeper, chain::Error> {
     let ledger = Ledger::open(&config.ledger).await?;
     let calendar = Calendar::new(Box::new(System::start()));
     let keeper = Keeper::new(ledger, tokens, calendar, config.key_ids());
     match keeper.probe().await {
         Ok(()) => metrics::gauge!("hsmd_token_up").set(1.0),
-        Err(error @ rotation::Error::Behind(_)) => tracing::error!(problem = %error, "not ready"),
+        Err(error @ chain::Error::Behind(_)) => tracing::error!(problem = %error, "not ready"),
         // The live key's token is silent and the next key's is not: the chain can go on.
-        Err(error @ rotation::Error::Hsm(Fault::Silent { .. })) if keeper.view().is_some() => {
+        Err(error @ chain::Error::Hsm(Fault::Silent { .. })) if keeper.view().is_some() => {
             tracing::error!(problem = %failure(error), "not ready");
         }
         Err(error) => return Err(error),
@@ -224,7 +224,7 @@ async fn work(keeper: &Keeper, health: &Health) -> Ending {
 async fn await_recovery(keeper: &Keeper, health: &Health) {
     let mut head = keeper.watch();
     while let Err(error) = keeper.probe().await {
-        let behind = matches!(error, rotation::Error::Behind(_));
+        let behind = matches!(error, chain::Error::Behind(_));
         note(keeper, health, Some(error));
         notify::status(&status(keeper, health));
         notify::extend(PROBE_INTERVAL.saturating_mul(3));
@@ -267,7 +267,7 @@ async fn watch(keeper: &Keeper, health: &Health) -> Ending {
         let outcome = outcome.unwrap_or(Err(Fault::Timeout { seconds: PROBE_MAX.as_secs() }.into()));
         metrics::gauge!("hsmd_token_up").set(if outcome.is_ok() { 1.0 } else { 0.0 });
         let fault = outcome.as_ref().err().and_then(|error| match error {
-            rotation::Error::Hsm(fault) => Some(fault),
+            chain::Error::Hsm(fault) => Some(fault),
             _ => None,
         });
         if let Some(ending) = module.note(fault, Instant::now()) {
@@ -298,10 +298,10 @@ async fn pause(keeper: &Keeper, interval: Duration) {
 }
 
 /// Tells under the name of the part that failed.
-fn note(keeper: &Keeper, health: &Health, error: Option<rotation::Error>) {
+fn note(keeper: &Keeper, health: &Health, error: Option<chain::Error>) {
     let part = error.as_ref().map(|error| match error {
-        rotation::Error::Ledger(_) => "ledger",
-        rotation::Error::Behind(_) | rotation::Error::Contradiction(_) => "chain",
+        chain::Error::Ledger(_) => "ledger",
+        chain::Error::Behind(_) | chain::Error::Contradiction(_) => "chain",
         _ => "signing",
     });
     let problem = error.map(|error| failure(error).to_string());
@@ -380,14 +380,14 @@ fn describe(health: &Health) -> telemetry::Health {
 }
 
 /// Says who has to act: on configuration, on a dependency, or on contradicting state.
-fn failure(error: rotation::Error) -> Failure {
+fn failure(error: chain::Error) -> Failure {
     match &error {
-        rotation::Error::Hsm(fault) if fault.is_configuration() => Failure::config(error),
-        rotation::Error::Ledger(hsmd::ledger::Error::File { .. }) => Failure::config(error),
-        rotation::Error::Behind(_) | rotation::Error::Contradiction(_) | rotation::Error::Unverifiable(_) => {
+        chain::Error::Hsm(fault) if fault.is_configuration() => Failure::config(error),
+        chain::Error::Ledger(hsmd::ledger::Error::File { .. }) => Failure::config(error),
+        chain::Error::Behind(_) | chain::Error::Contradiction(_) | chain::Error::Unverifiable(_) => {
             Failure::software(error)
         }
-        rotation::Error::Clock(_) | rotation::Error::Hsm(Fault::Busy { .. }) => {
+        chain::Error::Clock(_) | chain::Error::Hsm(Fault::Busy { .. }) => {
             Failure::new(exit::TEMPORARY, error)
         }
         _ => Failure::unavailable(error),

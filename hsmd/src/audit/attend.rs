@@ -10,9 +10,9 @@ use keychain::audit::{Kind, Record};
 
 use super::{Audit, Error};
 use crate::{
-    backend::Kept,
+    chain::{self, Keeper},
     policy::PolicyFile,
-    rotation::{self, Keeper},
+    token::backend::Kept,
 };
 
 /// How often refusals and the device's log are told.
@@ -136,7 +136,7 @@ async fn vouch(audit: &Audit, keeper: &Keeper) -> Result<(), Why> {
         return Ok(());
     }
     let signed = keeper.vouch(&head, keeper.now().to_millis()).await;
-    let statement = signed.map_err(|error: rotation::Error| -> Why { Arc::new(error) })?;
+    let statement = signed.map_err(|error: chain::Error| -> Why { Arc::new(error) })?;
     let written =
         audit.commit(Record::new(Kind::Checkpoint).raw("statement", &statement)).await.map_err(why)?;
     if let Some(head) = written {

@@ -40,10 +40,10 @@ use tokio::{
 };
 
 use crate::{
+    chain::Endorsed,
     clock::Clock,
     failure_point::{self, Step},
     policy::{Caller, Permission},
-    rotation::Endorsed,
 };
 use refusals::Refusals;
 use scribe::{Asked, Desk, Scribe, When};

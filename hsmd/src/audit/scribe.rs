@@ -21,7 +21,7 @@ use keychain::{
 use tokio::sync::{oneshot, watch};
 
 use super::{Error, writer::Writer};
-use crate::{clock::Clock, rotation::to_gauge};
+use crate::{chain::to_gauge, clock::Clock};
 
 /// How long lines may be written without being durable.
 const SYNC: Duration = Duration::from_millis(250);

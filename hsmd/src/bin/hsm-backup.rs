@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use hsmd::backend::yubihsm::{
+use hsmd::token::backend::yubihsm::{
     Link,
     backup::{self, Backup},
 };

@@ -9,11 +9,11 @@ use keychain::{
 
 use super::{Error, Keeper, View};
 use crate::{
-    backend::Fault,
     clock::Dating,
     failure_point::{self, Step},
     ledger::{self, Turn},
-    signer::Class,
+    token::backend::Fault,
+    token::signer::Class,
 };
 
 /// What is asked for: leave a generation, and how.

@@ -6,8 +6,8 @@ use keychain::{Code, PublicKey, Refusal};
 
 use super::{Error, Keeper, View, told};
 use crate::{
-    backend::Fault,
-    tokens::{TokenState, Tokens},
+    token::backend::Fault,
+    token::{TokenState, Tokens},
 };
 
 impl Keeper {

@@ -9,8 +9,8 @@ use crate::{
     clock::Dating,
     failure_point::{self, Step},
     ledger::{Contents, Turn},
-    signer::Class,
-    tokens::{Survey, Which},
+    token::signer::Class,
+    token::{Survey, Which},
 };
 
 impl Keeper {

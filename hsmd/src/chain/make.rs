@@ -4,8 +4,8 @@ use keychain::PublicKey;
 
 use super::{Error, Keeper};
 use crate::{
-    backend::{Fault, KeyId},
-    tokens::{Made, Which},
+    token::backend::{Fault, KeyId},
+    token::{Made, Which},
 };
 
 impl Keeper {

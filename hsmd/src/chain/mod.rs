@@ -21,7 +21,8 @@ mod first;
 mod make;
 mod reconcile;
 mod recover;
-mod statement;
+mod signed_statement;
+pub mod statement;
 mod view;
 
 use std::{
@@ -37,13 +38,13 @@ use keychain::{Code, Digest, PublicKey, Refusal, Signature, Timestamp, endorseme
 use tokio::sync::{Mutex, Notify, watch};
 
 use crate::{
-    backend::{Fault, Kept, KeyIds},
     clock::Calendar,
     failure_point::{self, Step},
     ledger::{self, Ledger},
     policy::Permission,
-    signer::Class,
-    tokens::Tokens,
+    token::Tokens,
+    token::backend::{Fault, Kept, KeyIds},
+    token::signer::Class,
 };
 
 pub use advance::{Advance, Advanced};

@@ -11,10 +11,10 @@ use keychain::{
 
 use super::{Error, Keeper, View, to_gauge};
 use crate::{
-    backend::{Fault, Half, Key, KeyId},
     failure_point::{self, Step},
     ledger::{Contents, Turn},
-    tokens::{Survey, Which},
+    token::backend::{Fault, Half, Key, KeyId},
+    token::{Survey, Which},
 };
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 

@@ -20,9 +20,9 @@ use serde_json::value::RawValue;
 
 use super::{Error, Keeper, reconcile};
 use crate::{
-    backend::Fault,
     failure_point::{self, Step},
-    tokens::Survey,
+    token::Survey,
+    token::backend::Fault,
 };
 
 /// A published chain that somebody brought: whole, in order, every rule verified.

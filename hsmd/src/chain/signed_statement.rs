@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keychain::{Refusal, Timestamp, audit, statement::Draft};
 
 use super::{Error, Keeper, View};
-use crate::{ledger::Ledger, signer::Class};
+use crate::{ledger::Ledger, token::signer::Class};
 
 impl Keeper {
     /// Has the live generation sign the statement that `compose` makes of the view, and answers it with the

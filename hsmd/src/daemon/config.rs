@@ -17,11 +17,12 @@ use systemd::{
 };
 
 use crate::{
-    backend::KeyIds,
+    chain::statement,
     clock::Clock,
+    http::tls,
     policy::{Entrance, Operation, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
-    statement, tls,
-    tokens::{Source, Which},
+    token::backend::KeyIds,
+    token::{Source, Which},
 };
 
 pub use listen::Socket;

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use crate::{
-    health::Health,
-    rotation::{Keeper, told},
+    chain::{Keeper, told},
+    daemon::health::Health,
 };
 
 /// How often the device is asked, if no generation begins meanwhile.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Mutex};
 use keychain::json;
 use tokio::sync::watch;
 
-use crate::{rotation::Keeper, statement::Statements, tokens::TokenState};
+use crate::{chain::Keeper, chain::statement::Statements, token::TokenState};
 
 /// What the daemon rests on, and what is wrong with it.
 pub struct Health {

@@ -11,10 +11,10 @@ use crate::{
         Audit,
         operation::{Intent, Outcome},
     },
-    config::Socket,
-    health::Health,
+    daemon::config::Socket,
+    daemon::health::Health,
+    http::tls::Tls,
     policy::{Change, PolicyFile},
-    tls::Tls,
 };
 
 /// Who is said to have asked: whoever could send the signal.

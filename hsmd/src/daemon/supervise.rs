@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{backend::Fault, rotation::Keeper};
+use crate::{chain::Keeper, token::backend::Fault};
 
 /// How long a call of the HSM's module may take: longer than any device takes for anything hsmd asks of it.
 pub const HANG_MAX: Duration = Duration::from_secs(30);

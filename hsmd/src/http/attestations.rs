@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, web};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{Door, border};
-use crate::rotation::Attested;
+use crate::chain::Attested;
 
 /// Answers an array of objects with `generationId`, `publicKey` and `certificate` (DER, in base64); empty where
 /// the device issues none. Whoever may read the chain may read them.

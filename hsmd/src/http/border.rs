@@ -10,7 +10,7 @@ use actix_web::{
 use keychain::{Code, Refusal};
 
 use super::Door;
-use crate::{audit, rotation};
+use crate::{audit, chain};
 
 /// Longest body: the longest request is under 300 bytes, and a taint's reason may be 500.
 pub(super) const BODY_MAX: usize = 4096;
@@ -66,7 +66,7 @@ pub(super) fn refused(refusal: &Refusal) -> HttpResponse {
 }
 
 /// Turns a fault into what the caller is told; the log is told everything.
-pub(super) fn refuse(error: &rotation::Error) -> Refusal {
+pub(super) fn refuse(error: &chain::Error) -> Refusal {
     tracing::warn!(error = error as &dyn std::error::Error, "an operation failed");
     error.into()
 }

@@ -8,9 +8,9 @@ use keychain::{Code, Digest, Refusal, json::Object};
 use super::{Door, border, caller};
 use crate::{
     audit::operation::{Intent, Outcome},
+    chain::statement::{Denial, Effect, Statements},
+    chain::{Advance, Advanced, Error, Keeper},
     policy::Operation,
-    rotation::{Advance, Advanced, Error, Keeper},
-    statement::{Denial, Effect, Statements},
 };
 
 /// Longest reason that comes with an operation; it goes into the audit trail, on one line.

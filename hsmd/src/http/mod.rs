@@ -13,17 +13,18 @@ mod recover;
 mod serve;
 mod sign;
 mod statements;
+pub mod tls;
 mod wait;
 
 use std::{sync::Arc, time::Instant};
 
 use crate::{
     audit::Audit,
-    health::Health,
+    chain::Keeper,
+    chain::statement::Statements,
+    daemon::health::Health,
+    http::tls::{Presented, Tls},
     policy::{Caller, Gate, Role},
-    rotation::Keeper,
-    statement::Statements,
-    tls::{Presented, Tls},
 };
 use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, Refusal};

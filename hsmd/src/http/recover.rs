@@ -12,8 +12,8 @@ use serde::Deserialize;
 use super::{Door, border, caller};
 use crate::{
     audit::operation::{Intent, Outcome},
+    chain::{Brought, Recovered, Unfinished},
     policy::{Authority, Operation},
-    rotation::{Brought, Recovered, Unfinished},
 };
 
 /// Longest chain, in bytes: at 700 an event, a rotation every hour for ten years.

@@ -21,8 +21,8 @@ use super::{
     routes,
 };
 use crate::{
+    http::tls::Presented,
     policy::{Caller, Gate},
-    tls::Presented,
 };
 
 /// Connections that one socket serves at a time: services hold one or two each.

@@ -7,8 +7,10 @@
 //!
 //! With one token every call goes straight to its signer.
 
+pub mod backend;
 mod open;
 mod place;
+pub mod signer;
 mod state;
 mod survey;
 mod tend;
@@ -18,8 +20,8 @@ use std::{sync::Arc, time::Duration};
 use keychain::{PublicKey, Signature};
 
 use crate::{
-    backend::{Fault, Handle, Kept, Key, KeyId},
-    signer::{Class, Signer},
+    token::backend::{Fault, Handle, Kept, Key, KeyId},
+    token::signer::{Class, Signer},
 };
 use place::Place;
 

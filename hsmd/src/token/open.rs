@@ -14,9 +14,9 @@ use systemd::exit::Failure;
 
 use super::{Tokens, Which, place::Place};
 use crate::{
-    backend::{self, Backend, Fault, Settings},
-    signer::Signer,
-    supervise::HANG_MAX,
+    daemon::supervise::HANG_MAX,
+    token::backend::{self, Backend, Fault, Settings},
+    token::signer::Signer,
 };
 
 /// How long a token is waited for once the other is open.

@@ -10,8 +10,8 @@ use keychain::{PublicKey, Signature};
 
 use super::Which;
 use crate::{
-    backend::{Fault, Handle, Inventory, Key, KeyId},
-    signer::{Class, Signer},
+    token::backend::{Fault, Handle, Inventory, Key, KeyId},
+    token::signer::{Class, Signer},
 };
 
 /// How long one call may be at a token before nobody waits for it any more: some fifty times what a slow device

@@ -4,7 +4,7 @@
 //! threads call them: so each token has one thread, callers wait for its answers, and a caller that
 //! comes when its class's queue is full is told so at once. Steps of the chain go before everything else
 //! ([`Class`]), equal signatures are made once, and the thread climbs the ladder out of a fault: try
-//! again on a new session, then on a freshly initialised module ([`crate::backend::Rung`]).
+//! again on a new session, then on a freshly initialised module ([`crate::token::backend::Rung`]).
 
 mod progress;
 mod queue;
@@ -17,7 +17,7 @@ use std::{sync::Arc, thread, time::Duration, time::Instant};
 use keychain::{PublicKey, Signature};
 use tokio::sync::oneshot;
 
-use crate::backend::{Backend, DeviceLog, Fault, Handle, Inventory, Key, KeyId};
+use crate::token::backend::{Backend, DeviceLog, Fault, Handle, Inventory, Key, KeyId};
 use progress::Progress;
 use queue::{Next, Queue, Wanted, Work};
 use vault::Vault;

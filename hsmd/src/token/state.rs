@@ -3,7 +3,7 @@
 use keychain::{PublicKey, chain::Event};
 
 use super::{Tokens, place::Place};
-use crate::backend::Fault;
+use crate::token::backend::Fault;
 
 /// How one of two tokens stands.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What is on the tokens, all of them or those that answer.
 
 use super::{Tokens, Which, place::Place};
-use crate::backend::{Fault, Half, Inventory, Key};
+use crate::token::backend::{Fault, Half, Inventory, Key};
 
 /// What was listed. Nothing that is not in it is believed absent while a token is silent.
 #[derive(Debug, Default)]

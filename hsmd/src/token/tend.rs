@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{Tokens, place::Place, state};
-use crate::{health::Health, rotation::Keeper};
+use crate::{chain::Keeper, daemon::health::Health};
 
 /// How often: hsmd uses a token again within 5 s of a fault's end.
 const INTERVAL: Duration = Duration::from_secs(2);

@@ -7,7 +7,7 @@ use cryptoki::{
     session::UserType,
     slot::Slot,
 };
-use hsmd::backend::{
+use hsmd::token::backend::{
     Backend, Fault, Inventory, Key, KeyIds, Rung,
     pkcs11::{Settings, Token},
 };
@@ -88,7 +88,7 @@ fn refuses_an_id_that_is_taken(hsm: &mut dyn Backend, first: Key, second: Key) {
     assert!(signs_as(hsm, second.handle, &second.public_key));
 }
 
-fn signs_as(hsm: &mut dyn Backend, handle: hsmd::backend::Handle, key: &PublicKey) -> bool {
+fn signs_as(hsm: &mut dyn Backend, handle: hsmd::token::backend::Handle, key: &PublicKey) -> bool {
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(digest::digest(&digest::SHA256, b"message").as_ref());
     let signature = hsm.sign(handle, &sha256).unwrap();

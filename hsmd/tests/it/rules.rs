@@ -9,10 +9,10 @@ use std::{
 };
 
 use hsmd::{
-    backend::KeyIds,
+    chain::{Advance, Error, Keeper},
     clock::{Calendar, Clock, System},
     ledger::Ledger,
-    rotation::{Advance, Error, Keeper},
+    token::backend::KeyIds,
 };
 use keychain::Timestamp;
 

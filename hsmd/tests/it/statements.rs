@@ -6,12 +6,12 @@ use std::{
 };
 
 use hsmd::{
-    backend::KeyIds,
+    chain::statement::{Effect, Settings, Statements},
+    chain::{Advance, Error, Keeper},
     clock::{Calendar, Clock},
     ledger::Ledger,
-    rotation::{Advance, Error, Keeper},
-    signer::Signer,
-    statement::{Effect, Settings, Statements},
+    token::backend::KeyIds,
+    token::signer::Signer,
 };
 use keychain::{
     Digest, PublicKey, Timestamp,
@@ -398,7 +398,7 @@ async fn a_denial_reaches_the_other_hsmd() {
     let (_, other) = place.start().await;
     one.deny(left).await.unwrap();
     one.revoke_keys(&[service_key(1)]).await.unwrap();
-    let health = hsmd::health::Health::new();
+    let health = hsmd::daemon::health::Health::new();
     let mut newest = other.watch();
     let seen = newest.wait_for(|newest| newest.denied == [left] && newest.key_revocations.len() == 1);
     tokio::select! {

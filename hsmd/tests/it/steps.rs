@@ -7,11 +7,11 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use hsmd::{
-    backend::KeyIds,
+    chain::{Advance, Advanced, Error, Keeper},
     clock::{Calendar, System},
     ledger::{self, Ledger},
-    rotation::{Advance, Advanced, Error, Keeper},
-    signer::Signer,
+    token::backend::KeyIds,
+    token::signer::Signer,
 };
 use keychain::chain::verify_whole;
 

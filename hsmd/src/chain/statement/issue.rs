@@ -13,8 +13,8 @@ use keychain::{
 
 use super::{Issued, Statements, issued::Page};
 use crate::{
+    chain::{Error, to_gauge},
     ledger::{Entry, Stated},
-    rotation::{Error, to_gauge},
 };
 
 impl Statements {

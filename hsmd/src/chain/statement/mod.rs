@@ -24,9 +24,9 @@ use keychain::{
 use tokio::sync::watch;
 
 use crate::{
-    health::Health,
+    chain::{Error, Keeper},
+    daemon::health::Health,
     ledger::Entry,
-    rotation::{Error, Keeper},
 };
 
 pub use issued::Issued;

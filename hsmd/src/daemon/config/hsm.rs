@@ -8,11 +8,11 @@ use systemd::{credential, exit::Failure};
 use yubihsm::{Credentials, Domain, device::SerialNumber};
 
 use crate::{
-    backend::{
+    token::Which,
+    token::backend::{
         KeyIds, Settings, pkcs11,
         yubihsm::{self as device, Link},
     },
-    tokens::Which,
 };
 
 /// Longest PIN: PKCS#11 tokens take up to 255 bytes.
@@ -231,7 +231,7 @@ const fn default_device_log(which: Which) -> &'static str {
 mod tests {
     use std::path::Path;
 
-    use crate::config::Config;
+    use crate::daemon::config::Config;
 
     const PKCS11: &str = "module = \"/m.so\"\ntoken_label = \"keelson\"\n";
     const YUBIHSM: &str = "backend = \"yubihsm\"\nconnector = \"http://127.0.0.1:12345\"\nauth_key = 2\n";
@@ -334,7 +334,7 @@ mod tests {
             let table = YUBIHSM.replace("auth_key = 2", auth_key);
             let config = load(folder.path(), &format!("{table}pin = \"{}\"", pin.display())).unwrap();
             match (config.tokens().0(), told) {
-                (Ok(crate::backend::Settings::YubiHsm(settings)), Ok(id)) => {
+                (Ok(crate::token::backend::Settings::YubiHsm(settings)), Ok(id)) => {
                     assert_eq!(settings.credentials.authentication_key_id, id);
                 }
                 (Err(failure), Err(because)) => {

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use systemd::listen::{Address, Mode};
 
 use crate::{
+    http::tls::{self, Tls},
     policy::{Entrance, Role},
-    tls::{self, Tls},
 };
 
 /// A socket to be opened.

@@ -2,7 +2,7 @@
 //!
 //! A backend is blocking, single-threaded and dumb: it generates, signs, lists and destroys, and can
 //! drop its connection and make a new one. What may be signed or destroyed, and when to try again, is
-//! decided above it ([`crate::signer`], [`crate::rotation`]). Every backend passes the one suite in
+//! decided above it ([`crate::token::signer`], [`crate::chain`]). Every backend passes the one suite in
 //! `hsmd/tests/conformance.rs`.
 
 mod device_log;

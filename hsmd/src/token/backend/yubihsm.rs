@@ -32,7 +32,7 @@ use sessions::Sessions;
 pub const LABEL: &str = "keelson";
 
 /// How long the device may take for one command over USB, in milliseconds. Making a key takes it a tenth of a
-/// second; whoever waits for a signature waits twelve seconds ([`crate::signer::DEADLINE`]).
+/// second; whoever waits for a signature waits twelve seconds ([`crate::token::signer::DEADLINE`]).
 const USB_TIMEOUT_MS: u64 = 5_000;
 
 /// How a device is reached.

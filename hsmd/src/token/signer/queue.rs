@@ -10,7 +10,7 @@ use keychain::{PublicKey, Signature};
 use tokio::sync::oneshot;
 
 use super::vault::Vault;
-use crate::backend::Fault;
+use crate::token::backend::Fault;
 
 /// What a request is for: the token serves the first class that has any waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,7 +6,7 @@ use std::sync::{
 use keychain::SigningKey;
 
 use super::*;
-use crate::backend::{KeyIds, Rung};
+use crate::token::backend::{KeyIds, Rung};
 
 /// More calls than any test here makes.
 const CALLS_MAX: usize = 1024;

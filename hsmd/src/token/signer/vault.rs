@@ -8,7 +8,7 @@ use std::{
 use keychain::{PublicKey, Signature};
 
 use super::Progress;
-use crate::backend::{Backend, Fault, Handle, Inventory, Key, KeyId, Rung};
+use crate::token::backend::{Backend, Fault, Handle, Inventory, Key, KeyId, Rung};
 
 /// Retired keys that are remembered: signatures that waited while their generation was left ask for the
 /// newest few.

@@ -1,6 +1,6 @@
 //! Death, failure and the loss of either token at every call, one after the other.
 
-use hsmd::rotation::{Advanced, Error};
+use hsmd::chain::{Advanced, Error};
 
 use super::tokens::{Pair, ROTATE, TAINT};
 use crate::support::memory::{Device, Plan};

@@ -1,8 +1,8 @@
 //! On which token a key is made, what is believed of a token that is silent, and what is refused.
 
 use hsmd::{
-    backend::Fault,
-    rotation::{Error, Unfinished},
+    chain::{Error, Unfinished},
+    token::backend::Fault,
 };
 
 use super::tokens::{Pair, ROTATE, TAINT, brought};
@@ -192,7 +192,7 @@ async fn nothing_is_destroyed_while_a_token_is_silent() {
     let pair = Pair::new();
     let keeper = pair.start().await.unwrap();
     keeper.close().await.unwrap();
-    let ids = hsmd::backend::KeyIds::default();
+    let ids = hsmd::token::backend::KeyIds::default();
     for device in [&pair.first, &pair.second] {
         device.add_key(ids.of(0), false);
         device.add_half(ids.of(1));

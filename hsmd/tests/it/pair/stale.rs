@@ -2,8 +2,8 @@
 //! fork the chain, or be another's.
 
 use hsmd::{
-    backend::KeyIds,
-    rotation::{Advance, Error, Unfinished},
+    chain::{Advance, Error, Unfinished},
+    token::backend::KeyIds,
 };
 use sea_orm::{ConnectionTrait as _, Database};
 

@@ -3,12 +3,12 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hsmd::{
-    backend::KeyIds,
+    chain::{Advance, Brought, Error, Keeper},
     clock::{Calendar, System},
     ledger::Ledger,
-    rotation::{Advance, Brought, Error, Keeper},
-    signer::Signer,
-    tokens::Tokens,
+    token::Tokens,
+    token::backend::KeyIds,
+    token::signer::Signer,
 };
 use keychain::{PublicKey, chain::verify_whole};
 

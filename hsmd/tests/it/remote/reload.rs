@@ -2,7 +2,7 @@
 
 use std::{fs, os::fd::OwnedFd, os::unix::fs::PermissionsExt as _, time::Duration};
 
-use hsmd::tls::{Files, Presented, Tls};
+use hsmd::http::tls::{Files, Presented, Tls};
 use keychain::endorsement::Purpose;
 use rcgen::date_time_ymd;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use hsmd::backend::{Backend, Capabilities, Fault, Half, Handle, Inventory, Key, KeyId, Rung};
+use hsmd::token::backend::{Backend, Capabilities, Fault, Half, Handle, Inventory, Key, KeyId, Rung};
 use keychain::{PublicKey, Signature};
 use p256::ecdsa::{SigningKey, signature::hazmat::PrehashSigner as _};
 

@@ -9,12 +9,12 @@ use std::{
 };
 
 use hsmd::{
-    backend::KeyIds,
+    chain::{Advance, Keeper},
     clock::{Calendar, System},
     ledger::Ledger,
-    rotation::{Advance, Keeper},
-    signer::Signer,
-    tokens::Tokens,
+    token::Tokens,
+    token::backend::KeyIds,
+    token::signer::Signer,
 };
 use yubihsm::{Capability, Client, Connector as Mock, Credentials, Domain, Uuid, wrap::Algorithm};
 
@@ -39,8 +39,8 @@ fn device(wrap_key: [u8; 32]) -> (Mock, Connector) {
     (mock, connector)
 }
 
-async fn keeper(mock: &Mock, folder: &Path, exportable: bool) -> Result<Arc<Keeper>, hsmd::rotation::Error> {
-    let settings = hsmd::backend::yubihsm::Settings { exportable, ..mock::settings(folder) };
+async fn keeper(mock: &Mock, folder: &Path, exportable: bool) -> Result<Arc<Keeper>, hsmd::chain::Error> {
+    let settings = hsmd::token::backend::yubihsm::Settings { exportable, ..mock::settings(folder) };
     let (signer, _) = Signer::start(Box::new(mock::open(mock, settings).unwrap())).unwrap();
     let ledger = Ledger::open(&format!("sqlite://{}/ledger.db", folder.display())).await?;
     let calendar = Calendar::new(Box::new(System::start()));

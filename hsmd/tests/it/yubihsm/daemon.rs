@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use hsmd::{
-    backend::{KeyIds, yubihsm::attestation::Attestation},
+    chain::{Advance, Keeper},
     clock::{Calendar, System},
     ledger::Ledger,
-    rotation::{Advance, Keeper},
-    signer::Signer,
+    token::backend::{KeyIds, yubihsm::attestation::Attestation},
+    token::signer::Signer,
 };
 use keychain::audit::Kind;
 use keychain::{PublicKey, chain::verify_whole, endorsement::Purpose};

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use hsmd::backend::{
+use hsmd::token::backend::{
     Backend as _, Fault, KeyIds, Rung,
     yubihsm::{Device, Link, Settings, attestation::Attestation, log::Entry},
 };

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use hsmd::backend::{
+use hsmd::token::backend::{
     Fault, Inventory, KeyIds, Rung,
     yubihsm::{Device, Link, Settings},
 };
 use yubihsm::{Capability, Connector, Credentials, Domain, asymmetric, object::Type};
 
 use crate::conformance::conforms;
-use hsmd::backend::Backend as _;
+use hsmd::token::backend::Backend as _;
 
 pub fn settings(folder: &Path) -> Settings {
     Settings {

@@ -22,7 +22,7 @@ use cryptoki::{
 };
 
 use super::fault;
-use crate::backend::Fault;
+use crate::token::backend::Fault;
 
 /// How long a token waits for the other's call to return: far longer than a device takes for anything hsmd asks
 /// of it, and short enough to sign again within five seconds.

@@ -10,7 +10,7 @@ use cryptoki::{
 use keychain::{PublicKey, Signature, VerifyingKey};
 
 use super::{fault, sign_mechanism};
-use crate::backend::{Fault, KeyId, KeyIds};
+use crate::token::backend::{Fault, KeyId, KeyIds};
 
 /// Marks an object as ours. Short, because a label of more than 40 bytes makes a YubiHSM keep a second
 /// object for each key.

@@ -14,7 +14,7 @@ use x509_parser::{
 };
 use yubihsm::device::SerialNumber;
 
-use crate::backend::Fault;
+use crate::token::backend::Fault;
 
 /// Where Yubico's extensions begin: 1.3.6.1.4.1.41482.4, then 1 firmware, 2 serial number, 3 origin, 4 domains,
 /// 5 capabilities, 6 object id, 9 label.

@@ -14,7 +14,7 @@ use super::{
     fault::{Cause, cause, fault},
     key,
 };
-use crate::backend::{Fault, KeyId, KeyIds};
+use crate::token::backend::{Fault, KeyId, KeyIds};
 
 /// The one version of the form.
 const VERSION: u32 = 1;

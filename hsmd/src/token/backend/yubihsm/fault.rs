@@ -5,7 +5,7 @@ use yubihsm::{
     device,
 };
 
-use crate::backend::Fault;
+use crate::token::backend::Fault;
 
 /// What is to be told apart about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

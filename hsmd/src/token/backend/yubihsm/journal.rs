@@ -18,7 +18,7 @@ use super::{
     fault::{Cause, cause, fault},
     log::{Entry, LinkDigest, Log},
 };
-use crate::backend::{DeviceLog, Fault, Kept};
+use crate::token::backend::{DeviceLog, Fault, Kept};
 
 /// Entries that a device keeps, if it does not say.
 pub(super) const CAPACITY: u8 = 62;

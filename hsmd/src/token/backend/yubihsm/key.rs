@@ -14,7 +14,7 @@ use super::{
     fault::{Cause, cause},
     label,
 };
-use crate::backend::{Fault, KeyId};
+use crate::token::backend::{Fault, KeyId};
 
 /// What a key signs to prove which public key is its own. No event or endorsement starts so.
 const PROOF: &[u8] = b"keelson: proof that a key on the token signs as itself";

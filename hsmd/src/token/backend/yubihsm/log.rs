@@ -6,7 +6,7 @@
 use aws_lc_rs::digest;
 use yubihsm::{Client, client, response::Code};
 
-use crate::backend::Fault;
+use crate::token::backend::Fault;
 
 /// Why a device's log cannot be believed.
 const BROKEN: Fault = Fault::Nonsense("entries of the device's log whose digests do not hold together");

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::backend::Fault;
+use crate::token::backend::Fault;
 
 /// After how long without a command a device forgets a session.
 pub const IDLE_MAX: Duration = Duration::from_secs(30);

@@ -1,0 +1,8 @@
+//! The daemon around the chain: its configuration, its health, and what it looks after while it serves.
+
+pub mod config;
+pub mod device;
+pub mod health;
+pub mod process;
+pub mod reload;
+pub mod supervise;
