@@ -191,11 +191,8 @@ async fn settle(config: &Config, tokens: Tokens) -> Result<Keeper, chain::Error>
     let keeper = Keeper::new(ledger, tokens, calendar, config.key_ids());
     match keeper.probe().await {
         Ok(()) => metrics::gauge!("hsmd_token_up").set(1.0),
-        Err(error @ chain::Error::Behind(_)) => tracing::error!(problem = %error, "not ready"),
-        // The live key's token is silent and the next key's is not: the chain can go on.
-        Err(error @ chain::Error::Hsm(Fault::Silent { .. })) if keeper.view().is_some() => {
-            tracing::error!(problem = %failure(error), "not ready");
-        }
+        // A person has to act, and hsmd itself helps.
+        Err(error @ chain::Error::State(_)) => tracing::error!(problem = %error, "not ready"),
         Err(error) => return Err(error),
     }
     Ok(keeper)
@@ -224,7 +221,7 @@ async fn work(keeper: &Keeper, health: &Health) -> Ending {
 async fn await_recovery(keeper: &Keeper, health: &Health) {
     let mut head = keeper.watch();
     while let Err(error) = keeper.probe().await {
-        let behind = matches!(error, chain::Error::Behind(_));
+        let behind = matches!(error, chain::Error::State(_)) && !keeper.chain_state().passes_by_itself();
         note(keeper, health, Some(error));
         notify::status(&status(keeper, health));
         notify::extend(PROBE_INTERVAL.saturating_mul(3));
@@ -301,7 +298,7 @@ async fn pause(keeper: &Keeper, interval: Duration) {
 fn note(keeper: &Keeper, health: &Health, error: Option<chain::Error>) {
     let part = error.as_ref().map(|error| match error {
         chain::Error::Ledger(_) => "ledger",
-        chain::Error::Behind(_) | chain::Error::Contradiction(_) => "chain",
+        chain::Error::State(_) => "chain",
         _ => "signing",
     });
     let problem = error.map(|error| failure(error).to_string());
@@ -370,7 +367,7 @@ fn status(keeper: &Keeper, health: &Health) -> String {
             let (number, prefix) = (live.sequence_number, &live.prefix);
             format!("generation {number} of {prefix} since {}{warnings}", live.created_at)
         }
-        None => "not ready: token and ledger are not reconciled".to_owned(),
+        None => format!("not ready: {}", keeper.chain_state()),
     }
 }
 
@@ -384,9 +381,7 @@ fn failure(error: chain::Error) -> Failure {
     match &error {
         chain::Error::Hsm(fault) if fault.is_configuration() => Failure::config(error),
         chain::Error::Ledger(hsmd::ledger::Error::File { .. }) => Failure::config(error),
-        chain::Error::Behind(_) | chain::Error::Contradiction(_) | chain::Error::Unverifiable(_) => {
-            Failure::software(error)
-        }
+        chain::Error::State(_) | chain::Error::Unverifiable(_) => Failure::software(error),
         chain::Error::Clock(_) | chain::Error::Hsm(Fault::Busy { .. }) => {
             Failure::new(exit::TEMPORARY, error)
         }

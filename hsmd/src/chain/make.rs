@@ -2,7 +2,7 @@
 
 use keychain::PublicKey;
 
-use super::{Error, Keeper};
+use super::{Error, Keeper, State};
 use crate::{
     token::backend::{Fault, KeyId},
     token::{Made, Which},
@@ -20,7 +20,7 @@ impl Keeper {
         next: &PublicKey,
     ) -> Result<Made, Error> {
         let mut failed = None;
-        let chain = self.verified().map_or_else(Vec::new, |view| view.public_keys());
+        let chain = self.seen().map_or_else(Vec::new, |view| view.public_keys());
         let is_ours = |key: &PublicKey| committed.contains(key) || chain.contains(key);
         for which in self.tokens.apart_from(Some(next)) {
             if self.tokens.is_foreign(which, is_ours) {
@@ -60,7 +60,7 @@ impl Keeper {
             made => return Ok(made?),
         }
         let survey = self.tokens.survey().await?;
-        let ours = self.verified().map_or_else(Vec::new, |view| view.public_keys());
+        let ours = self.seen().map_or_else(Vec::new, |view| view.public_keys());
         let is_ours = |key: &PublicKey| committed.contains(key) || ours.contains(key);
         let is_first = ours.is_empty();
         if !is_first && !survey.keys().any(|(on, key)| on == which && is_ours(&key.public_key)) {
@@ -69,10 +69,10 @@ impl Keeper {
         }
         for (_, key) in survey.keys().filter(|(on, key)| *on == which && key.id == id) {
             if committed.contains(&key.public_key) {
-                return Err(Error::Contradiction(format!(
+                return Err(Error::State(State::Interrupted(format!(
                     "a key that the ledger names is under id {id}, which belongs to another generation: \
                      `hsm.key_ids` was changed; give it more ids, or bring the old range back"
-                )));
+                ))));
             }
             tracing::info!(%id, key = %key.public_key, "destroying what an interrupted attempt made");
             self.tokens.destroy(which, key.handle).await?;

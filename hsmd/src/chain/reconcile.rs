@@ -1,200 +1,211 @@
-//! Token and ledger made to agree: at start, and whenever the outcome of a step is not known.
+//! Tokens and ledger held against each other: at start, and whenever the outcome of a step is not known.
 //!
-//! The ledger decides. A key is chosen only because its digest is what the ledger names; what the ledger
-//! does not name is destroyed only where an interrupted step explains it. A token that has moved on
-//! further than its ledger (restored from an old backup, or another one's) is left untouched.
+//! The decision is [`plan()`]'s; here is what it is made from, and what is done about it.
 
-use keychain::{
-    PublicKey,
-    chain::{Event, SignedEvent, verify_whole},
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
 };
 
-use super::{Error, Keeper, View, to_gauge};
+use keychain::chain::{Event, SignedEvent, verify_whole};
+
+use super::{
+    Error, Keeper, Latch, State, View,
+    plan::{Found, Known, Plan, Settled, Sweep, Written, plan},
+    to_gauge,
+    turn::Waiting,
+};
 use crate::{
     failure_point::{self, Step},
     ledger::{Contents, Turn},
-    token::backend::{Fault, Half, Key, KeyId},
-    token::{Survey, Which},
+    token::Survey,
+    token::backend::Fault,
 };
-use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 impl Keeper {
-    /// Finishes or undoes what was interrupted, and answers the chain as it then stands.
-    pub(super) async fn reconcile(&self) -> Result<View, Error> {
-        self.prepare_first().await?;
-        let turn = self.ledger.turn().await?;
-        let known = self.verified();
-        let known: Vec<_> = known.iter().flat_map(|view| view.events()).collect();
-        let contents = turn.read(&known).await?;
-        demand_all_of(&known, &contents.events)?;
-        if contents.events.is_empty() {
-            return self.make_first(turn, &contents).await;
-        }
-        verify(&contents.events)?;
-        self.settle(turn, contents).await
+    /// Reads the ledger and verifies it: the chain is visible then, whatever the tokens do.
+    pub async fn read(&self) -> Result<(), Error> {
+        let _turn = self.turns.take(Waiting::Other).await;
+        let contents = self.ledger.read().await?;
+        self.show_read(&contents)
     }
 
-    /// Finds the two keys that the ledger names, and clears the rest away. The turn is held throughout, so
-    /// that no other hsmd is making a key meanwhile.
-    async fn settle(&self, turn: Turn, contents: Contents) -> Result<View, Error> {
-        let Contents { events, key_intent } = contents;
-        let newest = events.last().ok_or(Error::Unsettled)?.event().clone();
-        let survey = self.look_for(&newest).await?;
-        let (live, next) = find_named(&survey, &newest);
-        // What is not found may be on the token that is silent.
-        if survey.silent().is_none() && (live.is_none() || next.is_none()) {
-            return Err(Error::Behind(missing(newest.sequence_number, live, next)));
+    /// Reconciles if there is a reason to: the state is not the best one, another hsmd has added to the ledger, a
+    /// token answers again, or something is left to be destroyed. For the watcher and operators.
+    pub async fn check(&self) -> Result<(), Error> {
+        let _turn = self.turns.take(Waiting::Other).await;
+        self.check_in_turn().await
+    }
+
+    /// The same, in turn.
+    pub(super) async fn check_in_turn(&self) -> Result<(), Error> {
+        if self.chain_state() == State::Ready
+            && let Some(view) = self.view()
+            && self.ledger.head().await? == Some(view.live().id())
+            && !self.tokens.owe_a_look()
+            && !self.has_strays()
+        {
+            return Ok(());
         }
-        let surplus = Surplus::of(&survey, &events);
-        for id in surplus.unknown_ids() {
-            self.demand_explained(newest.sequence_number, key_intent, id)?;
+        self.reconcile().await
+    }
+
+    /// Finishes or undoes what was interrupted, and enters the state that was found. Whether that is one in which
+    /// something can be done is another question ([`Self::demand`]). In turn only.
+    pub(super) async fn reconcile(&self) -> Result<(), Error> {
+        match self.compare_all().await {
+            Ok((state, view)) => {
+                self.enter(self.latched(state, view.as_deref()), view);
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(state) = error.state() {
+                    self.enter(state, None);
+                }
+                Err(error)
+            }
         }
-        self.demand_no_failover(&survey, &newest, &surplus)?;
-        match survey.silent() {
-            // Not even what an interrupted step explains is destroyed: the ledger may be older than it looks.
-            Some(fault) if live.is_none() && next.is_none() => return Err(Error::Hsm(fault.again())),
-            Some(_) => {}
-            None => self.clear_away(&surplus).await,
+    }
+
+    /// Enters a state in which nothing is trusted until it was reconciled. In turn only.
+    pub(super) fn interrupt(&self, because: &str) {
+        self.enter(State::Interrupted(because.to_owned()), None);
+    }
+
+    async fn compare_all(&self) -> Result<(State, Option<Arc<View>>), Error> {
+        let turn = self.ledger.turn().await?;
+        let seen = self.seen();
+        let seen: Vec<_> = seen.iter().flat_map(|view| view.events()).collect();
+        let contents = turn.read(&seen).await?;
+        self.show_read(&contents)?;
+        let newest = contents.events.last().map(SignedEvent::event);
+        let survey = self.survey(newest).await?;
+        let (found, proven) = (Found::from(&survey), *self.proven());
+        let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let copies: Vec<_> = copies.into_iter().collect();
+        let known = Known { seen: &seen, proven, copies: &copies, key_ids: self.key_ids };
+        let written = Written { events: &contents.events, key_intent: contents.key_intent };
+        match plan(&found, written, known) {
+            Plan::Begin(sweep) => self.begin(turn, contents.key_intent, &sweep).await,
+            Plan::Settle(settled) => self.settle(turn, contents, &survey, settled).await,
+        }
+    }
+
+    /// Does what the plan says. The turn is held throughout, so that no other hsmd is making a key meanwhile.
+    async fn settle(
+        &self,
+        turn: Turn,
+        contents: Contents,
+        survey: &Survey,
+        settled: Settled,
+    ) -> Result<(State, Option<Arc<View>>), Error> {
+        let Settled { state, next, proves, sweep, .. } = settled;
+        if matches!(state, State::LedgerExchanged { .. }) {
+            // What was seen before stays visible.
+            return Ok((state, None));
+        }
+        if state.powers().rotates && survey.silent().is_none() {
+            self.clear_away(&sweep).await;
         }
         turn.release().await?;
-        if live.is_some() {
-            self.proven.store(true, Ordering::Relaxed);
+        if proves {
+            *self.proven() = contents.events.last().map(SignedEvent::id);
         }
-        self.tokens.note_surveyed(&survey);
-        View::new(events, next).ok_or(Error::Unsettled)
+        self.tokens.note_surveyed(survey);
+        Ok((state, View::new(contents.events, next).map(Arc::new)))
     }
 
-    /// Destroys what the newest event does not name.
-    async fn clear_away(&self, surplus: &Surplus<'_>) {
+    /// Destroys what nothing needs.
+    pub(super) async fn clear_away(&self, sweep: &Sweep) {
         failure_point::pass(Step::Settle, "before-sweep");
         let mut left_over = 0_u32;
-        for (_, key) in &surplus.keys {
-            tracing::info!(id = %key.id, key = %key.public_key, "destroying a key that the ledger does not name");
-            left_over += note_destroyed(Some(key.id), self.tokens.retire(key.public_key).await);
+        let keys: BTreeSet<_> = sweep.keys.iter().map(|(_, key)| (key.public_key, key.id)).collect();
+        for (key, id) in keys {
+            tracing::info!(%id, %key, "destroying a key that the ledger does not name");
+            left_over += note_destroyed(&self.tokens.retire(key).await);
             failure_point::pass(Step::Settle, "amid-sweep");
         }
-        for (which, half) in &surplus.halves {
+        for (slot, half) in &sweep.halves {
             tracing::info!(id = ?half.id, "destroying half a key");
-            left_over += note_destroyed(half.id, self.tokens.destroy(*which, half.handle).await);
+            left_over += note_destroyed(&self.tokens.destroy(*slot, half.handle).await);
         }
         failure_point::pass(Step::Settle, "after-sweep");
         self.strays.store(left_over > 0, Ordering::Relaxed);
         metrics::gauge!("hsmd_token_objects", "state" => "retired").set(left_over);
     }
 
-    /// What is on the token. That it lacks a key which `newest` names is believed only at a second look: another
-    /// hsmd may have made that key a moment ago.
-    pub(super) async fn look_for(&self, newest: &Event) -> Result<Survey, Error> {
+    /// Lists what is on the tokens. That they lack a key which `newest` names is believed only at a second survey:
+    /// what a module remembers of a token, another process may have changed.
+    pub(super) async fn survey(&self, newest: Option<&Event>) -> Result<Survey, Error> {
         let survey = self.tokens.survey().await?;
-        if let (Some(_), Some(_)) = find_named(&survey, newest) {
-            return Ok(survey);
-        }
-        Ok(self.tokens.survey_afresh().await?)
+        let complete = newest.is_none_or(|newest| {
+            let (live, next) = Found::from(&survey).named_by(newest);
+            live.is_some() && next.is_some()
+        });
+        if complete { Ok(survey) } else { Ok(self.tokens.survey_afresh().await?) }
     }
 
-    /// Refuses to touch anything if the key under `id` is from a generation that this ledger has never
-    /// heard of: the ledger is older than its token.
-    fn demand_explained(&self, newest: u64, key_intent: Option<u64>, id: KeyId) -> Result<(), Error> {
-        let next = newest.saturating_add(1);
-        let distance = self.key_ids.distance(next, id);
-        let half_made = distance == 1 && key_intent >= Some(next.saturating_add(1));
-        if distance <= 0 || half_made {
+    /// The event that is known to be the chain's newest.
+    pub(super) fn proven(&self) -> std::sync::MutexGuard<'_, Option<keychain::Digest>> {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Verifies what was read, and shows it if nothing is visible yet: reading the chain needs no token.
+    fn show_read(&self, contents: &Contents) -> Result<(), Error> {
+        let seen = self.seen();
+        let known = seen.as_ref().is_some_and(|view| {
+            let same = view.events().map(SignedEvent::id).eq(contents.events.iter().map(SignedEvent::id));
+            same && !contents.events.is_empty()
+        });
+        if known {
             return Ok(());
         }
-        Err(Error::Behind(format!(
-            "the token has a key under id {id}, which generation {} would have, but the ledger ends with {newest} \
-             and never meant to make it: the ledger is older than its token; import the published chain (`opsctl \
-             hsm recover --chain FILE`) or bring back the newest ledger",
-            next.saturating_add_signed(i64::from(distance))
-        )))
-    }
-
-    /// Refuses a ledger that may be from before a failover. A rotation makes its key beside the live one; a key
-    /// of the generation after the next that is beside the next one was made while the live one's token was
-    /// silent, and the event that commits to it may be one that this ledger has never heard of. Once the ledger
-    /// was proven to be the newest, and since it did not go backwards, it is an attempt in vain.
-    fn demand_no_failover(
-        &self,
-        survey: &Survey,
-        newest: &Event,
-        surplus: &Surplus<'_>,
-    ) -> Result<(), Error> {
-        let place =
-            |is_it: &dyn Fn(&Key) -> bool| survey.keys().find(|(_, key)| is_it(key)).map(|(which, _)| which);
-        let live = place(&|key| key.public_key == newest.public_key);
-        let next = place(&|key| key.public_key.digest() == newest.rotation_hash);
-        let (Some(live), Some(next)) = (live, next) else { return Ok(()) };
-        let after_next = self.key_ids.of(newest.sequence_number.saturating_add(2));
-        let knows = self.proven.load(Ordering::Relaxed) || self.discarding.load(Ordering::Relaxed);
-        if knows || live == next || !surplus.unknown.contains(&(next, after_next)) {
-            return Ok(());
+        verify(&contents.events)?;
+        if seen.is_none() {
+            self.enter(self.chain_state(), View::new(contents.events.clone(), None).map(Arc::new));
         }
-        Err(Error::Behind(format!(
-            "a token has a key under id {after_next} beside the next one, as a rotation leaves it that went on without \
-             the live key's token, but the ledger ends with {}: import the newest published chain (`opsctl hsm recover \
-             --chain FILE`); if nobody has a newer event, with --discard-unfinished",
-            newest.sequence_number
-        )))
+        Ok(())
     }
-}
 
-/// What is on the tokens besides the keys that the newest event names.
-///
-/// A token that has no key of this chain may be another's, put in the wrong place: nothing on it is destroyed. But a
-/// key on it that this ledger cannot have made is one that it should know.
-struct Surplus<'a> {
-    keys: Vec<(Which, &'a Key)>,
-    halves: Vec<(Which, &'a Half)>,
-    /// Ids of what no event explains, on whichever token.
-    unknown: Vec<(Which, KeyId)>,
-}
-
-impl<'a> Surplus<'a> {
-    fn of(survey: &'a Survey, events: &[SignedEvent]) -> Self {
-        let of_an_event: BTreeSet<_> = events.iter().map(|event| event.event().public_key).collect();
-        let newest = events.last().map(SignedEvent::event);
-        let is_named = |key: &Key| newest.is_some_and(|newest| is_named(key, newest));
-        let is_ours = |key: &Key| is_named(key) || of_an_event.contains(&key.public_key);
-        let ours: Vec<_> = survey.keys().filter(|(_, key)| is_ours(key)).map(|(which, _)| which).collect();
-        let strangers = survey.keys().filter(|(_, key)| !is_ours(key)).map(|(which, key)| (which, key.id));
-        let halves = survey.halves().filter_map(|(which, half)| Some((which, half.id?)));
-        let unknown = strangers.chain(halves).collect();
-        let surplus = survey.keys().filter(|(_, key)| !is_named(key));
-        let (keys, others): (Vec<_>, Vec<_>) = surplus.partition(|(which, _)| ours.contains(which));
-        for (which, key) in others {
-            let token = which.as_str();
-            tracing::warn!(token, id = %key.id, "a key is on a token that has none of this chain's; it is left alone");
+    /// The state, unless an operator has to decide first.
+    pub(super) fn latched(&self, state: State, view: Option<&View>) -> State {
+        let mut latch = self.latch.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = view.map(|view| view.live().id());
+        match &*latch {
+            Some(Latch::Restored(difference)) if state.powers().rotates => {
+                State::LedgerRestored(difference.clone())
+            }
+            Some(Latch::Rival { newest: of, evidence }) if Some(*of) == newest => match state {
+                State::Ready => State::Rival(evidence.clone()),
+                state => state,
+            },
+            // Another event follows the contested one: what stood beside it is a branch that was left.
+            Some(Latch::Rival { .. }) if newest.is_some() => {
+                *latch = None;
+                state
+            }
+            _ => state,
         }
-        let halves =
-            survey.halves().filter(|(which, half)| half.id.is_none() || ours.contains(which)).collect();
-        Self { keys, halves, unknown }
-    }
-
-    fn unknown_ids(&self) -> impl Iterator<Item = KeyId> {
-        self.unknown.iter().map(|(_, id)| *id)
     }
 }
 
-/// Refuses a ledger that lacks what this process has seen in it: it was exchanged for an older one meanwhile.
-fn demand_all_of(seen: &[&SignedEvent], events: &[SignedEvent]) -> Result<(), Error> {
-    let same = seen.iter().zip(events).all(|(seen, event)| seen.id() == event.id());
-    if same && seen.len() <= events.len() {
-        return Ok(());
+impl From<&Survey> for Found {
+    fn from(survey: &Survey) -> Self {
+        Self {
+            keys: survey.keys().map(|(slot, key)| (slot, *key)).collect(),
+            halves: survey.halves().map(|(slot, half)| (slot, *half)).collect(),
+            silent: survey.silent().map(Fault::told),
+        }
     }
-    Err(Error::Behind(format!(
-        "the ledger had {} events a moment ago and now has {}, or others: it was exchanged for an older one; import the \
-         published chain (`opsctl hsm recover --chain FILE`) or bring back the newest ledger",
-        seen.len(),
-        events.len()
-    )))
 }
 
 /// How many are left of one that was to be destroyed: a token that cannot destroy can still sign.
-fn note_destroyed(id: Option<KeyId>, outcome: Result<(), Fault>) -> u32 {
+fn note_destroyed(outcome: &Result<(), Fault>) -> u32 {
     match outcome {
         Ok(()) => 0,
         Err(fault) => {
-            tracing::error!(?id, %fault, "a key that nothing needs is left on the token");
+            tracing::error!(%fault, "a key that nothing needs is left on the token");
             1
         }
     }
@@ -202,37 +213,12 @@ fn note_destroyed(id: Option<KeyId>, outcome: Result<(), Fault>) -> u32 {
 
 /// Verifies the whole chain. The newest event's own date stands for the time: whether the clock is right
 /// is another question, which a rotation asks.
-pub(super) fn verify(events: &[SignedEvent]) -> Result<(), Error> {
+fn verify(events: &[SignedEvent]) -> Result<(), Error> {
     let (Some(first), Some(newest)) = (events.first(), events.last()) else { return Ok(()) };
     metrics::gauge!("hsmd_chain_sequence").set(to_gauge(newest.event().sequence_number));
-    verify_whole(events, &first.event().prefix, newest.event().created_at, Duration::ZERO)
-        .map_err(|refusal| Error::Contradiction(format!("the ledger's chain does not verify: {refusal}")))
-}
-
-/// The keys on the tokens that an event names: its own, and the next one's.
-pub(super) fn find_named(survey: &Survey, event: &Event) -> (Option<PublicKey>, Option<PublicKey>) {
-    let live = find(survey, |key| *key == event.public_key);
-    let next = find(survey, |key| key.digest() == event.rotation_hash);
-    (live, next)
-}
-
-fn find(survey: &Survey, is_it: impl Fn(&PublicKey) -> bool) -> Option<PublicKey> {
-    survey.keys().map(|(_, key)| key.public_key).find(|key| is_it(key))
-}
-
-fn is_named(key: &Key, event: &Event) -> bool {
-    key.public_key == event.public_key || key.public_key.digest() == event.rotation_hash
-}
-
-fn missing(newest: u64, live: Option<PublicKey>, next: Option<PublicKey>) -> String {
-    let what = match (live, next) {
-        (None, None) => "neither the signing key nor the next one",
-        (None, Some(_)) => "not the signing key",
-        _ => "not the key that comes next",
-    };
-    format!(
-        "the ledger ends with generation {newest}, and of its keys the token holds {what}: the ledger is older \
-         than its token, or it is another token; import the published chain (`opsctl hsm recover --chain FILE`) or \
-         bring back the newest ledger, or the token"
+    verify_whole(events, &first.event().prefix, newest.event().created_at, Duration::ZERO).map_err(
+        |refusal| {
+            Error::State(State::LedgerCorrupt(format!("the ledger's chain does not verify: {refusal}")))
+        },
     )
 }

@@ -63,12 +63,21 @@ impl Health {
                 live.prefix, live.id, live.sequence_number, live.created_at
             )
         } else {
-            let trouble = keeper.trouble();
-            let trouble = trouble.unwrap_or_else(|| "token and ledger are not reconciled".to_owned());
             problems.retain(|(part, _)| part != "chain");
-            problems.push(("chain".to_owned(), trouble));
+            problems.push(("chain".to_owned(), keeper.chain_state().to_string()));
             String::new()
         };
+        let state = keeper.chain_state();
+        let powers = state.powers();
+        let state = format!(
+            ",\"state\":{{\"name\":\"{}\",\"cause\":{},\"cure\":{},\"signs\":{},\"rotates\":{},\"taints\":{}}}",
+            state.label(),
+            json::string(&state.cause()),
+            json::string(state.cure()),
+            powers.signs,
+            powers.rotates,
+            powers.taints
+        );
         let ready = problems.is_empty();
         let status = if ready { "healthy" } else { "unhealthy" };
         // Each class with its bound: how long its queue is, and how long it can get.
@@ -78,7 +87,7 @@ impl Health {
         let stated = statements.newest().to_health();
         let tokens = tokens(&keeper.token_states());
         let body = format!(
-            "{{\"status\":\"{status}\",\"problems\":{},\"warnings\":{},\"queueDepth\":{},\"queue\":{{{}}}{chain}{stated}{tokens}}}",
+            "{{\"status\":\"{status}\",\"problems\":{},\"warnings\":{},\"queueDepth\":{},\"queue\":{{{}}}{state}{chain}{stated}{tokens}}}",
             object(&problems),
             object(&self.warnings()),
             keeper.waiting(),

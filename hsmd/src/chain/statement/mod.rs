@@ -160,7 +160,7 @@ impl Statements {
     /// Has an older generation denied. It is durable, and a head that denies it is signed, when this answers
     /// [`Effect::Denied`]; saying it again does no harm.
     pub async fn deny(&self, generation: Digest) -> Result<Denial, Error> {
-        let view = self.keeper.settled().await?;
+        let view = self.keeper.settled()?;
         let unknown = Error::Conflict("the chain has no such generation");
         let left = view.find(&generation).ok_or(unknown)?;
         let next = view.after(left).ok_or(Error::Conflict("the generation is the newest: taint it"))?;

@@ -42,7 +42,7 @@ async fn death_at_every_call_of_either() {
             }
             deaths += 1;
             let keeper = pair.start().await.unwrap();
-            let view = keeper.settled().await.unwrap();
+            let view = keeper.settled().unwrap();
             for advanced in &answered {
                 assert!(view.find(&advanced.new_generation).is_some(), "an answered rotation stands");
             }
@@ -107,7 +107,7 @@ async fn the_loss_of_either_at_every_call_leaves_a_way() {
                 losses += 1;
                 keeper.tokens().look().await;
                 keeper.probe().await.unwrap();
-                let view = keeper.settled().await.unwrap();
+                let view = keeper.settled().unwrap();
                 for advanced in &answered {
                     assert!(view.find(&advanced.new_generation).is_some(), "an answered rotation stands");
                 }

@@ -1,7 +1,7 @@
 //! On which token a key is made, what is believed of a token that is silent, and what is refused.
 
 use hsmd::{
-    chain::{Error, Unfinished},
+    chain::{Error, State, Unfinished},
     token::backend::Fault,
 };
 
@@ -34,7 +34,7 @@ async fn a_chain_begins_with_both_tokens_or_not_at_all() {
     for lost in [&pair.first, &pair.second] {
         lost.lose();
         let error = pair.start().await.err().unwrap();
-        assert!(matches!(error, Error::FirstNeedsBoth(Fault::Silent { .. })), "{error:?}");
+        assert!(matches!(error, Error::State(State::TokenSilent(_))), "{error:?}");
         lost.heal();
         assert_eq!([pair.first.objects(), pair.second.objects()], [0, 0]);
     }
@@ -117,9 +117,12 @@ async fn the_next_keys_token_is_used_again_once_it_answers() {
     pair.start().await.unwrap().close().await.unwrap();
     pair.second.lose();
     let keeper = pair.start().await.unwrap();
-    assert!(matches!(keeper.advance(ROTATE).await, Err(Error::NextSilent(_))));
+    assert!(matches!(keeper.advance(ROTATE).await, Err(Error::State(State::NextKeySilent(_)))));
     pair.second.heal();
-    assert!(matches!(keeper.advance(ROTATE).await, Err(Error::NextSilent(_))), "nobody has looked yet");
+    assert!(
+        matches!(keeper.advance(ROTATE).await, Err(Error::State(State::NextKeySilent(_)))),
+        "nobody has looked yet"
+    );
     keeper.tokens().look().await;
     keeper.advance(ROTATE).await.unwrap();
     pair.check(&keeper, 2).await;
@@ -147,16 +150,20 @@ async fn a_ledger_that_no_live_key_vouches_for_makes_no_event() {
     for advance in [ROTATE, TAINT] {
         let error = keeper.advance(advance).await.unwrap_err();
         assert!(
-            matches!(&error, Error::Unproven(_)) && error.to_string().contains("opsctl hsm recover"),
+            matches!(&error, Error::State(State::LiveKeyMissing { .. }))
+                && error.to_string().contains("opsctl hsm recover"),
             "{error}"
         );
     }
     let error = keeper.recover(old_chain, Unfinished::Refuse).await.map(drop);
-    assert!(error.is_ok() && matches!(keeper.advance(ROTATE).await, Err(Error::Unproven(_))));
+    assert!(
+        error.is_ok()
+            && matches!(keeper.advance(ROTATE).await, Err(Error::State(State::LiveKeyMissing { .. })))
+    );
     // The newest chain is brought: the live key is found, and endorses.
     keeper.recover(chain, Unfinished::Refuse).await.unwrap();
     keeper.probe().await.unwrap();
-    assert!(matches!(keeper.advance(ROTATE).await, Err(Error::NextSilent(_))));
+    assert!(matches!(keeper.advance(ROTATE).await, Err(Error::State(State::NextKeySilent(_)))));
     pair.first.heal();
     keeper.tokens().look().await;
     keeper.advance(ROTATE).await.unwrap();
@@ -174,7 +181,7 @@ async fn a_published_chain_vouches_for_the_ledger_in_the_live_keys_stead() {
     for ledger_lost in [false, true] {
         let keeper = pair.start().await;
         if ledger_lost {
-            assert!(matches!(keeper, Err(Error::Behind(_))));
+            assert!(matches!(keeper, Err(Error::State(State::LedgerBehind { .. }))));
             continue;
         }
         let keeper = keeper.unwrap();
@@ -215,7 +222,7 @@ async fn a_key_that_is_on_neither_token_is_missed_only_if_both_answer() {
     let next = keeper.view().unwrap().next().unwrap();
     keeper.close().await.unwrap();
     pair.second.steal(&next);
-    assert!(matches!(pair.start().await, Err(Error::Behind(_))));
+    assert!(matches!(pair.start().await, Err(Error::State(State::LedgerBehind { .. }))));
     pair.first.lose();
     // The one that answers has neither.
     let error = pair.start().await.err().unwrap();

@@ -2,7 +2,7 @@
 //! fork the chain, or be another's.
 
 use hsmd::{
-    chain::{Advance, Error, Unfinished},
+    chain::{Advance, Error, State, Unfinished},
     token::backend::KeyIds,
 };
 use sea_orm::{ConnectionTrait as _, Database};
@@ -51,7 +51,7 @@ async fn a_first_start_destroys_no_other_chains_keys() {
     pair.start().await.unwrap().close().await.unwrap();
     change(&pair, "DELETE FROM events").await;
     pair.second.add_key(KeyIds::default().of(8), false);
-    assert!(matches!(pair.start().await, Err(Error::Behind(_))));
+    assert!(matches!(pair.start().await, Err(Error::State(State::LedgerBehind { .. }))));
     assert_eq!([pair.first.objects(), pair.second.objects()], [2, 4]);
 }
 
@@ -71,7 +71,7 @@ async fn a_ledger_that_goes_backwards_is_noticed() {
         for advance in [ROTATE, TAINT] {
             assert!(keeper.probe().await.is_err());
             let error = keeper.advance(advance).await.unwrap_err();
-            assert!(matches!(error, Error::Behind(_)), "{error:?}");
+            assert!(matches!(error, Error::State(State::LedgerBehind { .. })), "{error:?}");
         }
         lost.heal();
         keeper.tokens().look().await;
@@ -101,7 +101,10 @@ async fn what_a_failover_left_is_not_taken_for_an_attempt_in_vain() {
     std::fs::copy(&old, pair.ledger_file()).unwrap();
     let kept = pair.second.keys();
     let error = pair.start().await.err().unwrap();
-    assert!(matches!(&error, Error::Behind(told) if told.contains("opsctl hsm recover")), "{error:?}");
+    assert!(
+        matches!(&error, Error::State(state) if state.to_string().contains("opsctl hsm recover")),
+        "{error:?}"
+    );
     assert_eq!(pair.second.keys(), kept);
     // The newest chain cures it. Bringing the old one changes nothing, unless somebody says that it is the newest.
     let keeper = pair.start_behind().await;
@@ -133,7 +136,7 @@ async fn a_refused_recovery_lets_nothing_rotate() {
     drop(keeper.probe().await);
     for advance in [ROTATE, TAINT] {
         let error = keeper.advance(advance).await.unwrap_err();
-        assert!(matches!(error, Error::Unproven(_)), "{error:?}");
+        assert!(matches!(error, Error::State(State::LiveKeyMissing { .. })), "{error:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hsmd::{
-    chain::{Advance, Brought, Error, Keeper},
+    chain::{Advance, Brought, Error, Keeper, State},
     clock::{Calendar, System},
     ledger::Ledger,
     token::Tokens,
@@ -54,7 +54,7 @@ impl Pair {
         let calendar = Calendar::new(Box::new(System::start()));
         let keeper =
             Keeper::new(self.ledger().await, Tokens::pair(first, second), calendar, KeyIds::default());
-        assert!(matches!(keeper.settled().await, Err(Error::Behind(_))));
+        assert!(matches!(keeper.settled(), Err(Error::State(State::LedgerBehind { .. }))));
         Arc::new(keeper)
     }
 
@@ -81,7 +81,7 @@ impl Pair {
     /// Every rule of the chain; the live key alone on one token, the next alone on the other.
     pub async fn check(&self, keeper: &Keeper, events: usize) {
         self.check_chain(keeper, events).await;
-        let view = keeper.settled().await.unwrap();
+        let view = keeper.settled().unwrap();
         let (live, next) = self.devices(keeper);
         assert_eq!(live.keys(), [view.live().event().public_key]);
         assert_eq!(next.keys(), [view.next().unwrap()]);
@@ -92,7 +92,7 @@ impl Pair {
     /// The same with both keys on one token and nothing on the other.
     pub async fn check_together(&self, keeper: &Keeper, on: &Device, events: usize) {
         self.check_chain(keeper, events).await;
-        let view = keeper.settled().await.unwrap();
+        let view = keeper.settled().unwrap();
         let mut keys = on.keys();
         let mut wanted: Vec<PublicKey> = vec![view.live().event().public_key, view.next().unwrap()];
         keys.sort_unstable();
@@ -101,7 +101,7 @@ impl Pair {
     }
 
     pub async fn check_chain(&self, keeper: &Keeper, events: usize) {
-        let view = keeper.settled().await.unwrap();
+        let view = keeper.settled().unwrap();
         let chain = self.ledger().await.read().await.unwrap().events;
         verify_whole(&chain, &view.prefix(), now(), Duration::ZERO).unwrap();
         assert_eq!(chain.len(), events);
