@@ -8,6 +8,7 @@ mod audit;
 mod border;
 #[cfg(test)]
 mod callers;
+mod clock;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
 use hsmd::{
     chain::statement::{Effect, Settings, Statements},
     chain::{Advance, Error, Keeper},
-    clock::{Calendar, Clock},
+    clock::{Clock, TrustedClock},
     ledger::Ledger,
     token::backend::KeyIds,
     token::signer::Signer,
@@ -297,8 +297,8 @@ impl Place {
         let (signer, _) = Signer::start(Box::new(self.device.connect())).unwrap();
         let ledger = format!("sqlite://{}/ledger.db", self.folder.path().display());
         let ledger = Ledger::open(&ledger).await.unwrap();
-        let calendar = Calendar::new(Box::new(self.clock.clone()));
-        let keeper = Arc::new(Keeper::start(ledger, signer, calendar, KeyIds::default()).await.unwrap());
+        let clock = TrustedClock::new(Box::new(self.clock.clone()));
+        let keeper = Arc::new(Keeper::start(ledger, signer, clock, KeyIds::default()).await.unwrap());
         let settings = Settings { head_interval: Duration::from_mins(15), skew: SKEW };
         let statements = Statements::open(Arc::clone(&keeper), settings).await.unwrap();
         (keeper, statements)
