@@ -193,6 +193,8 @@ impl TrustedClock {
         // A clock that was believed for want of any known date is judged as at a start.
         if state.anchor.is_some_and(|(_, on_evidence)| !on_evidence) {
             state.anchor = None;
+            drop(state);
+            let _judged = self.trusted_now();
         }
     }
 

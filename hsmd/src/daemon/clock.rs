@@ -18,9 +18,9 @@ pub async fn follow(keeper: &Keeper, health: &Health) {
     loop {
         judged.tick().await;
         let doubt = keeper.trusted_now().err();
-        metrics::gauge!("hsmd_clock_trusted").set(if doubt.is_none() { 1.0 } else { 0.0 });
-        // Before the ledger was read the chain is not ready either, and says why.
+        // Before the ledger was read the chain is not ready, and says why.
         let problem = doubt.filter(|doubt| doubt.cause != Cause::NotCompared);
+        metrics::gauge!("hsmd_clock_trusted").set(if problem.is_none() { 1.0 } else { 0.0 });
         health.note("clock", problem.map(|doubt| doubt.to_string()));
         if doubt.is_none() && kept.is_none_or(|kept| kept.elapsed() >= KEPT) {
             match keeper.keep_trusted_time().await {

@@ -149,11 +149,13 @@ fn an_older_generation_is_denied(database: Database) {
         world.rotate("{}");
     }
     let ids: Vec<_> = world.chain().iter().map(SignedEvent::id).collect();
+    let dates: Vec<_> = world.chain().iter().map(|event| event.event().created_at).collect();
     let answer = |place: usize, effect: &str| {
         format!(
-            "{{\"taintedGenerationId\":\"{}\",\"newGenerationId\":\"{}\",\"effect\":\"{effect}\"}}",
+            "{{\"taintedGenerationId\":\"{}\",\"newGenerationId\":\"{}\",\"liveFrom\":\"{}\",\"effect\":\"{effect}\"}}",
             ids[place],
-            ids[place + 1]
+            ids[place + 1],
+            dates[place + 1]
         )
     };
     assert_eq!(world.taint(&ids[0]), answer(0, "denied"));

@@ -133,7 +133,7 @@ rate = "1000000/s"
 [[allow]]
 user = {other}
 socket = "unix:{folder}/other-admin.sock"
-operations = ["rotate", "taint", "revoke-keys", "recover"]
+operations = ["accept-clock", "rotate", "taint", "revoke-keys", "recover"]
 "#
         )
     }
