@@ -251,15 +251,13 @@ impl TrustedClock {
     /// The date of an event that taints: it is made in any case, because waiting would leave a thief's key trusted. In
     /// doubt it is dated by the last trusted time.
     pub fn taint_after(&self, newest: Timestamp) -> Timestamp {
-        match self.trusted_now() {
-            Ok(now) => earliest_after(Some(newest), now),
-            Err(_) => {
-                let mut state = self.state();
-                let date = earliest_after(Some(newest), self.last_trusted(&state));
-                state.tainted_at = Some(date);
-                date
-            }
+        if let Ok(now) = self.trusted_now() {
+            return earliest_after(Some(newest), now);
         }
+        let mut state = self.state();
+        let date = earliest_after(Some(newest), self.last_trusted(&state));
+        state.tainted_at = Some(date);
+        date
     }
 
     /// The date of a head of the event created at `created_at`. In doubt only a taint that was made in this doubt has
