@@ -8,6 +8,7 @@ mod audit;
 mod border;
 #[cfg(test)]
 mod callers;
+#[cfg(test)]
 mod clock;
 #[cfg(test)]
 mod conformance;
