@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use keychain::{
     Digest, PublicKey, Timestamp,
-    chain::{Draft, SignedEvent},
+    chain::{Draft, Event, SignedEvent},
 };
 
 use super::{Error, Keeper, State, View, turn::Waiting};
@@ -12,6 +12,7 @@ use crate::{
     clock::Dating,
     failure_point::{self, Step},
     ledger,
+    token::Made,
     token::backend::Fault,
     token::signer::Class,
 };
@@ -40,6 +41,8 @@ pub struct Advanced {
     pub new_generation: Digest,
     /// The key of the generation after it.
     pub new_public_key: PublicKey,
+    /// When verifiers begin to use the generation after it.
+    pub live_from: Timestamp,
     /// Whether this is the answer to an earlier command, and nothing was done now.
     pub repeated: bool,
 }
@@ -85,8 +88,8 @@ impl Keeper {
             return Err(Error::State(State::NextKeySilent(silence.told())));
         }
         let created_at = match self.date_after(&view, advance)? {
-            Dated::At(at) => at,
-            Dated::Early(wait) => return Ok(Attempt::Early(wait)),
+            Dating::At(at) => at,
+            Dating::Wait(wait) => return Ok(Attempt::Early(wait)),
         };
         match self.follow(&view, next, advance, created_at).await {
             Ok(extended) => Ok(Attempt::Done(answer(view.live(), extended.live(), false))),
@@ -164,8 +167,10 @@ impl Keeper {
         }
     }
 
-    async fn discard(&self, made: &crate::token::Made) {
-        if let Err(fault) = self.tokens.discard(made).await {
+    /// Destroys a key that was made in vain: by its public key, because the fault may have cost the connection that
+    /// its handle is of.
+    async fn discard(&self, made: &Made) {
+        if let Err(fault) = self.tokens.retire(made.key.public_key).await {
             tracing::warn!(%fault, id = %made.key.id, "a key made in vain is left for the reconciliation");
         }
     }
@@ -190,30 +195,13 @@ impl Keeper {
         Ok(answer(before.live(), next, false))
     }
 
-    fn date_after(&self, view: &View, advance: Advance) -> Result<Dated, Error> {
+    fn date_after(&self, view: &View, advance: Advance) -> Result<Dating, Error> {
         let newest = view.live().event().created_at;
         if advance.taint {
-            return Ok(Dated::At(self.calendar.taint_after(newest)));
+            return Ok(Dating::At(self.clock.taint_after(newest)));
         }
-        match self.calendar.date_after(Some(newest)) {
-            Dating::At(at) => Ok(Dated::At(at)),
-            Dating::Wait(wait) => Ok(Dated::Early(wait)),
-            Dating::Behind(by) => Err(Error::Clock(format!(
-                "it is {} s before the newest event; set it right and try again",
-                by.as_secs()
-            ))),
-            Dating::Jumped(by) => Err(Error::Clock(format!(
-                "it moved by {} s while hsmd ran; once it is right, restart hsmd",
-                by.as_secs()
-            ))),
-        }
+        Ok(self.clock.date_after(Some(newest))?)
     }
-}
-
-/// The date of an event, or that it is too early for one.
-enum Dated {
-    At(Timestamp),
-    Early(Duration),
 }
 
 /// The answer to a command whose work is done already; an error if it can no longer be done.
@@ -228,5 +216,12 @@ fn earlier(view: &View, advance: Advance) -> Result<Option<Advanced>, Error> {
 }
 
 fn answer(left: &SignedEvent, next: &SignedEvent, repeated: bool) -> Advanced {
-    Advanced { left: left.id(), new_generation: next.id(), new_public_key: next.event().public_key, repeated }
+    let Event { public_key, created_at, .. } = *next.event();
+    Advanced {
+        left: left.id(),
+        new_generation: next.id(),
+        new_public_key: public_key,
+        live_from: created_at,
+        repeated,
+    }
 }

@@ -3,14 +3,14 @@
 use keychain::{Code, Refusal};
 
 use super::State;
-use crate::{failure_point, ledger, token::backend::Fault};
+use crate::{clock::Doubt, failure_point, ledger, token::backend::Fault};
 
 /// Why the keeper did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The clock cannot be trusted with an event.
-    #[error("the clock is wrong: {0}")]
-    Clock(String),
+    #[error(transparent)]
+    Clock(#[from] Doubt),
     /// The generation named is not the one in use, nor one that was left as asked.
     #[error("compare-and-swap lost: {0}")]
     Conflict(&'static str),
@@ -79,7 +79,7 @@ impl From<&Error> for Refusal {
     /// The one place where this crate's faults become codes of the wire.
     fn from(error: &Error) -> Self {
         match error {
-            Error::Clock(_) => Self::new(Code::Unavailable, "the clock of the HSM service is wrong"),
+            Error::Clock(doubt) => doubt.into(),
             Error::Conflict(because) => Self::new(Code::Conflict, because),
             Error::LeftUntainted => Self::new(Code::Conflict, "the generation was left without a taint"),
             Error::Ledger(ledger::Error::Full { .. }) => {

@@ -10,6 +10,7 @@
 
 mod advance;
 mod attest;
+mod clock;
 mod error;
 mod first;
 mod make;
@@ -32,11 +33,11 @@ use std::{
     time::Duration,
 };
 
-use keychain::{Digest, Timestamp, chain::SignedEvent};
+use keychain::{Digest, chain::SignedEvent};
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    clock::Calendar,
+    clock::{Source, TrustedClock},
     ledger::Ledger,
     token::backend::{Kept, KeyIds},
     token::signer::Class,
@@ -57,7 +58,7 @@ pub use view::View;
 pub struct Keeper {
     ledger: Ledger,
     tokens: Tokens,
-    calendar: Calendar,
+    clock: Arc<TrustedClock>,
     key_ids: KeyIds,
     /// One step of the chain at a time.
     turns: Turns,
@@ -105,21 +106,26 @@ impl Keeper {
     pub async fn start(
         ledger: Ledger,
         tokens: impl Into<Tokens>,
-        calendar: Calendar,
+        clock: impl Into<Arc<TrustedClock>>,
         key_ids: KeyIds,
     ) -> Result<Self, Error> {
-        let keeper = Self::new(ledger, tokens, calendar, key_ids);
+        let keeper = Self::new(ledger, tokens, clock, key_ids);
         keeper.check().await?;
         keeper.settled()?;
         Ok(keeper)
     }
 
     /// A keeper that has not read anything yet: [`Self::read`] and [`Self::check`] do.
-    pub fn new(ledger: Ledger, tokens: impl Into<Tokens>, calendar: Calendar, key_ids: KeyIds) -> Self {
+    pub fn new(
+        ledger: Ledger,
+        tokens: impl Into<Tokens>,
+        clock: impl Into<Arc<TrustedClock>>,
+        key_ids: KeyIds,
+    ) -> Self {
         Self {
             ledger,
             tokens: tokens.into(),
-            calendar,
+            clock: clock.into(),
             key_ids,
             turns: Turns::default(),
             standing: watch::Sender::new(Standing::default()),
@@ -192,11 +198,6 @@ impl Keeper {
         self.tokens.states(view.as_ref().map(|view| view.live().event()))
     }
 
-    /// The time of day.
-    pub fn now(&self) -> Timestamp {
-        self.calendar.now()
-    }
-
     /// Requests in the queue before the token, and at it.
     pub fn waiting(&self) -> usize {
         self.depths().into_iter().map(|(_, depth)| depth).sum()
@@ -256,6 +257,7 @@ impl Keeper {
         let before = self.chain_state();
         if let Some(view) = &view {
             note_newest(view);
+            self.clock.learn(Source::Event, view.live().event().created_at);
         }
         self.standing.send_modify(|standing| {
             standing.state = state.clone();

@@ -80,6 +80,7 @@ impl Keeper {
         let contents = turn.read(&seen).await?;
         self.show_read(&contents)?;
         let newest = contents.events.last().map(SignedEvent::event);
+        self.compare_clock(newest.map(|newest| newest.created_at));
         let survey = self.survey(newest).await?;
         let (found, proven) = (Found::from(&survey), *self.proven());
         let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner).clone();
