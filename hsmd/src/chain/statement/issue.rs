@@ -40,10 +40,11 @@ impl Statements {
 
     async fn issue_in_turn(&self) -> Result<Stated, Error> {
         let stated = self.read().await?;
-        let now = self.keeper.now().to_millis();
-        let entries = listed::entries(&stated, now, self.settings.skew);
         // Whether token and ledger agree is found out elsewhere; here it is only waited for.
-        let live = self.keeper.view().ok_or(Error::Unsettled)?.live().id();
+        let view = self.keeper.view().ok_or(Error::Unsettled)?;
+        let (live, created_at) = (view.live().id(), view.live().event().created_at);
+        let now = self.keeper.clock().date_head(created_at)?.to_millis();
+        let entries = listed::entries(&stated, now, self.settings.skew);
         let newest = self.newest();
         let lists_the_same = newest.head.as_ref().is_some_and(|head| *head.entries() == entries);
         if newest.generation() != Some(live) || !lists_the_same || self.until_due().is_zero() {
