@@ -8,7 +8,7 @@ use std::{
 use keychain::{PublicKey, Signature};
 
 use super::Progress;
-use crate::token::backend::{Backend, Fault, Handle, Inventory, Key, KeyId, Rung};
+use crate::token::backend::{Backend, Fault, Handle, Inventory, Key, KeyId, Rung, WrapKeyId, Wrapped};
 
 /// Retired keys that are remembered: signatures that waited while their generation was left ask for the
 /// newest few.
@@ -16,8 +16,9 @@ const RETIRED_MAX: usize = 64;
 
 pub(super) struct Vault {
     backend: Box<dyn Backend>,
-    /// Handles of this connection. Emptied by a reconnect.
-    handles: HashMap<PublicKey, Handle>,
+    /// Handles of this connection. Emptied by a reconnect. A key that was carried twice, because the first attempt
+    /// failed after its effect, has two.
+    handles: HashMap<PublicKey, Vec<Handle>>,
     /// Keys that are not on the token any more, newest last: what waits for one is told so at once, and
     /// does not cost a listing of the token.
     retired: VecDeque<PublicKey>,
@@ -33,8 +34,40 @@ impl Vault {
         // A generation that failed after its effect leaves a second key under the id: the reconciliation of
         // token and ledger that follows destroys it, because the ledger does not name it.
         let key = self.climb(|vault| vault.call(|backend| backend.generate(id)))?;
-        self.handles.insert(key.public_key, key.handle);
+        self.handles.insert(key.public_key, vec![key.handle]);
         Ok(key)
+    }
+
+    pub(super) fn wrap_keys(&mut self) -> Result<Vec<WrapKeyId>, Fault> {
+        self.climb(|vault| vault.call(|backend| backend.wrap_keys()))
+    }
+
+    pub(super) fn wrap(&mut self, public_key: &PublicKey, under: WrapKeyId) -> Result<Wrapped, Fault> {
+        self.climb(|vault| {
+            let handle = vault.find(public_key)?.ok_or(Fault::NoSuchKey(*public_key))?;
+            vault.call(|backend| backend.wrap(handle, under))
+        })
+    }
+
+    pub(super) fn unwrap(
+        &mut self,
+        id: KeyId,
+        public_key: &PublicKey,
+        wrapped: &Wrapped,
+        under: WrapKeyId,
+    ) -> Result<(), Fault> {
+        let mut again = false;
+        let key = self.climb(|vault| {
+            // The attempt before may have had its effect.
+            if again && let Some(handle) = vault.find(public_key)? {
+                return Ok(Some(handle));
+            }
+            again = true;
+            vault.call(|backend| backend.unwrap(id, public_key, wrapped, under)).map(|key| Some(key.handle))
+        })?;
+        self.retired.retain(|retired| retired != public_key);
+        self.handles.insert(*public_key, key.into_iter().collect());
+        Ok(())
     }
 
     pub(super) fn sign(&mut self, public_key: &PublicKey, digest: &[u8; 32]) -> Result<Signature, Fault> {
@@ -60,9 +93,10 @@ impl Vault {
     }
 
     pub(super) fn retire(&mut self, public_key: &PublicKey) -> Result<(), Fault> {
-        self.climb(|vault| match vault.find(public_key)? {
-            Some(handle) => vault.call(|backend| backend.destroy(handle)),
-            None => Ok(()),
+        self.climb(|vault| {
+            vault.find(public_key)?;
+            let handles = vault.handles.get(public_key).cloned().unwrap_or_default();
+            handles.into_iter().try_for_each(|handle| vault.call(|backend| backend.destroy(handle)))
         })?;
         self.handles.remove(public_key);
         if self.retired.len() >= RETIRED_MAX {
@@ -92,16 +126,23 @@ impl Vault {
 
     /// The handle of a key, looked up on the token if this connection has not met it.
     fn find(&mut self, public_key: &PublicKey) -> Result<Option<Handle>, Fault> {
-        if let Some(handle) = self.handles.get(public_key) {
-            return Ok(Some(*handle));
+        if let Some(handle) = self.known(public_key) {
+            return Ok(Some(handle));
         }
         self.list()?;
-        Ok(self.handles.get(public_key).copied())
+        Ok(self.known(public_key))
+    }
+
+    fn known(&self, public_key: &PublicKey) -> Option<Handle> {
+        self.handles.get(public_key).and_then(|handles| handles.first()).copied()
     }
 
     fn list(&mut self) -> Result<Inventory, Fault> {
         let inventory = self.call(|backend| backend.inventory())?;
-        self.handles = inventory.keys.iter().map(|key| (key.public_key, key.handle)).collect();
+        self.handles.clear();
+        for key in &inventory.keys {
+            self.handles.entry(key.public_key).or_default().push(key.handle);
+        }
         self.retired.retain(|key| !self.handles.contains_key(key));
         Ok(inventory)
     }
