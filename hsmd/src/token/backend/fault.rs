@@ -89,8 +89,8 @@ pub enum Fault {
     Opening,
     /// The PIN was refused. It is not presented again: another attempt could lock the token.
     #[error(
-        "the token refused the PIN and it is not presented again: correct the credential `hsm.pin`, or say that it \
-         is right (`opsctl hsm pin retry`)"
+        "the token refused the PIN: correct the credential `hsm.pin`, or say that it is right (`opsctl hsm pin \
+         retry`); until then it is not tried again"
     )]
     Pin {
         /// What the module said; absent when it is being reported again.

@@ -1,7 +1,7 @@
 //! A backend and where its keys are: what lives on the thread, and climbs the ladder out of a fault.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -16,9 +16,8 @@ const RETIRED_MAX: usize = 64;
 
 pub(super) struct Vault {
     backend: Box<dyn Backend>,
-    /// Handles of this connection. Emptied by a reconnect. A key that was carried twice, because the first attempt
-    /// failed after its effect, has two.
-    handles: HashMap<PublicKey, Vec<Handle>>,
+    /// Handles of this connection. Emptied by a reconnect.
+    handles: HashMap<PublicKey, Handle>,
     /// Keys that are not on the token any more, newest last: what waits for one is told so at once, and
     /// does not cost a listing of the token.
     retired: VecDeque<PublicKey>,
@@ -34,7 +33,7 @@ impl Vault {
         // A generation that failed after its effect leaves a second key under the id: the reconciliation of
         // token and ledger that follows destroys it, because the ledger does not name it.
         let key = self.climb(|vault| vault.call(|backend| backend.generate(id)))?;
-        self.handles.insert(key.public_key, vec![key.handle]);
+        self.handles.insert(key.public_key, key.handle);
         Ok(key)
     }
 
@@ -60,13 +59,13 @@ impl Vault {
         let key = self.climb(|vault| {
             // The attempt before may have had its effect.
             if again && let Some(handle) = vault.find(public_key)? {
-                return Ok(Some(handle));
+                return Ok(handle);
             }
             again = true;
-            vault.call(|backend| backend.unwrap(id, public_key, wrapped, under)).map(|key| Some(key.handle))
+            vault.call(|backend| backend.unwrap(id, public_key, wrapped, under)).map(|key| key.handle)
         })?;
         self.retired.retain(|retired| retired != public_key);
-        self.handles.insert(*public_key, key.into_iter().collect());
+        self.handles.insert(*public_key, key);
         Ok(())
     }
 
@@ -93,10 +92,9 @@ impl Vault {
     }
 
     pub(super) fn retire(&mut self, public_key: &PublicKey) -> Result<(), Fault> {
-        self.climb(|vault| {
-            vault.find(public_key)?;
-            let handles = vault.handles.get(public_key).cloned().unwrap_or_default();
-            handles.into_iter().try_for_each(|handle| vault.call(|backend| backend.destroy(handle)))
+        self.climb(|vault| match vault.find(public_key)? {
+            Some(handle) => vault.call(|backend| backend.destroy(handle)),
+            None => Ok(()),
         })?;
         self.handles.remove(public_key);
         if self.retired.len() >= RETIRED_MAX {
@@ -126,25 +124,32 @@ impl Vault {
 
     /// The handle of a key, looked up on the token if this connection has not met it.
     fn find(&mut self, public_key: &PublicKey) -> Result<Option<Handle>, Fault> {
-        if let Some(handle) = self.known(public_key) {
-            return Ok(Some(handle));
+        if let Some(handle) = self.handles.get(public_key) {
+            return Ok(Some(*handle));
         }
         self.list()?;
-        Ok(self.known(public_key))
-    }
-
-    fn known(&self, public_key: &PublicKey) -> Option<Handle> {
-        self.handles.get(public_key).and_then(|handles| handles.first()).copied()
+        Ok(self.handles.get(public_key).copied())
     }
 
     fn list(&mut self) -> Result<Inventory, Fault> {
-        let inventory = self.call(|backend| backend.inventory())?;
-        self.handles.clear();
-        for key in &inventory.keys {
-            self.handles.entry(key.public_key).or_default().push(key.handle);
-        }
+        let mut inventory = self.call(|backend| backend.inventory())?;
+        self.destroy_second_copies(&mut inventory)?;
+        self.handles = inventory.keys.iter().map(|key| (key.public_key, key.handle)).collect();
         self.retired.retain(|key| !self.handles.contains_key(key));
         Ok(inventory)
+    }
+
+    /// A key that was carried twice, by two processes or because the first attempt failed after its effect, is there
+    /// twice: one of the copies goes.
+    fn destroy_second_copies(&mut self, inventory: &mut Inventory) -> Result<(), Fault> {
+        let mut seen = HashSet::new();
+        let (once, again): (Vec<_>, Vec<_>) =
+            inventory.keys.iter().copied().partition(|key| seen.insert(key.public_key));
+        inventory.keys = once;
+        again.into_iter().try_for_each(|key| {
+            tracing::info!(key = %key.public_key, "destroying a second copy of a key");
+            self.call(|backend| backend.destroy(key.handle))
+        })
     }
 
     /// Does `work`, and while it fails for a reason that a new connection may cure, reconnects a rung

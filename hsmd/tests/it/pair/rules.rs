@@ -40,6 +40,7 @@ async fn a_chain_begins_with_both_tokens_or_not_at_all() {
 async fn a_second_token_takes_effect_with_two_rotations() {
     let pair = Pair::new();
     pair.first.pair(None);
+    pair.second.pair(None);
     let keeper = pair.start_alone().await.unwrap();
     keeper.close().await.unwrap();
     let unmirrored = |keeper: &hsmd::chain::Keeper| keeper.token_states()[0].unmirrored.clone();
@@ -49,6 +50,7 @@ async fn a_second_token_takes_effect_with_two_rotations() {
     assert!(unmirrored(&keeper).unwrap().contains("opsctl hsm pair"));
     assert_eq!([pair.first.objects(), pair.second.objects()], [4, 0]);
     pair.first.pair(Some(b"the wrap key"));
+    pair.second.pair(Some(b"the wrap key"));
     keeper.advance(ROTATE).await.unwrap();
     assert_eq!([pair.first.objects(), pair.second.objects()], [4, 2]);
     keeper.advance(ROTATE).await.unwrap();
