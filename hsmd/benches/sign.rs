@@ -1,7 +1,7 @@
-//! Endorsements per second through hsmd's socket, with 1 client and with 16, as a share of raw `C_Sign` on
+//! Endorsements per second through hsmd's socket, with 1 client, with 16 and with 64, as a share of raw `C_Sign` on
 //! one session of the same token in the same run; and hsmd's own CPU time per signature beyond the token's.
 //!
-//! `cargo bench --profile ci -p hsmd --bench sign`. SoftHSM must be installed. Clients and hsmd are two
+//! `cargo bench -p hsmd --bench sign`. SoftHSM must be installed. Clients and hsmd are two
 //! processes on this machine and share its cores. Every request asks for another key, so that none shares a
 //! signature with another, and every answer is a success with a signature; hsmd does all that it does in
 //! production, its ledger on SQLite with synchronous=FULL. Raw signing and hsmd are measured in turns, and
@@ -44,7 +44,7 @@ use support::{
 /// How long one measurement takes.
 const SPAN: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 5;
-const CLIENTS: [usize; 2] = [1, 16];
+const CLIENTS: [usize; 3] = [1, 16, 64];
 
 fn main() {
     match std::env::var_os("KEELSON_BENCH_FOLDER") {

@@ -11,14 +11,17 @@ use hsmd::{
     audit::{self, Audit, attend},
     chain::statement::Statements,
     chain::{self, Keeper},
-    clock::{Calendar, System},
-    daemon::config::{Config, Socket},
+    clock::{System, TrustedClock},
     daemon::device,
     daemon::health::Health,
     daemon::process,
     daemon::reload::Reload,
     daemon::supervise::{Ending, ModuleFailure, exit_in_any_case, supervise},
-    daemon::tokens,
+    daemon::{
+        self,
+        config::{Config, Socket},
+        tokens,
+    },
     http::{Door, Listener, serve},
     ledger::Ledger,
     policy::{Gate, PolicyFile},
@@ -96,6 +99,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         () = statements.run(&health) => Ok(()),
         () = follow(reload, &audit, &keeper, &health) => Ok(()),
         () = attend::attend(&audit, &keeper) => Ok(()),
+        () = daemon::clock::follow(&keeper, &health) => Ok(()),
         () = follow_audit(&audit, &keeper, &health) => Ok(()),
     };
     // Whoever cannot go on does not wait for a token that does not answer.
@@ -109,6 +113,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     metrics.stop(false).await;
     attend::stop(&audit, &keeper).await;
+    if let Err(error) = keeper.keep_trusted_time().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the trusted time is not kept");
+    }
     if let Err(error) = keeper.close().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "cannot close the ledger");
     }
@@ -188,8 +195,8 @@ async fn open(config: &Config) -> Result<(Keeper, Threads), Failure> {
 
 async fn settle(config: &Config, tokens: Tokens) -> Result<Keeper, chain::Error> {
     let ledger = Ledger::open(&config.ledger).await?;
-    let calendar = Calendar::new(Box::new(System::start()));
-    let keeper = Keeper::new(ledger, tokens, calendar, config.key_ids());
+    let clock = TrustedClock::with(Box::new(System::start()), config.clock());
+    let keeper = Keeper::new(ledger, tokens, clock, config.key_ids());
     match keeper.probe().await {
         Ok(()) => metrics::gauge!("hsmd_token_up").set(1.0),
         Err(error @ chain::Error::Behind(_)) => tracing::error!(problem = %error, "not ready"),

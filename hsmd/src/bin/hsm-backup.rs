@@ -165,7 +165,7 @@ impl Officers {
         // The officers are logged out by now: a token has one of them or a user.
         let carried = ceremony::carry(&mut self.users()?, id).map_err(Failure::unavailable)?;
         ceremony::keep_only(&mut self.log_in()?, id).map_err(Failure::unavailable)?;
-        let ceremony::Carried { mirrored, staying } = carried;
+        let ceremony::Carried { mirrored, staying, .. } = carried;
         let rest = if staying == 0 {
             String::new()
         } else {

@@ -58,9 +58,7 @@ impl Keeper {
         for (slot, handle) in keys.chain(survey.halves().map(|(slot, half)| (slot, half.handle))) {
             self.tokens.destroy(slot, handle).await?;
         }
-        let Dating::At(created_at) = self.calendar.date_after(None) else {
-            return Err(Error::Clock("it moved while hsmd started; start hsmd again".to_owned()));
-        };
+        let Dating::At(created_at) = self.clock.date_after(None)? else { return Err(Error::Unsettled) };
         failure_point::pass(Step::First, "before-keys");
         let zero = self.make_key(self.key_ids.of(0), &[]).await?.key;
         failure_point::pass(Step::First, "between-keys");

@@ -31,6 +31,7 @@ impl Keeper {
         let known: Vec<_> = known.iter().flat_map(|view| view.events()).collect();
         let contents = turn.read(&known).await?;
         demand_all_of(&known, &contents.events)?;
+        self.compare_clock(contents.events.last().map(|newest| newest.event().created_at));
         if contents.events.is_empty() {
             return self.make_first(turn, &contents).await;
         }

@@ -19,7 +19,7 @@ use systemd::{
 
 use crate::{
     chain::statement,
-    clock::Clock,
+    clock::{self, AheadMax, Clock},
     http::tls,
     policy::{Entrance, Operation, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
     token::backend::{KeyIds, officer::OfficerSettings},
@@ -41,6 +41,15 @@ pub struct Config {
     /// How far other clocks may be off.
     #[serde(default = "default_skew")]
     pub clock_skew: Span,
+    /// The file that the time service touches when it has set the clock.
+    #[serde(default = "default_clock_synchronized")]
+    pub clock_synchronized: PathBuf,
+    /// How far ahead of every known date the clock is believed at start, if that file is there.
+    #[serde(default = "default_clock_ahead_max")]
+    pub clock_ahead_max: Span,
+    /// The same if it is not there.
+    #[serde(default = "default_clock_ahead_max_unsynchronized")]
+    pub clock_ahead_max_unsynchronized: Span,
     /// The file that says who may do what.
     pub policy: PathBuf,
     /// The folder of the audit trail.
@@ -76,6 +85,9 @@ impl Config {
         }
         if !config.policy.is_absolute() {
             return wrong("policy", "must be an absolute path such as \"/etc/hsmd/policy.toml\"");
+        }
+        if !config.clock_synchronized.is_absolute() {
+            return wrong("clock_synchronized", "must be an absolute path such as that of systemd-timesyncd");
         }
         if !config.audit.is_absolute() {
             return wrong("audit", "must be an absolute path such as \"/var/lib/hsmd/audit\"");
@@ -145,6 +157,17 @@ impl Config {
         statement::Settings { head_interval: self.head_interval.duration(), skew: self.clock_skew.duration() }
     }
 
+    /// What the clock is judged by.
+    pub fn clock(&self) -> clock::Settings {
+        clock::Settings {
+            ahead_max: AheadMax {
+                synchronized: self.clock_ahead_max.duration(),
+                unsynchronized: self.clock_ahead_max_unsynchronized.duration(),
+            },
+            synchronized: self.clock_synchronized.clone(),
+        }
+    }
+
     /// The sockets to open, with the files of their TLS read and checked.
     pub fn sockets(&self) -> Result<Vec<Socket>, tls::Error> {
         let insecure =
@@ -186,6 +209,18 @@ fn default_ledger() -> String {
     "sqlite:///var/lib/hsmd/ledger.db".to_owned()
 }
 
+fn default_clock_synchronized() -> PathBuf {
+    clock::Settings::default().synchronized
+}
+
+fn default_clock_ahead_max() -> Span {
+    clock::Settings::default().ahead_max.synchronized.into()
+}
+
+fn default_clock_ahead_max_unsynchronized() -> Span {
+    clock::Settings::default().ahead_max.unsynchronized.into()
+}
+
 fn default_audit() -> PathBuf {
     PathBuf::from("/var/lib/hsmd/audit")
 }
@@ -196,7 +231,7 @@ const HEAD_INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1
 /// A quarter of an hour: 24 heads may fail before verifiers warn (at 6 h without one) and 48 before they
 /// deny, while a signature that often costs the slowest HSM nothing, and its audit log 96 entries a day.
 const fn default_head_interval() -> Span {
-    Span::seconds(15 * 60)
+    Span::seconds(5 * 60)
 }
 
 const fn default_skew() -> Span {

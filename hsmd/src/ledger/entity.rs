@@ -39,6 +39,8 @@ pub(super) mod keeper {
         pub id: i32,
         /// The highest sequence number that a key may have been made for; -1 before the first.
         pub key_intent: i64,
+        /// The last trusted time, in milliseconds since 1970.
+        pub trusted_time: Option<i64>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

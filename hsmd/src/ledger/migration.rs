@@ -49,6 +49,7 @@ impl MigrationTrait for First {
             .table("keeper")
             .col(schema::integer("id").primary_key())
             .col(schema::big_integer("key_intent"))
+            .col(schema::big_integer_null("trusted_time"))
             .to_owned();
         schema.create_table(keeper).await?;
         let row = Query::insert()

@@ -10,9 +10,12 @@ mod connect;
 mod entity;
 mod migration;
 mod statement;
+mod trusted_time;
 
-use keychain::Digest;
+use std::sync::{Arc, Mutex};
+
 use keychain::chain::SignedEvent;
+use keychain::{Digest, Timestamp};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait as _,
     QueryFilter as _, QueryOrder as _, SqlErr, SqliteTransactionMode, TransactionOptions,
@@ -79,6 +82,7 @@ impl From<failure_point::Failed> for Error {
 #[derive(Clone, Debug)]
 pub struct Ledger {
     database: DatabaseConnection,
+    trusted_time: Arc<Mutex<Option<Timestamp>>>,
 }
 
 /// Events in one statement of an import: four values each, below the 32,766 that SQLite takes.
@@ -102,7 +106,9 @@ impl Ledger {
         failure_point::write(Step::First, "before-migrate")?;
         migration::run(&database).await?;
         failure_point::write(Step::First, "after-migrate")?;
-        Ok(Self { database })
+        let ledger = Self { database, trusted_time: Arc::default() };
+        ledger.read_trusted_time().await?;
+        Ok(ledger)
     }
 
     /// Reads everything.

@@ -38,6 +38,8 @@ pub enum Error {
 /// What came of carrying keys to a replacement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
+    /// Keys on the token that has more of them.
+    keys: usize,
     /// Keys that are on both tokens now.
     pub mirrored: usize,
     /// Keys that were made to stay on one token: two rotations leave them behind.
@@ -87,32 +89,40 @@ pub fn keep_only(officers: &mut [Box<dyn Officer>; 2], kept: WrapKeyId) -> Resul
 
 /// Carries every key that one token has and the other lacks, and proves each on both by a signature.
 pub fn carry(tokens: &mut [Box<dyn Backend>; 2], under: WrapKeyId) -> Result<Carried, Error> {
-    // A listing proves each key by a signature.
-    let mut listed = Vec::new();
-    for (index, token) in tokens.iter_mut().enumerate() {
-        listed.push(token.inventory().map_err(at(index))?.keys);
-    }
-    let [first, second] = listed.as_slice() else { return Err(Error::Empty) };
-    if first.is_empty() && second.is_empty() {
-        return Err(Error::Empty);
-    }
-    let lacking = |from: &[Key], to: &[Key]| -> Vec<Key> {
-        from.iter().filter(|key| to.iter().all(|other| other.public_key != key.public_key)).copied().collect()
-    };
-    let (to_second, to_first) = (lacking(first, second), lacking(second, first));
-    let mut carried = Carried { mirrored: first.len() - to_second.len(), staying: 0 };
-    for (from, to, keys) in [(0, 1, to_second), (1, 0, to_first)] {
+    let mut carried = Carried::default();
+    for (from, to) in [(0, 1), (1, 0)] {
+        // A listing proves each key by a signature.
+        let keys = list(tokens, from)?;
+        carried.keys = carried.keys.max(keys.len());
         for key in keys {
+            if copies(tokens, to, &key)? > 0 {
+                continue;
+            }
             if !key.carriable {
                 carried.staying += 1;
                 continue;
             }
             let wrapped = backend(tokens, from)?.wrap(key.handle, under).map_err(at(from))?;
-            backend(tokens, to)?.unwrap(key.id, &key.public_key, &wrapped, under).map_err(at(to))?;
-            carried.mirrored += 1;
+            let copy =
+                backend(tokens, to)?.unwrap(key.id, &key.public_key, &wrapped, under).map_err(at(to))?;
+            // An hsmd that runs meanwhile carries keys, too.
+            if copies(tokens, to, &key)? > 1 {
+                backend(tokens, to)?.destroy(copy.handle).map_err(at(to))?;
+            }
         }
     }
-    Ok(carried)
+    let [first, second] = [list(tokens, 0)?, list(tokens, 1)?];
+    let is_second = |key: &&Key| second.iter().any(|other| other.public_key == key.public_key);
+    carried.mirrored = first.iter().filter(is_second).count();
+    if carried.keys == 0 { Err(Error::Empty) } else { Ok(carried) }
+}
+
+fn copies(tokens: &mut [Box<dyn Backend>; 2], index: usize, key: &Key) -> Result<usize, Error> {
+    Ok(list(tokens, index)?.iter().filter(|other| other.public_key == key.public_key).count())
+}
+
+fn list(tokens: &mut [Box<dyn Backend>; 2], index: usize) -> Result<Vec<Key>, Error> {
+    Ok(backend(tokens, index)?.inventory().map_err(at(index))?.keys)
 }
 
 fn backend(tokens: &mut [Box<dyn Backend>; 2], index: usize) -> Result<&mut Box<dyn Backend>, Error> {

@@ -128,8 +128,8 @@ impl Tokens {
     /// surplus at the next survey.
     pub async fn retire(&self, public_key: PublicKey) -> Result<(), Fault> {
         let (mut retired, mut silent, mut failed) = (false, None, None);
-        let known = self.members().any(|member| member.holds(&public_key));
-        for member in self.members().filter(|member| member.holds(&public_key) || !known) {
+        // Also where it is not known to be: officers may have carried it there.
+        for member in self.members().filter(|member| !member.is_aside()) {
             match member.retire(public_key).await {
                 Ok(()) => retired = true,
                 Err(fault @ Fault::Silent { .. }) => silent = Some(fault),

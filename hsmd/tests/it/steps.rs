@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use hsmd::{
     chain::{Advance, Advanced, Error, Keeper},
-    clock::{Calendar, System},
+    clock::{System, TrustedClock},
     ledger::{self, Ledger},
     token::backend::KeyIds,
     token::signer::Signer,
@@ -49,13 +49,13 @@ impl Place {
     }
 
     async fn start_on(&self, device: &Device, ledger: &Path) -> Result<Arc<Keeper>, Error> {
-        let calendar = Calendar::new(Box::new(System::start()));
-        start(device, ledger, calendar, KeyIds::default()).await
+        let clock = TrustedClock::new(Box::new(System::start()));
+        start(device, ledger, clock, KeyIds::default()).await
     }
 
     /// With a clock and key ids of the test's own.
-    pub async fn start_as(&self, calendar: Calendar, key_ids: KeyIds) -> Result<Arc<Keeper>, Error> {
-        start(&self.device, &self.ledger_file(), calendar, key_ids).await
+    pub async fn start_as(&self, clock: TrustedClock, key_ids: KeyIds) -> Result<Arc<Keeper>, Error> {
+        start(&self.device, &self.ledger_file(), clock, key_ids).await
     }
 
     /// Every rule of the chain, and the keys on the token: live and next, nothing else.
@@ -79,12 +79,12 @@ impl Place {
 async fn start(
     device: &Device,
     ledger: &Path,
-    calendar: Calendar,
+    clock: TrustedClock,
     key_ids: KeyIds,
 ) -> Result<Arc<Keeper>, Error> {
     let (signer, _) = Signer::start(Box::new(device.connect())).unwrap();
     let ledger = Ledger::open(&format!("sqlite://{}", ledger.display())).await?;
-    Ok(Arc::new(Keeper::start(ledger, signer, calendar, key_ids).await?))
+    Ok(Arc::new(Keeper::start(ledger, signer, clock, key_ids).await?))
 }
 
 /// Devices of both kinds, and whether a call that fails has its effect.

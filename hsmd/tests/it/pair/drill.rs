@@ -157,7 +157,7 @@ fn a_lost_token_is_replaced() {
         eventually("a warning with its cure", SOON, || place.health().1.contains("opsctl hsm pair"));
         let told = place.world.softhsm.ceremony("replace", &place.world.config());
         assert!(told.contains("2 keys are on both and sign"), "{told}");
-        assert_eq!(objects(&place), [4, 4]);
+        assert_eq!(objects(&place), [4, 4], "{}", hsmd.log());
         assert!(place.signs());
         assert_eq!(rotate(&place).0, 200, "{}", hsmd.log());
         assert_eq!(objects(&place), [4, 4]);

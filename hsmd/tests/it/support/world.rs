@@ -21,6 +21,10 @@ use super::{
     softhsm::{MODULE, SoftHsm},
 };
 
+/// The variable that says where hsmd is to fail: `hsmd::failure_point::VARIABLE`, which a release build lacks, and the
+/// bench shares this file.
+pub const FAILURE_POINT: &str = "HSMD_FAILURE_POINT";
+
 /// Which database the ledger is in.
 #[derive(Clone, Copy, Debug)]
 pub enum Database {
@@ -128,12 +132,12 @@ purposes = ["response"]
 [[allow]]
 user = {uid}
 socket = "unix:{folder}/admin.sock"
-operations = ["rotate", "taint", "revoke-keys", "recover"]
+operations = ["accept-clock", "rotate", "taint", "revoke-keys", "recover"]
 rate = "1000000/s"
 [[allow]]
 user = {other}
 socket = "unix:{folder}/other-admin.sock"
-operations = ["rotate", "taint", "revoke-keys", "recover"]
+operations = ["accept-clock", "rotate", "taint", "revoke-keys", "recover"]
 "#
         )
     }
@@ -175,9 +179,24 @@ operations = ["rotate", "taint", "revoke-keys", "recover"]
         Daemon::spawn_inheriting(program, &self.config(), self.path(), &conf, (socket, listener))
     }
 
+    /// Sets hsmd's clock off by so many milliseconds, also while it runs: see [`Self::spawn_off`].
+    pub fn set_clock(&self, offset_ms: i64) {
+        let (file, fresh) = (self.path().join("clock"), self.path().join("clock.new"));
+        fs::write(&fresh, offset_ms.to_string()).unwrap();
+        fs::rename(fresh, file).unwrap();
+    }
+
+    /// Starts hsmd with a clock that [`Self::set_clock`] sets, and does not wait.
+    pub fn spawn_off(&self) -> Daemon {
+        let file = self.path().join("clock");
+        let environment = [(hsmd::clock::offset::VARIABLE, file.to_str().unwrap())];
+        let conf = self.softhsm.conf();
+        Daemon::spawn_with(env!("CARGO_BIN_EXE_hsmd"), &self.config(), self.path(), &conf, &environment)
+    }
+
     /// Starts hsmd with a plan to fail, and does not wait.
     pub fn spawn_to_fail(&self, plan: &str) -> Daemon {
-        let environment = [(hsmd::failure_point::VARIABLE, plan)];
+        let environment = [(FAILURE_POINT, plan)];
         let conf = self.softhsm.conf();
         Daemon::spawn_with(env!("CARGO_BIN_EXE_hsmd"), &self.config(), self.path(), &conf, &environment)
     }

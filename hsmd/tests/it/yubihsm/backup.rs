@@ -10,9 +10,8 @@ use std::{
 
 use hsmd::{
     chain::{Advance, Keeper},
-    clock::{Calendar, System},
+    clock::{System, TrustedClock},
     ledger::Ledger,
-    token::Tokens,
     token::backend::KeyIds,
     token::signer::Signer,
 };
@@ -43,8 +42,8 @@ async fn keeper(mock: &Mock, folder: &Path, exportable: bool) -> Result<Arc<Keep
     let settings = hsmd::token::backend::yubihsm::Settings { exportable, ..mock::settings(folder) };
     let (signer, _) = Signer::start(Box::new(mock::open(mock, settings).unwrap())).unwrap();
     let ledger = Ledger::open(&format!("sqlite://{}/ledger.db", folder.display())).await?;
-    let calendar = Calendar::new(Box::new(System::start()));
-    Ok(Arc::new(Keeper::start(ledger, signer, calendar, KeyIds::default()).await?))
+    let clock = TrustedClock::new(Box::new(System::start()));
+    Ok(Arc::new(Keeper::start(ledger, signer, clock, KeyIds::default()).await?))
 }
 
 fn run(folder: &Path, verb: &str, connector: Option<&Connector>, options: &[(&str, &str)]) -> Output {
