@@ -212,7 +212,7 @@ const HEAD_INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1
 /// A quarter of an hour: 24 heads may fail before verifiers warn (at 6 h without one) and 48 before they
 /// deny, while a signature that often costs the slowest HSM nothing, and its audit log 96 entries a day.
 const fn default_head_interval() -> Span {
-    Span::seconds(15 * 60)
+    Span::seconds(5 * 60)
 }
 
 const fn default_skew() -> Span {

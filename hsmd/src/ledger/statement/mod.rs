@@ -15,9 +15,8 @@ use entity::{denial, revoked_key};
 
 pub(super) use migration::DenialsAndRevokedKeys;
 
-/// Most revoked keys that have not ended: 16 statements, which a YubiHSM signs in little more than a second.
-/// Whoever has more compromised keys than that taints the generation that endorsed them.
-pub const REVOKED_KEYS_MAX: usize = 1024;
+/// Most revoked keys that have not ended: as many as a head lists.
+pub const REVOKED_KEYS_MAX: usize = keychain::limits::REVOKED_KEYS_MAX;
 
 /// What is stated beside the chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
