@@ -21,7 +21,7 @@ use crate::{
     chain::statement,
     clock::{self, AheadMax, Clock},
     http::tls,
-    policy::{Entrance, Operation, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
+    policy::{Allows, Entrance, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
     token::backend::{KeyIds, officer::OfficerSettings},
     token::{Slot, Source},
 };
@@ -197,10 +197,11 @@ impl Config {
         Rule {
             who: Who::Loopback,
             socket: Some(entrance.address),
-            operations: vec![Operation::Endorse],
-            service: Some(self.insecure_plain_http_service.clone()),
-            purposes: vec![(Purpose::Response, Purpose::Response.longest_lifetime())],
-            rate: Rate::default(),
+            allows: Allows::Endorsements {
+                service: self.insecure_plain_http_service.clone(),
+                purposes: vec![(Purpose::Response, Purpose::Response.longest_lifetime())],
+            },
+            rate: Rate::usual(Role::Endorse),
         }
     }
 }
