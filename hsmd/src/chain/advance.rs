@@ -84,9 +84,6 @@ impl Keeper {
         }
         let view = self.demand(|powers| if advance.taint { powers.taints } else { powers.rotates })?;
         let next = view.next().ok_or(Error::Unsettled)?;
-        if let Some(silence) = self.tokens.silence_about(Some(&next)) {
-            return Err(Error::State(State::NextKeySilent(silence.told())));
-        }
         let created_at = match self.date_after(&view, advance)? {
             Dating::At(at) => at,
             Dating::Wait(wait) => return Ok(Attempt::Early(wait)),
@@ -120,7 +117,7 @@ impl Keeper {
         failure_point::pass(step, "after-turn");
         // 3. The key after the next is made in the HSM.
         let committed = [newest.public_key, next];
-        let made = self.make_key(self.key_ids.of(after_next), &committed, &next).await?;
+        let made = self.make_key(self.key_ids.of(after_next), &committed).await?;
         failure_point::pass(step, "after-key");
         // 4. The next key, which the newest event committed to, signs its event.
         let draft = Draft::next(newest, &next, &made.key.public_key.digest(), created_at, advance.taint);

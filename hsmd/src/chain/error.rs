@@ -43,7 +43,9 @@ impl Error {
         match self {
             Self::State(state) => Some(state.clone()),
             Self::Hsm(Fault::Busy { .. }) => None,
-            Self::Hsm(fault @ Fault::Pin { .. }) => Some(State::PinRefused(with_causes(fault))),
+            Self::Hsm(fault) if matches!(fault.root(), Fault::Pin { .. }) => {
+                Some(State::PinRefused(with_causes(fault)))
+            }
             Self::Hsm(fault) if fault.is_silence() => Some(State::TokenSilent(with_causes(fault))),
             Self::Ledger(error @ ledger::Error::Contradiction { .. }) => {
                 Some(State::LedgerCorrupt(with_causes(error)))

@@ -9,7 +9,6 @@ use crate::{
     clock::Dating,
     failure_point::{self, Step},
     ledger::Turn,
-    token::Which,
     token::signer::Class,
 };
 
@@ -44,10 +43,9 @@ impl Keeper {
         }
         let Dating::At(created_at) = self.clock.date_after(None)? else { return Err(Error::Unsettled) };
         failure_point::pass(Step::First, "before-keys");
-        let zero = self.make_key_on(Which::First, self.key_ids.of(0), &[]).await?.key;
+        let zero = self.make_key(self.key_ids.of(0), &[]).await?.key;
         failure_point::pass(Step::First, "between-keys");
-        let apart = if self.tokens.are_two() { Which::Second } else { Which::First };
-        let one = self.make_key_on(apart, self.key_ids.of(1), &[zero.public_key]).await?.key;
+        let one = self.make_key(self.key_ids.of(1), &[zero.public_key]).await?.key;
         failure_point::pass(Step::First, "after-keys");
         let draft = Draft::first(&zero.public_key, &one.public_key.digest(), created_at);
         let signature = self.sign(zero.public_key, draft.payload().as_bytes(), Class::Chain).await?;

@@ -265,7 +265,8 @@ impl Keeper {
         });
         announce(&before, &state);
         if let Some(view) = view {
-            self.head.send_replace(view.live().event().sequence_number);
+            let newest = view.live().event().sequence_number;
+            self.head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
         }
     }
 

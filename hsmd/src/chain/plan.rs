@@ -13,7 +13,7 @@ use keychain::{
 
 use super::state::State;
 use crate::{
-    token::Which as Slot,
+    token::Slot,
     token::backend::{Half, Key, KeyId, KeyIds},
 };
 

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use keychain::chain::{Event, SignedEvent, verify_whole};
+use keychain::{
+    PublicKey,
+    chain::{Event, SignedEvent, verify_whole},
+};
 
 use super::{
     Error, Keeper, Latch, State, View,
@@ -19,8 +22,8 @@ use super::{
 use crate::{
     failure_point::{self, Step},
     ledger::{Contents, Turn},
-    token::Survey,
     token::backend::Fault,
+    token::{Slot, Survey},
 };
 
 impl Keeper {
@@ -43,7 +46,7 @@ impl Keeper {
         if self.chain_state() == State::Ready
             && let Some(view) = self.view()
             && self.ledger.head().await? == Some(view.live().id())
-            && !self.tokens.owe_a_look()
+            && !self.tokens.needs_survey()
             && !self.has_strays()
         {
             return Ok(());
@@ -60,7 +63,9 @@ impl Keeper {
                 Ok(())
             }
             Err(error) => {
-                if let Some(state) = error.state() {
+                // That something could not be read says nothing against what was known: a signature decides.
+                let knows = matches!(error, Error::State(_)) || !self.chain_state().powers().signs;
+                if let Some(state) = error.state().filter(|_| knows) {
                     self.enter(state, None);
                 }
                 Err(error)
@@ -101,7 +106,7 @@ impl Keeper {
         survey: &Survey,
         settled: Settled,
     ) -> Result<(State, Option<Arc<View>>), Error> {
-        let Settled { state, next, proves, sweep, .. } = settled;
+        let Settled { state, next, proves, sweep, aside } = settled;
         if matches!(state, State::LedgerExchanged { .. }) {
             // What was seen before stays visible.
             return Ok((state, None));
@@ -113,8 +118,26 @@ impl Keeper {
         if proves {
             *self.proven() = contents.events.last().map(SignedEvent::id);
         }
+        if self.tokens.are_mirrored() {
+            for slot in [Slot::First, Slot::Second] {
+                self.tokens.set_aside(slot, aside.contains(&slot));
+            }
+        }
         self.tokens.note_surveyed(survey);
+        if state.powers().rotates {
+            self.carry(survey, contents.events.last().map(|newest| newest.event().public_key)).await;
+            self.carry(survey, next).await;
+        }
         Ok((state, View::new(contents.events, next).map(Arc::new)))
+    }
+
+    /// Copies a key that the newest event names to the token that lacks it. A failure is the mirror's, and health
+    /// says so; the chain goes on.
+    async fn carry(&self, survey: &Survey, key: Option<PublicKey>) {
+        let Some(key) = key.filter(|key| survey.wants_carrying(key)) else { return };
+        if let Err(fault) = self.tokens.carry(key).await {
+            tracing::warn!(%fault, %key, "a key cannot be carried to the other token yet");
+        }
     }
 
     /// Destroys what nothing needs.
@@ -196,7 +219,7 @@ impl From<&Survey> for Found {
         Self {
             keys: survey.keys().map(|(slot, key)| (slot, *key)).collect(),
             halves: survey.halves().map(|(slot, half)| (slot, *half)).collect(),
-            silent: survey.silent().map(Fault::told),
+            silent: survey.silent().map(Fault::with_causes),
         }
     }
 }

@@ -98,13 +98,13 @@ impl Keeper {
     /// Notes that the live key did not sign: those who come next are refused at once, until the watcher, who is woken,
     /// has found out more.
     fn note_fault(&self, view: &View, fault: Fault, class: Class) -> Error {
-        let state = match &fault {
+        let state = match fault.root() {
             Fault::Busy { .. } => return Error::Hsm(fault),
             Fault::NoSuchKey(_) => Some(State::Interrupted("the signing key is not where it was".to_owned())),
             Fault::Pin { .. } => Some(State::PinRefused(with_causes(&fault))),
             // Under a flood a caller may have waited in vain for a token that answers: the probe decides.
             Fault::Timeout { .. } if class != Class::Probe => None,
-            fault if fault.is_silence() => Some(State::TokenSilent(with_causes(fault))),
+            _ if fault.is_silence() => Some(State::TokenSilent(with_causes(&fault))),
             _ => None,
         };
         if let Some(state) = state {

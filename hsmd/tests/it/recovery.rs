@@ -116,7 +116,12 @@ fn a_ledger_from_an_old_backup_takes_the_published_chain_and_no_other() {
     assert_eq!(request(&world.socket("edge"), "POST", "/recover", &chain_text).status, 404);
     assert_eq!(world.softhsm.objects(), 4, "nothing was destroyed");
 
-    assert!(world.recover("", &chain_text).ok().contains("\"sequenceNumber\":3,\"imported\":2"));
+    assert!(
+        world
+            .recover("", &chain_text)
+            .ok()
+            .contains("\"sequenceNumber\":3,\"state\":\"ready\",\"imported\":2")
+    );
     lives_on(&world, &chain, hsmd);
 }
 

@@ -35,7 +35,15 @@ fn chain_of(chain: u8, newest: u64, branch: u64) -> Vec<SignedEvent> {
 
 fn key_on(slot: Slot, chain: u8, number: u64) -> (Slot, Key) {
     let handle = Handle { epoch: 0, number };
-    (slot, Key { handle, id: ids().of(number), public_key: signing_key(chain, number).public_key() })
+    (
+        slot,
+        Key {
+            handle,
+            id: ids().of(number),
+            public_key: signing_key(chain, number).public_key(),
+            carriable: true,
+        },
+    )
 }
 
 /// What each slot holds of chain 0; a slot that is `None` is silent.
