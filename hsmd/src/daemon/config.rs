@@ -1,5 +1,6 @@
 //! `hsmd.toml`, read and resolved.
 
+mod bytes;
 mod hsm;
 mod listen;
 
@@ -20,6 +21,7 @@ use crate::{
     chain::statement,
     clock::Clock,
     http::tls,
+    ledger,
     policy::{Entrance, Operation, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
     token::backend::KeyIds,
     token::{Source, Which},
@@ -27,6 +29,7 @@ use crate::{
 
 pub use listen::Socket;
 
+pub use bytes::Bytes;
 use hsm::Hsm;
 use listen::Listen;
 
@@ -42,9 +45,12 @@ pub struct Config {
     pub clock_skew: Span,
     /// The file that says who may do what.
     pub policy: PathBuf,
-    /// The folder of the audit trail.
-    #[serde(default = "default_audit")]
-    pub audit: PathBuf,
+    /// Where each event's text is appended besides; better on another disk than the ledger.
+    #[serde(default = "default_chain_copy")]
+    pub chain_copy: PathBuf,
+    /// Free room under an SQLite ledger below which no endorsement is written: the chain needs what is left.
+    #[serde(default = "default_room_floor")]
+    pub room_floor: Bytes,
     /// The longest pause between two heads.
     #[serde(default = "default_head_interval")]
     pub head_interval: Span,
@@ -73,8 +79,11 @@ impl Config {
         if !config.policy.is_absolute() {
             return wrong("policy", "must be an absolute path such as \"/etc/hsmd/policy.toml\"");
         }
-        if !config.audit.is_absolute() {
-            return wrong("audit", "must be an absolute path such as \"/var/lib/hsmd/audit\"");
+        if !config.chain_copy.is_absolute() {
+            return wrong(
+                "chain_copy",
+                "must be an absolute path such as \"/var/lib/hsmd/copy/chain.jsonl\"",
+            );
         }
         if let Err((key, because)) = config.hsm.check() {
             return wrong(&format!("hsm.{key}"), because);
@@ -113,6 +122,15 @@ impl Config {
         };
         let second = self.second_hsm.as_ref().map(|second| source(second, Which::Second));
         (source(&self.hsm, Which::First), second)
+    }
+
+    /// Where the ledger is, and what goes with it.
+    pub fn ledger_settings(&self) -> ledger::Settings {
+        ledger::Settings {
+            chain_copy: self.chain_copy.clone(),
+            room_floor: self.room_floor.0,
+            ..ledger::Settings::new(&self.ledger, PathBuf::new())
+        }
     }
 
     /// The ids that keys are made under, on each token.
@@ -166,8 +184,13 @@ fn default_ledger() -> String {
     "sqlite:///var/lib/hsmd/ledger.db".to_owned()
 }
 
-fn default_audit() -> PathBuf {
-    PathBuf::from("/var/lib/hsmd/audit")
+fn default_chain_copy() -> PathBuf {
+    PathBuf::from("/var/lib/hsmd/copy/chain.jsonl")
+}
+
+/// What a day of endorsements takes at most on a busy host, and a filesystem's own reserve.
+const fn default_room_floor() -> Bytes {
+    Bytes(64 << 20)
 }
 
 /// How long the pause between two heads may be: at most half of what verifiers begin to warn at.

@@ -93,6 +93,9 @@ async fn the_loss_of_the_next_keys_token_leaves_the_endorsements() {
     let (_, lost) = pair.devices(&keeper);
     lost.lose();
     for restarted in [false, true] {
+        if restarted {
+            keeper.close().await.unwrap();
+        }
         let keeper = if restarted { pair.start().await.unwrap() } else { keeper.clone() };
         keeper.probe().await.unwrap();
         for advance in [ROTATE, TAINT] {

@@ -12,7 +12,7 @@ use hsmd::{
 };
 use keychain::{PublicKey, chain::verify_whole};
 
-use crate::support::{memory::Device, world::now};
+use crate::support::{self, memory::Device, world::now};
 
 pub const ROTATE: Advance = Advance { from: None, taint: false };
 pub const TAINT: Advance = Advance { from: None, taint: true };
@@ -40,7 +40,7 @@ impl Pair {
     }
 
     async fn ledger(&self) -> Ledger {
-        Ledger::open(&format!("sqlite://{}", self.ledger_file().display())).await.unwrap()
+        support::ledger::read(&self.ledger_file()).await
     }
 
     pub async fn start(&self) -> Result<Arc<Keeper>, Error> {
@@ -102,7 +102,7 @@ impl Pair {
 
     pub async fn check_chain(&self, keeper: &Keeper, events: usize) {
         let view = keeper.settled().await.unwrap();
-        let chain = self.ledger().await.read().await.unwrap().events;
+        let chain = self.ledger().await.contents(&[]).await.unwrap().events;
         verify_whole(&chain, &view.prefix(), now(), Duration::ZERO).unwrap();
         assert_eq!(chain.len(), events);
         assert_eq!(chain.last().unwrap().id(), view.live().id());

@@ -11,7 +11,6 @@ use std::{
 use hsmd::{
     chain::{Advance, Keeper},
     clock::{Calendar, System},
-    ledger::Ledger,
     token::Tokens,
     token::backend::KeyIds,
     token::signer::Signer,
@@ -19,6 +18,7 @@ use hsmd::{
 use yubihsm::{Capability, Client, Connector as Mock, Credentials, Domain, Uuid, wrap::Algorithm};
 
 use super::{emulator::Connector, mock};
+use crate::support;
 
 const WRAP_KEY: u16 = 100;
 const ROTATE: Advance = Advance { from: None, taint: false };
@@ -42,7 +42,7 @@ fn device(wrap_key: [u8; 32]) -> (Mock, Connector) {
 async fn keeper(mock: &Mock, folder: &Path, exportable: bool) -> Result<Arc<Keeper>, hsmd::chain::Error> {
     let settings = hsmd::token::backend::yubihsm::Settings { exportable, ..mock::settings(folder) };
     let (signer, _) = Signer::start(Box::new(mock::open(mock, settings).unwrap())).unwrap();
-    let ledger = Ledger::open(&format!("sqlite://{}/ledger.db", folder.display())).await?;
+    let ledger = support::ledger::open(&folder.join("ledger.db")).await?;
     let calendar = Calendar::new(Box::new(System::start()));
     Ok(Arc::new(Keeper::start(ledger, signer, calendar, KeyIds::default()).await?))
 }
@@ -131,7 +131,7 @@ async fn two_devices_take_turns() {
         let mock = &mocks[usize::from(name == "second")];
         Signer::start(Box::new(mock::open(mock, mock::settings(&own)).unwrap())).unwrap().0
     });
-    let ledger = Ledger::open(&format!("sqlite://{}/ledger.db", folder.path().display())).await.unwrap();
+    let ledger = support::ledger::open(&folder.path().join("ledger.db")).await.unwrap();
     let calendar = Calendar::new(Box::new(System::start()));
     let tokens = Tokens::pair(first, second);
     let keeper = Arc::new(Keeper::start(ledger, tokens, calendar, KeyIds::default()).await.unwrap());
