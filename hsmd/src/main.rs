@@ -11,14 +11,17 @@ use hsmd::{
     audit::Audit,
     chain::statement::Statements,
     chain::{self, Keeper},
-    clock::{Calendar, System},
+    clock::{System, TrustedClock},
     daemon::audit as trail,
-    daemon::config::{Config, Socket},
     daemon::device,
     daemon::health::Health,
     daemon::process,
     daemon::reload::Reload,
     daemon::supervise::{Ending, ModuleFailure, exit_in_any_case, supervise},
+    daemon::{
+        self,
+        config::{Config, Socket},
+    },
     http::{Door, Listener, serve},
     ledger::{self, Condition, Ledger},
     policy::{Gate, PolicyFile},
@@ -96,6 +99,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         () = follow(reload, &audit, &keeper, &health) => Ok(()),
         () = trail::attend(&audit, &keeper) => Ok(()),
         () = follow_ledger(&keeper, &health) => Ok(()),
+        () = daemon::clock::follow(&keeper, &health) => Ok(()),
     };
     // Whoever cannot go on does not wait for a token that does not answer.
     ended.map_err(restart)?;
@@ -108,6 +112,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     metrics.stop(false).await;
     trail::stop(&audit, &keeper).await;
+    if let Err(error) = keeper.keep_trusted_time().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the trusted time is not kept");
+    }
     if let Err(error) = keeper.close().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "cannot close the ledger");
     }
@@ -186,12 +193,12 @@ async fn open(config: &Config) -> Result<(Keeper, Threads), Failure> {
 
 async fn settle(config: &Config, tokens: Tokens) -> Result<Keeper, chain::Error> {
     let ledger = Ledger::open(config.ledger_settings()).await?;
-    let calendar = Calendar::new(Box::new(System::start()));
-    let keeper = Keeper::new(ledger, tokens, calendar, config.key_ids());
+    let clock = TrustedClock::with(Box::new(System::start()), config.clock());
+    let keeper = Keeper::new(ledger, tokens, clock, config.key_ids());
     match keeper.probe().await {
         Ok(()) => metrics::gauge!("hsmd_token_up").set(1.0),
         Err(error @ (chain::Error::Behind(_) | chain::Error::Ledger(ledger::Error::Unwritten(_)))) => {
-            tracing::error!(problem = %error, "not ready")
+            tracing::error!(problem = %error, "not ready");
         }
         // The live key's token is silent and the next key's is not: the chain can go on.
         Err(error @ chain::Error::Hsm(Fault::Silent { .. })) if keeper.view().is_some() => {

@@ -65,7 +65,7 @@ impl SignRequest {
         let mut payload = outer.object("payload")?;
         outer.finish()?;
         let request = Self {
-            purpose: payload.parsed("purpose", Purpose::parse)?,
+            purpose: payload.parsed("purpose", requested_purpose)?,
             public_key: payload.parsed("publicKey", PublicKey::parse)?,
             expiration: payload.parsed("expiration", Timestamp::parse)?,
         };
@@ -77,6 +77,11 @@ impl SignRequest {
     pub fn to_json(&self) -> String {
         format!("{{\"payload\":{}}}", payload(self, None))
     }
+}
+
+/// A purpose that does not exist is no purpose of another key: the request is malformed.
+fn requested_purpose(text: &str) -> Result<Purpose, Refusal> {
+    Purpose::parse(text).map_err(|refusal| Refusal::new(Code::InvalidMessage, refusal.because()))
 }
 
 /// An endorsement to be signed by the chain's current generation.

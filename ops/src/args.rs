@@ -35,6 +35,8 @@ const HSM: &str = "\
 Examples:
   opsctl chain show --json --from https://keys.example > chain.json
   opsctl hsm recover --chain chain.json     the ledger was restored from an old backup, or lost
+  opsctl hsm clock                          what is hsmd's clock held against, and is it trusted?
+  opsctl hsm clock accept --reason TEXT     it is right: the machine was off for weeks
   opsctl hsm verify                         is the live key on one token and the next on another?
   opsctl hsm backup --connector http://127.0.0.1:12345 --auth-key 3 --password-file FILE --wrap-key 100 --out keelson.backup
   opsctl hsm verify --backup keelson.backup --chain chain.json";
@@ -149,6 +151,8 @@ pub(crate) enum IdentityVerb {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum HsmVerb {
+    /// Show what hsmd's clock is held against, or accept it; exit code 1 while hsmd does not trust it
+    Clock(hsm::Clock),
     /// Bring the published chain to a ledger that is older than its token, or empty
     Recover(hsm::Recover),
     /// Say whether either of two tokens may be lost, or whether a backup will do; exit code 1 when not

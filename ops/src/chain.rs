@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use keychain::Digest;
 use keychain::chain::{SignedEvent, verify_whole};
+use keychain::{Digest, Timestamp};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -63,6 +63,21 @@ impl Source {
 impl Proved {
     /// Proves the events in `text`. Those of another chain than `identity` names are none of ours.
     pub(crate) fn parse(text: &str, identity: Option<Digest>) -> Result<Self, Failure> {
+        Self::parse_at(text, identity, |_| clock::now())
+    }
+
+    /// The same, but a newest event that is ahead of this machine's clock is no objection: one of the clocks is wrong,
+    /// and which one is not for a taint to find out.
+    pub(crate) fn parse_ahead(text: &str) -> Result<Self, Failure> {
+        Self::parse_at(text, None, |newest| clock::now().max(newest))
+    }
+
+    /// Proves the events at the moment that `now` makes of the newest one's date.
+    fn parse_at(
+        text: &str,
+        identity: Option<Digest>,
+        now: impl Fn(Timestamp) -> Timestamp,
+    ) -> Result<Self, Failure> {
         let mut events = Vec::new();
         for published in split(text)? {
             let event = SignedEvent::parse(published)
@@ -74,7 +89,8 @@ impl Proved {
         events.sort_by_key(|event| event.event().sequence_number);
         let first = events.first().or_fail(Exit::No, || "the chain has no event")?;
         let identity = identity.unwrap_or(first.event().prefix);
-        verify_whole(&events, &identity, clock::now(), clock::SKEW)
+        let newest = events.last().map_or(first.event().created_at, |newest| newest.event().created_at);
+        verify_whole(&events, &identity, now(newest), clock::SKEW)
             .or_fail(Exit::No, || format!("the chain of {identity} does not verify"))?;
         Ok(Self { identity, events })
     }

@@ -1,11 +1,14 @@
 //! `opsctl rotate` and `opsctl taint`: the next generation.
 
 use std::io::{BufRead, IsTerminal};
+use std::time::Duration;
 
 use keychain::Digest;
 use serde::{Deserialize, Serialize};
+use systemd::config::Span;
 
 use crate::chain::Proved;
+use crate::clock;
 use crate::deployment::Deployment;
 use crate::door::Door;
 use crate::failure::{Exit, Failure, OrFail};
@@ -86,13 +89,13 @@ pub(crate) async fn rotate(options: &Rotate, talk: Talk) -> Result<(), Failure> 
     }
     let answer =
         hsmd.post("/rotate", to_json(&RotateRequest { from: from.to_string() })?).await?.ok(&hsmd)?;
-    report(&hsmd, &before, &answer, options.json, talk).await
+    report(&before, &chain(&hsmd).await?, &answer, options.json, talk)
 }
 
 /// `opsctl taint`.
 pub(crate) async fn taint(options: &Taint, talk: Talk) -> Result<(), Failure> {
     let hsmd = options.deployment.admin()?;
-    let before = chain(&hsmd).await?;
+    let before = chain_in_any_case(&hsmd, talk).await?;
     let generation = options.generation.unwrap_or(before.head()?.id());
     explain(&before, &generation, talk)?;
     if options.dry_run {
@@ -109,7 +112,7 @@ pub(crate) async fn taint(options: &Taint, talk: Talk) -> Result<(), Failure> {
     match done.effect.as_deref() {
         Some("denied") => {
             // Believes the head, not the answer.
-            let stated = Stated::read(&hsmd, &chain(&hsmd).await?).await?;
+            let stated = Stated::read(&hsmd, &before).await?;
             if !stated.denied.contains(&generation) {
                 return Err(Failure::new(
                     Exit::No,
@@ -123,7 +126,8 @@ pub(crate) async fn taint(options: &Taint, talk: Talk) -> Result<(), Failure> {
         )),
         _ => {}
     }
-    report(&hsmd, &before, &answer, options.json, talk).await
+    let after = chain_in_any_case(&hsmd, talk).await?;
+    report(&before, &after, &answer, options.json, talk)
 }
 
 /// Says what a taint of this generation is going to do.
@@ -150,9 +154,21 @@ pub(crate) async fn chain(hsmd: &Door) -> Result<Proved, Failure> {
     Proved::parse(&hsmd.get("/chain").await?.ok(hsmd)?, None)
 }
 
+/// The same whatever this machine's clock says: a taint is sent in any case.
+pub(crate) async fn chain_in_any_case(hsmd: &Door, talk: Talk) -> Result<Proved, Failure> {
+    let proved = Proved::parse_ahead(&hsmd.get("/chain").await?.ok(hsmd)?)?;
+    let ahead = proved.head()?.event().created_at.since(clock::now());
+    if ahead > clock::SKEW {
+        talk.say(format!(
+            "the newest event is {} ahead of this machine's clock: see `opsctl hsm clock`",
+            Span::from(Duration::from_secs(ahead.as_secs()))
+        ));
+    }
+    Ok(proved)
+}
+
 /// Believes the chain, not the answer: it must have grown from where it was.
-async fn report(hsmd: &Door, before: &Proved, answer: &str, json: bool, talk: Talk) -> Result<(), Failure> {
-    let after = chain(hsmd).await?;
+fn report(before: &Proved, after: &Proved, answer: &str, json: bool, talk: Talk) -> Result<(), Failure> {
     let (old, new) = (before.head()?, after.head()?);
     if after.identity() != before.identity() || !after.events().iter().any(|event| event.id() == old.id()) {
         return Err(Failure::new(Exit::No, format!("the chain no longer holds generation {}", old.id())));
@@ -166,6 +182,7 @@ async fn report(hsmd: &Door, before: &Proved, answer: &str, json: bool, talk: Ta
         talk.say(format!("already done: generation {} is current", new.id()));
     } else {
         talk.say(format!("generation {} (number {}) is current", new.id(), new.event().sequence_number));
+        talk.say(format!("verifiers use it from {} on, by their own clocks", new.event().created_at));
     }
     Ok(())
 }

@@ -95,6 +95,7 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
         Command::Rotate(options) => generation::rotate(&options, talk).await,
         Command::Taint(options) => generation::taint(&options, talk).await,
         Command::Hsm { verb } => match verb {
+            HsmVerb::Clock(options) => hsm::clock(&options, talk).await,
             HsmVerb::Backup(options) => Err(hsm::backup(&options)),
             HsmVerb::Recover(options) => hsm::recover(&options, talk).await,
             HsmVerb::Restore(options) => Err(hsm::restore(&options)),

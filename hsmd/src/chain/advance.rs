@@ -40,6 +40,8 @@ pub struct Advanced {
     pub new_generation: Digest,
     /// The key of the generation after it.
     pub new_public_key: PublicKey,
+    /// When verifiers begin to use the generation after it.
+    pub live_from: Timestamp,
     /// Whether this is the answer to an earlier command, and nothing was done now.
     pub repeated: bool,
 }
@@ -100,7 +102,7 @@ impl Keeper {
         self.ledger.intend(newest.sequence_number.saturating_add(2)).await?;
         failure_point::write(step, "after-intend")?;
         let created_at = if advance.taint {
-            self.calendar.taint_after(newest.created_at)
+            self.clock.taint_after(newest.created_at)
         } else {
             self.date_after(newest.created_at).await?
         };
@@ -179,21 +181,9 @@ impl Keeper {
 
     async fn date_after(&self, newest: Timestamp) -> Result<Timestamp, Error> {
         loop {
-            match self.calendar.date_after(Some(newest)) {
+            match self.clock.date_after(Some(newest))? {
                 Dating::At(at) => return Ok(at),
                 Dating::Wait(wait) => tokio::time::sleep(wait).await,
-                Dating::Behind(by) => {
-                    return Err(Error::Clock(format!(
-                        "it is {} s before the newest event; set it right and try again",
-                        by.as_secs()
-                    )));
-                }
-                Dating::Jumped(by) => {
-                    return Err(Error::Clock(format!(
-                        "it moved by {} s while hsmd ran; once it is right, restart hsmd",
-                        by.as_secs()
-                    )));
-                }
             }
         }
     }
@@ -211,5 +201,12 @@ fn earlier(view: &View, advance: Advance) -> Result<Option<Advanced>, Error> {
 }
 
 fn answer(left: &SignedEvent, next: &SignedEvent, repeated: bool) -> Advanced {
-    Advanced { left: left.id(), new_generation: next.id(), new_public_key: next.event().public_key, repeated }
+    let Event { public_key, created_at, .. } = *next.event();
+    Advanced {
+        left: left.id(),
+        new_generation: next.id(),
+        new_public_key: public_key,
+        live_from: created_at,
+        repeated,
+    }
 }

@@ -60,9 +60,7 @@ impl Keeper {
         for (which, handle) in keys.chain(survey.halves().map(|(which, half)| (which, half.handle))) {
             self.tokens.destroy(which, handle).await?;
         }
-        let Dating::At(created_at) = self.calendar.date_after(None) else {
-            return Err(Error::Clock("it moved while hsmd started; start hsmd again".to_owned()));
-        };
+        let Dating::At(created_at) = self.clock.date_after(None)? else { return Err(Error::Unsettled) };
         failure_point::pass(Step::First, "before-keys");
         let zero = self.make_key_on(Which::First, self.key_ids.of(0), &[]).await?.key;
         failure_point::pass(Step::First, "between-keys");

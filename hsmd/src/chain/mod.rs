@@ -17,6 +17,7 @@
 mod advance;
 mod alternate;
 mod attest;
+mod clock;
 mod first;
 mod make;
 mod reconcile;
@@ -34,11 +35,11 @@ use std::{
 };
 
 use aws_lc_rs::digest;
-use keychain::{Code, Digest, PublicKey, Refusal, Signature, Timestamp, endorsement};
+use keychain::{Code, Digest, PublicKey, Refusal, Signature, endorsement};
 use tokio::sync::{Mutex, Notify, watch};
 
 use crate::{
-    clock::Calendar,
+    clock::{Doubt, Source, TrustedClock},
     failure_point::{self, Step},
     ledger::{self, Ledger},
     policy::Permission,
@@ -59,8 +60,8 @@ pub enum Error {
     #[error("the ledger is behind its token: {0}; nothing was changed")]
     Behind(String),
     /// The clock cannot be trusted with an event.
-    #[error("the clock is wrong: {0}")]
-    Clock(String),
+    #[error(transparent)]
+    Clock(#[from] Doubt),
     /// The generation named is not the one in use, nor one that was left as asked.
     #[error("compare-and-swap lost: {0}")]
     Conflict(&'static str),
@@ -116,7 +117,7 @@ impl From<&Error> for Refusal {
     fn from(error: &Error) -> Self {
         match error {
             Error::Behind(_) => Self::new(Code::Unavailable, "the ledger is behind its token"),
-            Error::Clock(_) => Self::new(Code::Unavailable, "the clock of the HSM service is wrong"),
+            Error::Clock(doubt) => doubt.into(),
             Error::Conflict(because) => Self::new(Code::Conflict, because),
             Error::LeftUntainted => Self::new(Code::Conflict, "the generation was left without a taint"),
             Error::Contradiction(_) => Self::new(Code::Unavailable, "ledger and token contradict each other"),
@@ -162,7 +163,7 @@ const PROBE: &[u8] = b"keelson: proof that the HSM signs";
 pub struct Keeper {
     ledger: Ledger,
     tokens: Tokens,
-    calendar: Calendar,
+    clock: Arc<TrustedClock>,
     key_ids: KeyIds,
     /// One rotation or reconciliation at a time in this process; the ledger's turn does it among several.
     turn: Mutex<()>,
@@ -194,20 +195,25 @@ impl Keeper {
     pub async fn start(
         ledger: Ledger,
         tokens: impl Into<Tokens>,
-        calendar: Calendar,
+        clock: impl Into<Arc<TrustedClock>>,
         key_ids: KeyIds,
     ) -> Result<Self, Error> {
-        let keeper = Self::new(ledger, tokens, calendar, key_ids);
+        let keeper = Self::new(ledger, tokens, clock, key_ids);
         keeper.settled().await?;
         Ok(keeper)
     }
 
     /// A keeper that has not looked at token and ledger yet: [`Self::settled`] does.
-    pub fn new(ledger: Ledger, tokens: impl Into<Tokens>, calendar: Calendar, key_ids: KeyIds) -> Self {
+    pub fn new(
+        ledger: Ledger,
+        tokens: impl Into<Tokens>,
+        clock: impl Into<Arc<TrustedClock>>,
+        key_ids: KeyIds,
+    ) -> Self {
         Self {
             ledger,
             tokens: tokens.into(),
-            calendar,
+            clock: clock.into(),
             key_ids,
             turn: Mutex::new(()),
             view: RwLock::new(None),
@@ -306,11 +312,6 @@ impl Keeper {
     /// Resolves when somebody's signature has failed since this was last asked.
     pub async fn suspected(&self) {
         self.suspicion.notified().await;
-    }
-
-    /// The time of day.
-    pub fn now(&self) -> Timestamp {
-        self.calendar.now()
     }
 
     /// Requests in the queue before the token, and at it.
@@ -425,6 +426,7 @@ impl Keeper {
     fn show(&self, view: Arc<View>) {
         let fields = view.live().event();
         let sequence_number = fields.sequence_number;
+        self.clock.learn(Source::Event, fields.created_at);
         metrics::gauge!("hsmd_chain_sequence").set(to_gauge(sequence_number));
         metrics::gauge!("hsmd_key_created_timestamp_seconds")
             .set(to_gauge(u64::try_from(fields.created_at.unix_millis() / 1000).unwrap_or(0)));

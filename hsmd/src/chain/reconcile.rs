@@ -26,6 +26,7 @@ impl Keeper {
         let known: Vec<_> = known.iter().flat_map(|view| view.events()).collect();
         let contents = self.ledger.contents(&known).await?;
         demand_all_of(&known, &contents.events)?;
+        self.compare_clock(contents.events.last().map(|newest| newest.event().created_at));
         if contents.events.is_empty() {
             return self.make_first(&contents).await;
         }

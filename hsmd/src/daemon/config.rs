@@ -19,7 +19,7 @@ use systemd::{
 
 use crate::{
     chain::statement,
-    clock::Clock,
+    clock::{self, AheadMax, Clock},
     http::tls,
     ledger,
     policy::{Entrance, Operation, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
@@ -43,6 +43,15 @@ pub struct Config {
     /// How far other clocks may be off.
     #[serde(default = "default_skew")]
     pub clock_skew: Span,
+    /// The file that the time service touches when it has set the clock.
+    #[serde(default = "default_clock_synchronized")]
+    pub clock_synchronized: PathBuf,
+    /// How far ahead of every known date the clock is believed at start, if that file is there.
+    #[serde(default = "default_clock_ahead_max")]
+    pub clock_ahead_max: Span,
+    /// The same if it is not there.
+    #[serde(default = "default_clock_ahead_max_unsynchronized")]
+    pub clock_ahead_max_unsynchronized: Span,
     /// The file that says who may do what.
     pub policy: PathBuf,
     /// Where each event's text is appended besides; better on another disk than the ledger.
@@ -78,6 +87,9 @@ impl Config {
         }
         if !config.policy.is_absolute() {
             return wrong("policy", "must be an absolute path such as \"/etc/hsmd/policy.toml\"");
+        }
+        if !config.clock_synchronized.is_absolute() {
+            return wrong("clock_synchronized", "must be an absolute path such as that of systemd-timesyncd");
         }
         if !config.chain_copy.is_absolute() {
             return wrong(
@@ -129,7 +141,7 @@ impl Config {
         ledger::Settings {
             chain_copy: self.chain_copy.clone(),
             room_floor: self.room_floor.0,
-            ..ledger::Settings::new(&self.ledger, PathBuf::new())
+            ..ledger::Settings::new(&self.ledger, Path::new(""))
         }
     }
 
@@ -141,6 +153,17 @@ impl Config {
     /// When statements are made, and what they allow for.
     pub const fn statements(&self) -> statement::Settings {
         statement::Settings { head_interval: self.head_interval.duration(), skew: self.clock_skew.duration() }
+    }
+
+    /// What the clock is judged by.
+    pub fn clock(&self) -> clock::Settings {
+        clock::Settings {
+            ahead_max: AheadMax {
+                synchronized: self.clock_ahead_max.duration(),
+                unsynchronized: self.clock_ahead_max_unsynchronized.duration(),
+            },
+            synchronized: self.clock_synchronized.clone(),
+        }
     }
 
     /// The sockets to open, with the files of their TLS read and checked.
@@ -182,6 +205,18 @@ impl Config {
 
 fn default_ledger() -> String {
     "sqlite:///var/lib/hsmd/ledger.db".to_owned()
+}
+
+fn default_clock_synchronized() -> PathBuf {
+    clock::Settings::default().synchronized
+}
+
+fn default_clock_ahead_max() -> Span {
+    clock::Settings::default().ahead_max.synchronized.into()
+}
+
+fn default_clock_ahead_max_unsynchronized() -> Span {
+    clock::Settings::default().ahead_max.unsynchronized.into()
 }
 
 fn default_chain_copy() -> PathBuf {

@@ -1,6 +1,7 @@
 //! The daemon around the chain: its configuration, its health, and what it looks after while it serves.
 
 pub mod audit;
+pub mod clock;
 pub mod config;
 pub mod device;
 pub mod health;

@@ -92,6 +92,6 @@ pub(super) async fn no_such_route(request: HttpRequest, door: web::Data<Door>) -
     refused(&Refusal::new(Code::NoSuchRoute, "no such route on this socket"))
 }
 
-async fn method_not_allowed() -> HttpResponse {
+pub(super) async fn method_not_allowed() -> HttpResponse {
     refused(&Refusal::new(Code::MethodNotAllowed, "the route takes another method"))
 }

@@ -43,8 +43,8 @@ async fn try_rotate(request: &HttpRequest, door: &Door, payload: web::Payload) -
         })
         .await?;
     Ok(format!(
-        "{{\"newPublicKey\":\"{}\",\"newGenerationId\":\"{}\"}}",
-        advanced.new_public_key, advanced.new_generation
+        "{{\"newPublicKey\":\"{}\",\"newGenerationId\":\"{}\",\"liveFrom\":\"{}\"}}",
+        advanced.new_public_key, advanced.new_generation, advanced.live_from
     ))
 }
 
@@ -62,11 +62,12 @@ async fn try_taint(request: &HttpRequest, door: &Door, payload: web::Payload) ->
     door.policy.demand_known(caller(request))?;
     let body = border::read(payload).await?;
     let authority = door.policy.permit(Operation::Taint, caller(request))?;
-    let mut object = optional_object(&body)?;
-    let from = optional(&mut object, "generationId")?;
+    let mut object = Object::parse_bytes(&body)?;
+    // Whoever waited in the queue behind another taint must not taint the generation that came of it.
+    let from = object.parsed("generationId", Digest::parse)?;
     let reason = take_reason(&mut object)?;
     object.finish()?;
-    let intent = from_of(Intent::of(&authority).because(&reason), from);
+    let intent = from_of(Intent::of(&authority).because(&reason), Some(from));
     let (keeper, statements) = (Arc::clone(&door.keeper), Arc::clone(&door.statements));
     let done = door
         .audit
@@ -76,9 +77,10 @@ async fn try_taint(request: &HttpRequest, door: &Door, payload: web::Payload) ->
         })
         .await?;
     Ok(format!(
-        "{{\"taintedGenerationId\":\"{}\",\"newGenerationId\":\"{}\",\"effect\":\"{}\"}}",
+        "{{\"taintedGenerationId\":\"{}\",\"newGenerationId\":\"{}\",\"liveFrom\":\"{}\",\"effect\":\"{}\"}}",
         done.generation,
         done.successor,
+        done.live_from,
         done.effect.as_str()
     ))
 }
@@ -87,13 +89,14 @@ async fn try_taint(request: &HttpRequest, door: &Door, payload: web::Payload) ->
 async fn taint_or_deny(
     keeper: &Arc<Keeper>,
     statements: &Statements,
-    from: Option<Digest>,
+    named: Digest,
 ) -> Result<Denial, Error> {
-    match (keeper.advance(Advance { from, taint: true }).await, from) {
-        (Err(Error::LeftUntainted), Some(named)) => statements.deny(named).await,
-        (done, _) => done.map(|done| Denial {
+    match keeper.advance(Advance { from: Some(named), taint: true }).await {
+        Err(Error::LeftUntainted) => statements.deny(named).await,
+        done => done.map(|done| Denial {
             generation: done.left,
             successor: done.new_generation,
+            live_from: done.live_from,
             effect: Effect::Tainted,
         }),
     }

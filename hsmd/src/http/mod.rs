@@ -7,6 +7,7 @@
 mod attestations;
 mod border;
 mod chain;
+mod clock;
 mod crowd;
 mod generation;
 mod recover;
@@ -52,10 +53,18 @@ fn routes(role: Role) -> impl FnOnce(&mut web::ServiceConfig) {
         match role {
             Role::Endorse => {
                 config.service(border::resource("/sign", web::post().to(sign::sign)));
+                config.service(border::resource("/clock", web::get().to(clock::clock)));
             }
             Role::Admin => {
                 config.service(border::resource("/rotate", web::post().to(generation::rotate)));
                 config.service(border::resource("/taint", web::post().to(generation::taint)));
+                // Both methods on one path: a second resource of the same path would never be asked.
+                config.service(
+                    web::resource("/clock")
+                        .route(web::get().to(clock::clock))
+                        .route(web::post().to(clock::accept))
+                        .default_service(web::to(border::method_not_allowed)),
+                );
                 config.service(border::resource("/recover", web::post().to(recover::recover)));
                 let revoke_keys = web::post().to(statements::revoke_keys);
                 config.service(border::resource("/revoke-keys", revoke_keys));

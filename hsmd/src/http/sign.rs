@@ -21,7 +21,8 @@ async fn try_sign(request: &HttpRequest, door: &Door, payload: web::Payload) -> 
     door.policy.demand_known(caller(request))?;
     let body = border::read(payload).await?;
     let wanted = SignRequest::parse(&body)?;
-    let permission = door.policy.permit_endorsement(caller(request), &wanted, door.keeper.now())?;
+    let now = door.keeper.trusted_now().map_err(|doubt| border::refuse(&doubt.into()))?;
+    let permission = door.policy.permit_endorsement(caller(request), &wanted, now)?;
     door.statements.demand_not_revoked(&wanted.public_key)?;
     door.audit.demand_writable().map_err(|error| border::unwritten(&error))?;
     let endorsed = door.keeper.endorse(&permission).await.map_err(|error| border::refuse(&error))?;

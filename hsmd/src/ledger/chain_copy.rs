@@ -57,7 +57,7 @@ impl ChainCopy {
 
     /// Appends events, durably.
     pub(super) async fn append(&self, events: &[SignedEvent]) -> Result<(), Error> {
-        let text: String = events.iter().map(|event| format!("{}\n", event.text())).collect();
+        let text = lines_of(events.iter().map(SignedEvent::text));
         self.blocking(move |path| append(path, &text)).await
     }
 
@@ -166,6 +166,11 @@ fn head_path(path: &Path) -> PathBuf {
     path.with_file_name("head.json")
 }
 
+/// Texts, each on a line.
+fn lines_of<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    texts.flat_map(|text| [text, "\n"]).collect()
+}
+
 /// The lines of a text that were written to their end.
 fn whole_lines(text: &str) -> &str {
     text.rfind('\n').and_then(|end| text.get(..=end)).unwrap_or_default()
@@ -206,7 +211,7 @@ fn complete(path: &Path, events: &[String]) -> io::Result<Compared> {
             None => return Ok(Compared::Ahead(whole.lines().count().saturating_sub(copied))),
         }
     }
-    let lacking: String = events.iter().skip(copied).map(|event| format!("{event}\n")).collect();
+    let lacking = lines_of(events.iter().skip(copied).map(String::as_str));
     if !lacking.is_empty() {
         append(path, &lacking)?;
     }

@@ -27,7 +27,7 @@ pub(super) enum Change {
     Lines,
     Note { name: &'static str, text: Option<String> },
     Reserve,
-    TrustedTime { at: Timestamp, lower: bool },
+    TrustedTime(Timestamp),
 }
 
 /// What came of it.
@@ -63,7 +63,7 @@ impl Change {
             Self::Leap(kept) => leap(on, held, kept).await?,
             Self::Note { name, text } => note(on, name, text.as_deref()).await?,
             Self::Reserve => set_mark(on, held.endorsement_mark.saturating_add(BLOCK)).await?,
-            Self::TrustedTime { at, lower } => trust(on, *at, *lower).await?,
+            Self::TrustedTime(at) => trust(on, *at, true).await?,
         }
         Ok(Effect::Done)
     }
@@ -88,12 +88,12 @@ async fn add_event(
     after: Option<Digest>,
     event: &SignedEvent,
 ) -> Result<(), Error> {
+    const CONDEMNED: &str = "SELECT key_digest FROM condemned WHERE key_digest IN ($1, $2)";
     let newest = events::newest(on).await?;
     let fields = event.event();
     if newest.as_ref().map(|(id, _)| *id) != after {
         return Err(Error::Taken(fields.sequence_number));
     }
-    const CONDEMNED: &str = "SELECT key_digest FROM condemned WHERE key_digest IN ($1, $2)";
     let named = [fields.public_key.digest(), fields.rotation_hash].map(|digest| digest.to_string().into());
     if sql::one(on, CONDEMNED, named).await?.is_some() {
         return Err(Error::Condemned);

@@ -124,6 +124,8 @@ impl Lease {
         on: &DatabaseConnection,
         patience: Duration,
     ) -> Result<Attempt, Error> {
+        const TAKE: &str = "UPDATE lease SET fence = fence + 1, beat = beat + 1, holder = $1 \
+                            WHERE id = 1 AND fence = $2 AND (beat = $3 OR $4 = 1)";
         self.fence = None;
         let (free, seen) = match &mut self.kind {
             Kind::File { path, lock } => {
@@ -152,8 +154,6 @@ impl Lease {
         if !free && !silent {
             return Ok(Attempt::Held(self.named(other)));
         }
-        const TAKE: &str = "UPDATE lease SET fence = fence + 1, beat = beat + 1, holder = $1 \
-                            WHERE id = 1 AND fence = $2 AND (beat = $3 OR $4 = 1)";
         let values = [self.holder.clone().into(), fence.into(), beat.into(), i64::from(free).into()];
         if sql::execute(on, TAKE, values).await? == 0 {
             return Ok(Attempt::Held(other));

@@ -26,7 +26,7 @@ mod sql;
 mod state;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -80,7 +80,7 @@ pub struct Settings {
 
 impl Settings {
     /// The ledger at `url`, its chain copy in `copies`, everything else as by default.
-    pub fn new(url: &str, copies: PathBuf) -> Self {
+    pub fn new(url: &str, copies: &Path) -> Self {
         Self {
             url: url.to_owned(),
             chain_copy: copies.join("chain.jsonl"),
@@ -216,20 +216,12 @@ impl Ledger {
         self.change(Change::Leap(marks), lines).await.map(drop)
     }
 
-    /// Notes a time that was trusted; an earlier one than is known changes nothing.
+    /// Keeps the trusted time. It may be earlier than the one before: an operator accepts a clock that was set back.
     pub async fn note_trusted_time(&self, at: Timestamp) -> Result<(), Error> {
-        if self.trusted_time().is_some_and(|known| known >= at) {
-            return Ok(());
-        }
-        self.change(Change::TrustedTime { at, lower: false }, Vec::new()).await.map(drop)
+        self.change(Change::TrustedTime(at), Vec::new()).await.map(drop)
     }
 
-    /// Sets the trusted time, to an earlier one too: an operator said what time it is.
-    pub async fn accept_time(&self, at: Timestamp, lines: Vec<Record>) -> Result<(), Error> {
-        self.change(Change::TrustedTime { at, lower: true }, lines).await.map(drop)
-    }
-
-    /// The newest time that was trusted.
+    /// The trusted time; `None` before the first.
     pub fn trusted_time(&self) -> Option<Timestamp> {
         let millis = self.shared.trusted_time.load(Ordering::Relaxed);
         (millis != i64::MIN).then(|| Timestamp::from_unix_millis(millis))

@@ -55,7 +55,8 @@ fn everything_that_was_done_is_in_the_trail() {
     for _ in 0..3 {
         assert_eq!(request(&world.socket("other"), "POST", "/sign", "{}").status, 403);
     }
-    admin(&world, "/taint", "{\"reason\":\"stolen \\\"disk\\\" of Zoë\"}").ok();
+    let taint = format!("{{\"generationId\":\"{first}\",\"reason\":\"stolen \\\"disk\\\" of Zoë\"}}");
+    admin(&world, "/taint", &taint).ok();
     let key = service_key(9).to_string();
     admin(&world, "/revoke-keys", &format!("{{\"publicKeys\":[\"{key}\"],\"reason\":\"drill\"}}")).ok();
     assert_eq!(admin(&world, "/rotate", &format!("{{\"from\":\"{}\"}}", Digest::of("nobody"))).status, 409);

@@ -38,8 +38,8 @@ fn bad_input_is_refused_with_its_code() {
         ),
         ("NUL", "/sign", edited("response", "respons\u{0}"), 400, "BA101"),
         ("escaped NUL", "/sign", edited("response", "respons\\u0000"), 400, "BA101"),
-        ("another purpose", "/sign", edited("response", "key-authorization"), 401, "BA208"),
-        ("purpose in capitals", "/sign", edited("response", "Response"), 401, "BA208"),
+        ("another purpose", "/sign", edited("response", "key-authorization"), 400, "BA101"),
+        ("purpose in capitals", "/sign", edited("response", "Response"), 400, "BA101"),
         ("access for an edge", "/sign", edited("response", "access"), 403, "BA303"),
         (
             "duplicate member",
@@ -62,20 +62,29 @@ fn bad_input_is_refused_with_its_code() {
         let answer = try_request(&world.socket("edge"), "POST", path, &body).expect(what);
         assert_eq!((answer.status, answer.code()), (status, code), "{what}");
     }
+    let newest = world.chain()[0].id();
+    let [no_reason, line_break] =
+        ["{}", "\"a\\nb\""].map(|reason| format!("{{\"generationId\":\"{newest}\",\"reason\":{reason}}}"));
     for (what, path, body, status, code) in [
         ("no digest", "/rotate", "{\"from\":\"x\"}", 400, "BA101"),
         ("no text", "/rotate", "{\"from\":1}", 400, "BA101"),
         ("unknown member", "/rotate", "{\"to\":\"x\"}", 400, "BA101"),
         ("taint's member", "/rotate", "{\"reason\":\"x\"}", 400, "BA101"),
         ("no object", "/taint", "null", 400, "BA101"),
-        ("no reason", "/taint", "{\"reason\":{}}", 400, "BA101"),
-        ("a line break", "/taint", "{\"reason\":\"a\\nb\"}", 400, "BA101"),
+        ("no generation", "/taint", "{ }", 400, "BA101"),
+        ("no body", "/taint", "", 400, "BA101"),
+        ("only a reason", "/taint", "{\"reason\":\"x\"}", 400, "BA101"),
+        ("no digest to taint", "/taint", "{\"generationId\":\"newest\"}", 400, "BA101"),
+        ("no reason", "/taint", no_reason.as_str(), 400, "BA101"),
+        ("a line break", "/taint", line_break.as_str(), 400, "BA101"),
+        ("no time", "/clock", "{}", 400, "BA101"),
+        ("no date", "/clock", "{\"time\":\"now\"}", 400, "BA101"),
         ("sign here", "/sign", "{}", 404, "BA106"),
     ] {
         let answer = request(&world.socket("admin"), "POST", path, body);
         assert_eq!((answer.status, answer.code()), (status, code), "{what}");
     }
-    let long = format!("{{\"reason\":\"{}\"}}", "a".repeat(501));
+    let long = format!("{{\"generationId\":\"{newest}\",\"reason\":\"{}\"}}", "a".repeat(501));
     assert_eq!(request(&world.socket("admin"), "POST", "/taint", &long).code(), "BA101");
     assert_eq!(world.chain().len(), 1, "nothing changed");
 }

@@ -53,20 +53,24 @@ fn lives(database: Database) {
     let head = second[1].event();
     assert_eq!(
         rotated,
-        format!("{{\"newPublicKey\":\"{}\",\"newGenerationId\":\"{}\"}}", head.public_key, head.id)
+        format!(
+            "{{\"newPublicKey\":\"{}\",\"newGenerationId\":\"{}\",\"liveFrom\":\"{}\"}}",
+            head.public_key, head.id, head.created_at
+        )
     );
     assert_eq!(world.softhsm.objects(), 4);
 
-    let tainted =
-        request(&world.socket("admin"), "POST", "/taint", "{\"reason\":\"stolen \\\"laptop\\\"\"}").ok();
+    let taint = format!("{{\"generationId\":\"{}\",\"reason\":\"stolen \\\"laptop\\\"\"}}", head.id);
+    let tainted = request(&world.socket("admin"), "POST", "/taint", &taint).ok();
     let third = world.chain();
     assert!(third[2].event().taint_previous);
     assert_eq!(
         tainted,
         format!(
-            "{{\"taintedGenerationId\":\"{}\",\"newGenerationId\":\"{}\",\"effect\":\"tainted\"}}",
+            "{{\"taintedGenerationId\":\"{}\",\"newGenerationId\":\"{}\",\"liveFrom\":\"{}\",\"effect\":\"tainted\"}}",
             head.id,
-            third[2].id()
+            third[2].id(),
+            third[2].event().created_at
         )
     );
     assert!(hsmd.log().contains("stolen"), "the reason is logged");

@@ -9,6 +9,8 @@ mod border;
 #[cfg(test)]
 mod callers;
 #[cfg(test)]
+mod clock;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod crash;

@@ -8,7 +8,7 @@ use std::{
 use hsmd::{
     chain::statement::{Effect, Settings, Statements},
     chain::{Advance, Error, Keeper},
-    clock::{Calendar, Clock},
+    clock::{Clock, TrustedClock},
     token::backend::KeyIds,
     token::signer::Signer,
 };
@@ -149,11 +149,13 @@ fn an_older_generation_is_denied(database: Database) {
         world.rotate("{}");
     }
     let ids: Vec<_> = world.chain().iter().map(SignedEvent::id).collect();
+    let dates: Vec<_> = world.chain().iter().map(|event| event.event().created_at).collect();
     let answer = |place: usize, effect: &str| {
         format!(
-            "{{\"taintedGenerationId\":\"{}\",\"newGenerationId\":\"{}\",\"effect\":\"{effect}\"}}",
+            "{{\"taintedGenerationId\":\"{}\",\"newGenerationId\":\"{}\",\"liveFrom\":\"{}\",\"effect\":\"{effect}\"}}",
             ids[place],
-            ids[place + 1]
+            ids[place + 1],
+            dates[place + 1]
         )
     };
     assert_eq!(world.taint(&ids[0]), answer(0, "denied"));
@@ -296,8 +298,8 @@ impl Place {
     async fn start(&self) -> (Arc<Keeper>, Statements) {
         let (signer, _) = Signer::start(Box::new(self.device.connect())).unwrap();
         let ledger = support::ledger::open(&self.folder.path().join("ledger.db")).await.unwrap();
-        let calendar = Calendar::new(Box::new(self.clock.clone()));
-        let keeper = Arc::new(Keeper::start(ledger, signer, calendar, KeyIds::default()).await.unwrap());
+        let clock = TrustedClock::new(Box::new(self.clock.clone()));
+        let keeper = Arc::new(Keeper::start(ledger, signer, clock, KeyIds::default()).await.unwrap());
         let settings = Settings { head_interval: Duration::from_mins(15), skew: SKEW };
         let statements = Statements::open(Arc::clone(&keeper), settings).await.unwrap();
         (keeper, statements)

@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use hsmd::{
     chain::{Advance, Advanced, Error, Keeper},
-    clock::{Calendar, System},
+    clock::{System, TrustedClock},
     ledger,
     token::backend::KeyIds,
     token::signer::Signer,
@@ -50,13 +50,13 @@ impl Place {
     }
 
     async fn start_on(&self, device: &Device, ledger: &Path) -> Result<Arc<Keeper>, Error> {
-        let calendar = Calendar::new(Box::new(System::start()));
-        start(device, ledger, calendar, KeyIds::default()).await
+        let clock = TrustedClock::new(Box::new(System::start()));
+        start(device, ledger, clock, KeyIds::default()).await
     }
 
     /// With a clock and key ids of the test's own.
-    pub async fn start_as(&self, calendar: Calendar, key_ids: KeyIds) -> Result<Arc<Keeper>, Error> {
-        start(&self.device, &self.ledger_file(), calendar, key_ids).await
+    pub async fn start_as(&self, clock: TrustedClock, key_ids: KeyIds) -> Result<Arc<Keeper>, Error> {
+        start(&self.device, &self.ledger_file(), clock, key_ids).await
     }
 
     /// Every rule of the chain, and the keys on the token: live and next, nothing else.
@@ -80,12 +80,12 @@ impl Place {
 async fn start(
     device: &Device,
     ledger: &Path,
-    calendar: Calendar,
+    clock: TrustedClock,
     key_ids: KeyIds,
 ) -> Result<Arc<Keeper>, Error> {
     let (signer, _) = Signer::start(Box::new(device.connect())).unwrap();
     let ledger = support::ledger::open(ledger).await?;
-    Ok(Arc::new(Keeper::start(ledger, signer, calendar, key_ids).await?))
+    Ok(Arc::new(Keeper::start(ledger, signer, clock, key_ids).await?))
 }
 
 /// Devices of both kinds, and whether a call that fails has its effect.
@@ -211,6 +211,7 @@ async fn halves_of_keys_are_cleared_away_where_a_step_explains_them() {
         keeper.advance(ROTATE).await.unwrap_err();
         place.device.heal();
         place.device.add_half(id);
+        keeper.close().await.unwrap();
         let started = place.start().await;
         assert_eq!(started.is_ok(), explained, "{id}");
         match started {
@@ -238,6 +239,7 @@ async fn a_ledger_older_than_its_token_destroys_nothing() {
     keeper.advance(ROTATE).await.unwrap();
     place.device.heal();
     assert_eq!(place.device.objects(), 6);
+    keeper.close().await.unwrap();
     let error = place.start_on(&place.device, &old).await.err().unwrap();
     assert!(error.to_string().contains("older than its token"), "{error}");
     assert_eq!(place.device.objects(), 6);

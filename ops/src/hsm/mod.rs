@@ -1,9 +1,11 @@
 //! `opsctl hsm`: what keeps the signer alive beyond its disks and tokens.
 
 mod backup;
+mod clock;
 mod recover;
 mod verify;
 
 pub(crate) use backup::{HandedOn, backup, restore};
+pub(crate) use clock::{Clock, clock};
 pub(crate) use recover::{Recover, recover};
 pub(crate) use verify::{Verify, verify};

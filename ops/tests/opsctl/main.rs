@@ -3,6 +3,7 @@
 
 mod apps;
 mod cli;
+mod clock;
 mod dev;
 mod hsm;
 mod tls;

@@ -1,6 +1,7 @@
 //! What holds for the repository itself: its shape, its units, its samples. Needs no server.
 #![cfg(test)]
 
+mod alerts;
 mod drop_ins;
 mod samples;
 mod tidy;

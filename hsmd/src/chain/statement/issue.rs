@@ -40,11 +40,12 @@ impl Statements {
 
     async fn look_in_turn(&self) -> Result<Stated, Error> {
         let stated = self.read().await?;
-        let now = self.keeper.now().to_millis();
+        // Whether token and ledger agree is looked into elsewhere; here it is only waited for.
+        let view = self.keeper.view().ok_or(Error::Unsettled)?;
+        let (live, created_at) = (view.live().id(), view.live().event().created_at);
+        let now = self.keeper.clock().date_head(created_at)?.to_millis();
         let denied = denied(&stated.denied, now);
         let pages = pages(&stated.revoked, now);
-        // Whether token and ledger agree is looked into elsewhere; here it is only waited for.
-        let live = self.keeper.view().ok_or(Error::Unsettled)?.live().id();
         let newest = self.newest();
         let revocations_due = newest.pages_by != Some(live) || newest.pages != pages;
         let head_due =

@@ -80,6 +80,8 @@ pub struct Denial {
     pub generation: Digest,
     /// The one that followed it.
     pub successor: Digest,
+    /// When verifiers begin to use the one that followed it.
+    pub live_from: Timestamp,
     /// What was done about it.
     pub effect: Effect,
 }
@@ -164,11 +166,12 @@ impl Statements {
         let unknown = Error::Conflict("the chain has no such generation");
         let left = view.find(&generation).ok_or(unknown)?;
         let next = view.after(left).ok_or(Error::Conflict("the generation is the newest: taint it"))?;
-        let denial = |effect| Denial { generation, successor: next.id(), effect };
+        let live_from = next.event().created_at;
+        let denial = |effect| Denial { generation, successor: next.id(), live_from, effect };
         if next.event().taint_previous {
             return Ok(denial(Effect::Tainted));
         }
-        let (since, end) = (self.keeper.now().to_millis(), self.end_of(next));
+        let (since, end) = (self.keeper.trusted_now()?.to_millis(), self.end_of(next));
         let known = self.keeper.ledger().stated().await?.denied;
         if !known.iter().any(|entry| entry.subject == generation) {
             if end <= since {
@@ -185,7 +188,7 @@ impl Statements {
     /// Has keys of services revoked; answers when the last of their endorsements can have ended. They are
     /// durable, and a statement that revokes them is signed, when this answers; saying it again does no harm.
     pub async fn revoke_keys(&self, keys: &[PublicKey]) -> Result<Timestamp, Error> {
-        let since = self.keeper.now().to_millis();
+        let since = self.keeper.trusted_now()?.to_millis();
         let longest = Purpose::Access.longest_lifetime().max(Purpose::Response.longest_lifetime());
         let end = since.plus(longest).plus(self.settings.skew);
         let keys_revoked = Declaration::RevokeKeys { keys: keys.to_vec(), since, end };

@@ -32,7 +32,7 @@ async fn another_chains_token_in_the_second_place_is_left_alone() {
         for generation in [2, 3, 5, 6, 7] {
             pair.second.add_key(ids.of(generation), false);
         }
-        change(&pair, "UPDATE keeper SET key_intent = 7").await;
+        change(&pair, "UPDATE state SET key_intent = 7").await;
         let theirs = pair.second.keys();
         let keeper = pair.start().await.unwrap();
         for events in 7..10 {
@@ -88,7 +88,7 @@ async fn what_a_failover_left_is_not_taken_for_an_attempt_in_vain() {
     let pair = Pair::new();
     let keeper = pair.start().await.unwrap();
     keeper.close().await.unwrap();
-    change(&pair, "UPDATE keeper SET key_intent = 2").await;
+    change(&pair, "UPDATE state SET key_intent = 2").await;
     let old = pair.folder.path().join("old.db");
     std::fs::copy(pair.ledger_file(), &old).unwrap();
     let keeper = pair.start().await.unwrap();

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hsmd::{
     chain::{Advance, Brought, Error, Keeper},
-    clock::{Calendar, System},
+    clock::{System, TrustedClock},
     ledger::Ledger,
     token::Tokens,
     token::backend::KeyIds,
@@ -51,9 +51,8 @@ impl Pair {
     /// With a ledger that is behind.
     pub async fn start_behind(&self) -> Arc<Keeper> {
         let [first, second] = [&self.first, &self.second].map(signer);
-        let calendar = Calendar::new(Box::new(System::start()));
-        let keeper =
-            Keeper::new(self.ledger().await, Tokens::pair(first, second), calendar, KeyIds::default());
+        let clock = TrustedClock::new(Box::new(System::start()));
+        let keeper = Keeper::new(self.ledger().await, Tokens::pair(first, second), clock, KeyIds::default());
         assert!(matches!(keeper.settled().await, Err(Error::Behind(_))));
         Arc::new(keeper)
     }
@@ -64,8 +63,8 @@ impl Pair {
     }
 
     async fn start_with(&self, tokens: Tokens) -> Result<Arc<Keeper>, Error> {
-        let calendar = Calendar::new(Box::new(System::start()));
-        Ok(Arc::new(Keeper::start(self.ledger().await, tokens, calendar, KeyIds::default()).await?))
+        let clock = TrustedClock::new(Box::new(System::start()));
+        Ok(Arc::new(Keeper::start(self.ledger().await, tokens, clock, KeyIds::default()).await?))
     }
 
     /// The device with the live key, and the one with the next.

@@ -18,5 +18,5 @@ pub async fn read(file: &Path) -> Ledger {
 /// As a test opens a ledger: its copies in the folder of `beside`, with a floor that small file systems have.
 pub fn settings(url: &str, beside: &Path) -> Settings {
     let copies = beside.parent().unwrap().join("copy");
-    Settings { room_floor: 1 << 20, ..Settings::new(url, copies) }
+    Settings { room_floor: 1 << 20, patience: Duration::from_secs(10), ..Settings::new(url, &copies) }
 }

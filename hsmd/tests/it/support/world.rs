@@ -129,12 +129,12 @@ purposes = ["response"]
 [[allow]]
 user = {uid}
 socket = "unix:{folder}/admin.sock"
-operations = ["rotate", "taint", "revoke-keys", "recover"]
+operations = ["accept-clock", "rotate", "taint", "revoke-keys", "recover"]
 rate = "1000000/s"
 [[allow]]
 user = {other}
 socket = "unix:{folder}/other-admin.sock"
-operations = ["rotate", "taint", "revoke-keys", "recover"]
+operations = ["accept-clock", "rotate", "taint", "revoke-keys", "recover"]
 "#
         )
     }
@@ -174,6 +174,21 @@ operations = ["rotate", "taint", "revoke-keys", "recover"]
         let conf = self.softhsm.conf();
         let program = env!("CARGO_BIN_EXE_hsmd");
         Daemon::spawn_inheriting(program, &self.config(), self.path(), &conf, (socket, listener))
+    }
+
+    /// Sets hsmd's clock off by so many milliseconds, also while it runs: see [`Self::spawn_off`].
+    pub fn set_clock(&self, offset_ms: i64) {
+        let (file, fresh) = (self.path().join("clock"), self.path().join("clock.new"));
+        fs::write(&fresh, offset_ms.to_string()).unwrap();
+        fs::rename(fresh, file).unwrap();
+    }
+
+    /// Starts hsmd with a clock that [`Self::set_clock`] sets, and does not wait.
+    pub fn spawn_off(&self) -> Daemon {
+        let file = self.path().join("clock");
+        let environment = [(hsmd::clock::offset::VARIABLE, file.to_str().unwrap())];
+        let conf = self.softhsm.conf();
+        Daemon::spawn_with(env!("CARGO_BIN_EXE_hsmd"), &self.config(), self.path(), &conf, &environment)
     }
 
     /// Starts hsmd with a plan to fail, and does not wait.

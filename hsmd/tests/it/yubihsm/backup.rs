@@ -10,7 +10,7 @@ use std::{
 
 use hsmd::{
     chain::{Advance, Keeper},
-    clock::{Calendar, System},
+    clock::{System, TrustedClock},
     token::Tokens,
     token::backend::KeyIds,
     token::signer::Signer,
@@ -43,8 +43,8 @@ async fn keeper(mock: &Mock, folder: &Path, exportable: bool) -> Result<Arc<Keep
     let settings = hsmd::token::backend::yubihsm::Settings { exportable, ..mock::settings(folder) };
     let (signer, _) = Signer::start(Box::new(mock::open(mock, settings).unwrap())).unwrap();
     let ledger = support::ledger::open(&folder.join("ledger.db")).await?;
-    let calendar = Calendar::new(Box::new(System::start()));
-    Ok(Arc::new(Keeper::start(ledger, signer, calendar, KeyIds::default()).await?))
+    let clock = TrustedClock::new(Box::new(System::start()));
+    Ok(Arc::new(Keeper::start(ledger, signer, clock, KeyIds::default()).await?))
 }
 
 fn run(folder: &Path, verb: &str, connector: Option<&Connector>, options: &[(&str, &str)]) -> Output {
@@ -132,9 +132,9 @@ async fn two_devices_take_turns() {
         Signer::start(Box::new(mock::open(mock, mock::settings(&own)).unwrap())).unwrap().0
     });
     let ledger = support::ledger::open(&folder.path().join("ledger.db")).await.unwrap();
-    let calendar = Calendar::new(Box::new(System::start()));
+    let clock = TrustedClock::new(Box::new(System::start()));
     let tokens = Tokens::pair(first, second);
-    let keeper = Arc::new(Keeper::start(ledger, tokens, calendar, KeyIds::default()).await.unwrap());
+    let keeper = Arc::new(Keeper::start(ledger, tokens, clock, KeyIds::default()).await.unwrap());
     for round in 0..5 {
         let states = keeper.token_states();
         let stand: Vec<_> =

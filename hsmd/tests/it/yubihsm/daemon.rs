@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use hsmd::{
     chain::{Advance, Keeper},
-    clock::{Calendar, System},
+    clock::{System, TrustedClock},
     token::backend::{KeyIds, yubihsm::attestation::Attestation},
     token::signer::Signer,
 };
@@ -176,8 +176,8 @@ async fn a_keeper_lives_on_the_mock() {
         let device = mock::open(&mock, mock::settings(folder.path())).unwrap();
         let (signer, _) = Signer::start(Box::new(device)).unwrap();
         let ledger = support::ledger::open(&ledger).await.unwrap();
-        let calendar = Calendar::new(Box::new(System::start()));
-        Arc::new(Keeper::start(ledger, signer, calendar, KeyIds::default()).await.unwrap())
+        let clock = TrustedClock::new(Box::new(System::start()));
+        Arc::new(Keeper::start(ledger, signer, clock, KeyIds::default()).await.unwrap())
     };
     let client = Client::open(mock.clone(), Credentials::default(), true).unwrap();
     let objects = || client.list_objects(&[Filter::Type(Type::AsymmetricKey)]).unwrap().len();

@@ -1,0 +1,34 @@
+//! The clock, watched: whether it is trusted is told, and the last trusted time kept.
+
+use std::time::{Duration, Instant};
+
+use crate::{chain::Keeper, clock::Cause, daemon::health::Health};
+
+/// How often the clock is judged if nothing asks for the time.
+const JUDGED: Duration = Duration::from_secs(2);
+
+/// How often the last trusted time is kept. A taint in doubt is dated so much too early at most, and a clock is
+/// judged at start by a date so much too old.
+const KEPT: Duration = Duration::from_secs(30);
+
+/// Judges the clock again and again, and tells `health`.
+pub async fn follow(keeper: &Keeper, health: &Health) {
+    let mut kept: Option<Instant> = None;
+    let mut judged = tokio::time::interval(JUDGED);
+    loop {
+        judged.tick().await;
+        let doubt = keeper.trusted_now().err();
+        // Before the ledger was read the chain is not ready, and says why.
+        let problem = doubt.filter(|doubt| doubt.cause != Cause::NotCompared);
+        metrics::gauge!("hsmd_clock_trusted").set(if problem.is_none() { 1.0 } else { 0.0 });
+        health.note("clock", problem.map(|doubt| doubt.to_string()));
+        if doubt.is_none() && kept.is_none_or(|kept| kept.elapsed() >= KEPT) {
+            match keeper.keep_trusted_time().await {
+                Ok(()) => kept = Some(Instant::now()),
+                Err(error) => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "the trusted time is not kept");
+                }
+            }
+        }
+    }
+}
