@@ -7,7 +7,7 @@ use crate::{
     chain::Chain,
     error::{Code, Refusal},
     json::{self, Object},
-    limits,
+    limits, number,
     time::Timestamp,
 };
 
@@ -75,7 +75,7 @@ impl SignRequest {
 
     /// Writes the body.
     pub fn to_json(&self) -> String {
-        format!("{{\"payload\":{}}}", payload(self, None))
+        format!("{{\"payload\":{}}}", payload(self, None, None))
     }
 }
 
@@ -94,7 +94,21 @@ impl Draft {
     /// The endorsement of what was asked for, to `service` (which policy names, never the caller), by the
     /// generation `generation_id` of the chain `identity`.
     pub fn new(request: &SignRequest, service: &str, identity: &Digest, generation_id: &Digest) -> Self {
-        let payload = payload(request, Some(service));
+        Self::with(&payload(request, Some(service), None), identity, generation_id)
+    }
+
+    /// The same with the number that a revocation of the whole service refers to.
+    pub fn numbered(
+        request: &SignRequest,
+        service: &str,
+        number: u64,
+        identity: &Digest,
+        generation_id: &Digest,
+    ) -> Self {
+        Self::with(&payload(request, Some(service), Some(number)), identity, generation_id)
+    }
+
+    fn with(payload: &str, identity: &Digest, generation_id: &Digest) -> Self {
         Self {
             body: format!(
                 "{{\"payload\":{payload},\"hsm\":{{\"identity\":\"{identity}\",\"generationId\":\"{generation_id}\"}}}}"
@@ -113,7 +127,7 @@ impl Draft {
     }
 }
 
-fn payload(request: &SignRequest, service: Option<&str>) -> String {
+fn payload(request: &SignRequest, service: Option<&str>, number: Option<u64>) -> String {
     let mut text = format!(
         "{{\"purpose\":\"{}\",\"publicKey\":\"{}\",\"expiration\":\"{}\"",
         request.purpose.as_str(),
@@ -123,6 +137,10 @@ fn payload(request: &SignRequest, service: Option<&str>) -> String {
     if let Some(service) = service {
         text.push_str(",\"service\":");
         text.push_str(&json::string(service));
+    }
+    if let Some(number) = number {
+        text.push_str(",\"number\":");
+        text.push_str(&number.to_string());
     }
     text.push('}');
     text
@@ -147,6 +165,8 @@ pub struct Endorsement {
     pub subject: SignRequest,
     /// The service that policy named; public HSM services name none.
     pub service: Option<String>,
+    /// The number that a revocation of the whole service refers to; public HSM services give none.
+    pub number: Option<u64>,
     /// The chain that endorsed.
     pub identity: Digest,
     /// The generation that endorsed.
@@ -178,11 +198,12 @@ impl Endorsement {
             Some(raw) => Some(json::plain_string(raw)?.to_owned()),
             None => None,
         };
+        let number = payload.take("number").map(number::parse).transpose()?;
         let identity = hsm.parsed("identity", Digest::parse)?;
         let generation_id = hsm.parsed("generationId", Digest::parse)?;
         let start = raw_body.as_ptr().addr().saturating_sub(text.as_ptr().addr());
         let body = start..start.saturating_add(raw_body.len());
-        Ok(Self { subject, service, identity, generation_id, signature, text: text.into(), body })
+        Ok(Self { subject, service, number, identity, generation_id, signature, text: text.into(), body })
     }
 
     /// The answer as received: what stands in the directory.

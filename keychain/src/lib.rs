@@ -4,8 +4,8 @@
 //! the short-lived keys of services; those keys sign tokens and answers; devices sign requests with keys
 //! that they committed to beforehand. This crate holds every rule of that protocol and nothing else:
 //! what the bytes are ([`cesr`], [`json`], [`signed`]), what makes a chain valid and a generation live
-//! ([`chain`]), what an endorsement proves ([`endorsement`]) and what else a generation states
-//! ([`statement`]), what the audit trail of the HSM service is ([`audit`]), what the messages mean ([`message`],
+//! ([`chain`]), what an endorsement proves ([`endorsement`]) and what the newest generation
+//! states beside ([`statement`]), what the audit trail of the HSM service is ([`audit`]), what the messages mean ([`message`],
 //! [`token`], [`access`]), and how a refusal is spelt ([`error`]). `PROTOCOL.md` beside this crate is the
 //! statement that code and tests cite.
 //!
@@ -37,6 +37,7 @@ pub mod json;
 pub mod key;
 pub mod limits;
 pub mod message;
+mod number;
 pub mod recovery;
 pub mod said;
 pub mod signed;

@@ -12,21 +12,39 @@ pub const TOKEN_TEXT_MAX: usize = 48 * 1024;
 /// Most bytes that a token may inflate to. A decompression bomb costs this much and no more.
 pub const TOKEN_JSON_MAX: usize = 64 * 1024;
 
-/// Longest published event or endorsement, in bytes. An honest event is about 560, an endorsement 420;
+/// Longest published event or endorsement, in bytes. An honest event is about 560, an endorsement 440;
 /// four times that leaves room for members added later.
 pub const DIRECTORY_VALUE_MAX: usize = 4 * 1024;
 
-/// Most generations that one head denies. Each takes 47 of its at most [`DIRECTORY_VALUE_MAX`] bytes, beside
-/// 450 for the rest; at a rotation every 25 minutes no more than these are live at a time.
+/// Longest head, in bytes: 64 denied generations at 47, 64 revoked keys at 101 and 32 revoked services at 151
+/// make 14,304, and the rest is under 700.
+pub const HEAD_MAX: usize = 16 * 1024;
+
+/// Most generations that one head denies. At a rotation every 25 minutes no more than these are live at a time.
 pub const DENIED_MAX: usize = 64;
 
-/// Most keys that one key revocation names. Each takes 51 of its at most [`DIRECTORY_VALUE_MAX`] bytes,
-/// beside 400 for the rest.
+/// Most keys that one head revokes. Whoever has more compromised keys than that revokes their service, or taints
+/// the generation that endorsed them.
 pub const REVOKED_KEYS_MAX: usize = 64;
 
-/// How long a head may be counted at most, whatever staleness a verifier is configured with: twice the
-/// default of 12 h, so that the head never ends an outage's budget before the verifier's own setting does.
-pub const HEAD_LIFETIME: Duration = Duration::from_hours(24);
+/// Most services that one head revokes. More compromised services than that are a compromised fleet, for which
+/// there is the taint.
+pub const REVOKED_SERVICES_MAX: usize = 32;
+
+/// Most revocations of one event that a verifier joins before it takes in no more: an honest signer never has more
+/// than a head can list at a time, and those that have ended are dropped.
+pub const REVOCATIONS_JOINED_MAX: usize = 1024;
+
+/// Longest name of a service: `edge:` and 64 characters, rounded up.
+pub const SERVICE_MAX: usize = 72;
+
+/// How long a head may be counted at most, whatever staleness a verifier is configured with: the default of 12 h.
+/// It is signed anew every few minutes.
+pub const HEAD_LIFETIME: Duration = Duration::from_hours(12);
+
+/// Highest number of an event, a head, an endorsement or a line of the audit trail: the largest integer that every
+/// JSON peer reads exactly.
+pub const NUMBER_MAX: u64 = (1 << 53) - 1;
 
 /// Most events held of one chain. At one rotation an hour this is over a century.
 pub const CHAIN_EVENTS_MAX: usize = 1 << 20;
@@ -35,8 +53,8 @@ pub const CHAIN_EVENTS_MAX: usize = 1 << 20;
 /// missing, events from the future). Only holders of chain keys can make them; 1,024 bounds their harm.
 pub const CHAIN_PENDING_MAX: usize = 1024;
 
-/// Highest sequence number, the largest integer that every JSON peer reads exactly.
-pub const SEQUENCE_NUMBER_MAX: u64 = (1 << 53) - 1;
+/// Highest sequence number.
+pub const SEQUENCE_NUMBER_MAX: u64 = NUMBER_MAX;
 
 /// Longest line of an audit trail, its end included. The longest honest one, an intent with a reason of 500
 /// bytes, is under 2 KiB; a line of a device's own log is bounded below this.

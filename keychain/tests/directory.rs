@@ -15,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use keychain::directory::{Change, Changes, Db, Directory, ENTRIES_MAX, Error, VALUE_MAX};
+use keychain::limits::HEAD_MAX;
 use keychain::{Digest, PublicKey, SigningKey};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -131,40 +132,53 @@ async fn endorsements_are_kept_apart_by_purpose_and_expire() {
     assert_eq!(directory.endorsement(Db::Access, &key(1)).await.unwrap().as_deref(), Some("access"));
 }
 
-/// Heads and key revocations stand in database 5, apart from everything that public peers list.
+/// Heads stand in database 5, apart from everything that public peers list, one of each event.
 #[tokio::test]
-async fn statements_are_kept_apart_and_expire() {
+async fn heads_are_kept_apart_and_expire() {
     let redis = Redis::start().await;
     let directory = redis.directory();
     let mut changes = connected(&redis).await;
     let (first, second) = (digest("first"), digest("second"));
-    directory.publish_head(&first, "head", HOUR).await.unwrap();
+    directory.publish_head(&first, "older", HOUR).await.unwrap();
     assert_eq!(next(&mut changes).await, Change::Key(first.to_string()));
+    directory.publish_head(&first, "head", HOUR).await.unwrap();
     directory.publish_head(&second, "passing", Duration::from_millis(1)).await.unwrap();
-    directory.publish_key_revocation(&key(1), "revocation", HOUR).await.unwrap();
-    directory.publish_key_revocation(&key(2), "revocation", HOUR).await.unwrap();
     let gone = async { while directory.head(&second).await.unwrap().is_some() {} };
     timeout(SOON, gone).await.expect("the entry expires");
 
     assert_eq!(directory.head(&first).await.unwrap().as_deref(), Some("head"));
     assert_eq!(directory.heads().await.unwrap(), ["head"]);
-    assert_eq!(directory.key_revocation(&key(1)).await.unwrap().as_deref(), Some("revocation"));
-    assert_eq!(directory.key_revocation(&key(3)).await.unwrap(), None);
-    let revocation = "revocation".to_owned();
-    let mut expected = vec![(key(1).to_string(), revocation.clone()), (key(2).to_string(), revocation)];
-    expected.sort();
-    assert_eq!(directory.key_revocations().await.unwrap(), expected);
-
     assert_eq!(redis.command::<String>(5, &["GET", &first.to_string()]).await, "head");
-    let left: i64 = redis.command(5, &["TTL", &key(1).to_string()]).await;
+    let left: i64 = redis.command(5, &["TTL", &first.to_string()]).await;
     assert!((3590..=3600).contains(&left), "{left}");
     for database in 0..5 {
         assert_eq!(redis.command::<i64>(database, &["DBSIZE"]).await, 0);
     }
-    for text in ["", &"x".repeat(VALUE_MAX + 1)] {
+    let longest = "x".repeat(HEAD_MAX);
+    directory.publish_head(&first, &longest, HOUR).await.unwrap();
+    assert_eq!(directory.heads().await.unwrap(), [longest]);
+    for text in ["", &"x".repeat(HEAD_MAX + 1)] {
         let refused = directory.publish_head(&first, text, HOUR).await;
-        assert!(matches!(refused, Err(Error::Unreadable { .. })));
+        assert!(matches!(refused, Err(Error::Unreadable { most: HEAD_MAX, .. })));
     }
+}
+
+#[tokio::test]
+async fn an_event_and_its_head_appear_at_once() {
+    let redis = Redis::start().await;
+    let directory = redis.directory();
+    let id = digest("event");
+    directory.publish_event_with_head(&id, "event", "head", HOUR).await.unwrap();
+    assert_eq!(directory.event(&id).await.unwrap().as_deref(), Some("event"));
+    assert_eq!(directory.head(&id).await.unwrap().as_deref(), Some("head"));
+    let left: i64 = redis.command(5, &["TTL", &id.to_string()]).await;
+    assert!((3590..=3600).contains(&left), "{left}");
+    // The connection is back in the chain's own database.
+    directory.publish_event(&digest("next"), "next").await.unwrap();
+    assert_eq!(redis.command::<i64>(4, &["DBSIZE"]).await, 2);
+    assert_eq!(redis.command::<i64>(5, &["DBSIZE"]).await, 1);
+    let refused = directory.publish_event_with_head(&id, "event", "", HOUR).await;
+    assert!(matches!(refused, Err(Error::Unreadable { .. })));
 }
 
 #[tokio::test]

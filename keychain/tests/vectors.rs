@@ -18,7 +18,7 @@ use keychain::{
     endorsement::{Endorsement, Expected, Purpose, SignRequest},
     message::{self, Operation, Request},
     recovery,
-    statement::{Head, KeyRevocation},
+    statement::{Entries, Head},
     token::Token,
 };
 use serde_json::{Value, json};
@@ -135,6 +135,7 @@ fn endorsement() {
             "publicKey": endorsement.subject.public_key,
             "expiration": endorsement.subject.expiration,
             "service": endorsement.service,
+            "number": endorsement.number,
             "identity": endorsement.identity,
             "generationId": endorsement.generation_id,
         }))
@@ -146,26 +147,45 @@ fn head() {
     check("head", |case| {
         let (mut chain, now) = (chain_of(case), time_of(case, "now"));
         let window = window(text(case, "window"));
-        let head = Head::parse(text(case, "head"))?;
-        let known = chain.clone();
-        let proven = head.verify(&known, window, now)?;
-        chain.deny(&proven);
-        let fresh = match proven.age(&chain, now) {
-            Ok(age) => json!({"ageMillis": age.as_millis()}),
-            Err(refusal) => json!({"code": refusal.code().as_str()}),
-        };
-        let live = known.events().map(SignedEvent::id).filter(|id| chain.live(id, window, now).is_ok());
-        Ok(json!({"live": live.collect::<Vec<_>>(), "fresh": fresh}))
+        let mut heard = Vec::new();
+        let mut fresh = Value::Null;
+        // Each is heard in turn; `later` is merged before the last of them.
+        let heads = list(case, "heads");
+        for (place, head) in heads.iter().enumerate() {
+            if place + 1 == heads.len() && case.get("later").is_some() {
+                chain.merge(events(case, "later"), now);
+            }
+            let head = Head::parse(head.as_str().unwrap())?;
+            let known = chain.clone();
+            let proven = head.verify(&known, window, now)?;
+            let outcome = chain.hear(&proven, now);
+            heard.push(json!({"order": format!("{:?}", outcome.order), "lost": written(&outcome.lost)}));
+            fresh = match proven.age(&chain, now) {
+                Ok(age) => json!({"ageMillis": age.as_millis()}),
+                Err(refusal) => json!({"code": refusal.code().as_str()}),
+            };
+        }
+        let live = chain.events().map(SignedEvent::id).filter(|id| chain.live(id, window, now).is_ok());
+        let live = live.collect::<Vec<_>>();
+        Ok(json!({"live": live, "fresh": fresh, "heard": heard, "stated": written(chain.stated())}))
     });
 }
 
-#[test]
-fn key_revocation() {
-    check("key_revocation", |case| {
-        let revocation = KeyRevocation::parse(text(case, "keyRevocation"))?;
-        let keys = revocation.verify(&chain_of(case), window(text(case, "window")), time_of(case, "now"))?;
-        Ok(json!(keys))
-    });
+fn written(entries: &Entries) -> Value {
+    let keys = entries.keys.iter().map(|(key, until)| json!([key, until]));
+    let services = entries.services.iter();
+    let services = services.map(|(name, one)| json!([name, one.endorsed_up_to, one.until]));
+    json!({
+        "denied": sorted(entries.denied.iter().map(|id| json!(id))),
+        "keys": sorted(keys),
+        "services": sorted(services),
+    })
+}
+
+fn sorted(values: impl Iterator<Item = Value>) -> Vec<Value> {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by_key(Value::to_string);
+    values
 }
 
 #[test]

@@ -9,7 +9,7 @@ use keychain::{
     endorsement::{self, Endorsement},
     message::{self, Operation, Request, body},
     signed::Envelope,
-    statement::{Head, KeyRevocation, NewHead, NewKeyRevocation},
+    statement::{Head, NewHead},
     token::Token,
 };
 use serde_json::Value;
@@ -40,6 +40,13 @@ fn endorsements() {
     let draft = endorsement::Draft::new(&read.subject, service, &read.identity, &read.generation_id);
     let signature = text.rsplit('"').nth(1).unwrap();
     assert_eq!(draft.seal(&Signature::parse(signature).unwrap()), text);
+    let text = good("endorsement", "with a number", "endorsement");
+    let read = Endorsement::parse(&text).unwrap();
+    let (service, number) = (read.service.as_deref().unwrap(), read.number.unwrap());
+    let draft =
+        endorsement::Draft::numbered(&read.subject, service, number, &read.identity, &read.generation_id);
+    let signature = text.rsplit('"').nth(1).unwrap();
+    assert_eq!(draft.seal(&Signature::parse(signature).unwrap()), text);
 }
 
 #[test]
@@ -49,19 +56,22 @@ fn statements() {
     let sealed = |draft: keychain::statement::Draft, text: &str| {
         draft.seal(&Signature::parse(text.rsplit('"').nth(1).unwrap()).unwrap())
     };
-    let text = good("head", "denied in another order", "head");
-    let read = Head::parse(&text).unwrap();
-    let proven = read.verify_signature(&newest).unwrap();
-    let (issued_at, expiration) = (read.issued_at(), read.expiration());
-    let new = NewHead { event: newest.event(), issued_at, expiration, denied: proven.denied() };
-    assert_eq!(sealed(new.draft().unwrap(), &text), text);
-
-    let text = good("key_revocation", "two keys", "keyRevocation");
-    let read = KeyRevocation::parse(&text).unwrap();
-    let public_keys = read.verify_signature(&newest).unwrap();
-    let (issued_at, expiration) = (read.issued_at(), read.expiration());
-    let new = NewKeyRevocation { event: newest.event(), public_keys, issued_at, expiration };
-    assert_eq!(sealed(new.draft().unwrap(), &text), text);
+    for name in ["by the newest generation", "all that can be listed"] {
+        let cases = cases("head");
+        let case = cases.iter().find(|case| case["name"] == name).unwrap();
+        let text = case["heads"][0].as_str().unwrap();
+        let read = Head::parse(text).unwrap();
+        read.verify_signature(&newest).unwrap();
+        let new = NewHead {
+            event: newest.event(),
+            number: read.number(),
+            issued_at: read.issued_at(),
+            expiration: read.expiration(),
+            entries: read.entries(),
+            audit: read.audit(),
+        };
+        assert_eq!(sealed(new.draft().unwrap(), text), text);
+    }
 }
 
 #[test]

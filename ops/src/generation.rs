@@ -113,7 +113,7 @@ pub(crate) async fn taint(options: &Taint, talk: Talk) -> Result<(), Failure> {
         Some("denied") => {
             // Believes the head, not the answer.
             let stated = Stated::read(&hsmd, &before).await?;
-            if !stated.denied.contains(&generation) {
+            if !stated.entries.denied.contains(&generation) {
                 return Err(Failure::new(
                     Exit::No,
                     format!("the head does not deny {generation}: try again"),

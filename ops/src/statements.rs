@@ -1,10 +1,10 @@
-//! What hsmd states beside the chain, proved here: the newest head, what it denies, which keys are revoked.
+//! What hsmd states beside the chain, proved here: the newest head, what it denies and revokes.
 
 use std::time::Duration;
 
+use keychain::Timestamp;
 use keychain::chain::{Chain, Settings, windows};
-use keychain::statement::{Head, KeyRevocation};
-use keychain::{Digest, PublicKey, Timestamp};
+use keychain::statement::{Entries, Head};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -13,23 +13,19 @@ use crate::clock;
 use crate::door::Door;
 use crate::failure::{Exit, Failure, OrFail};
 
-/// The newest statements of an hsmd, each verified against its chain.
+/// The newest head of an hsmd, verified against its chain.
 #[derive(Debug)]
 pub(crate) struct Stated {
     pub(crate) issued_at: Timestamp,
     /// How long ago the head showed that nothing newer existed.
     pub(crate) age: Duration,
-    pub(crate) denied: Vec<Digest>,
-    pub(crate) revoked: Vec<PublicKey>,
+    pub(crate) entries: Entries,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Answer<'a> {
     #[serde(borrow)]
     head: Option<&'a RawValue>,
-    #[serde(borrow)]
-    key_revocations: Vec<&'a RawValue>,
 }
 
 impl Stated {
@@ -51,12 +47,6 @@ impl Stated {
         let head = Head::parse(head.get()).or_fail(Exit::No, wrong)?;
         let proven = head.verify(&verifier, windows::AUTHD, now).or_fail(Exit::No, wrong)?;
         let age = proven.age(&verifier, now).or_fail(Exit::No, || "the head shows no freshness")?;
-        let mut revoked = Vec::new();
-        for text in answer.key_revocations {
-            let wrong = || "a key revocation does not verify";
-            let one = KeyRevocation::parse(text.get()).or_fail(Exit::No, wrong)?;
-            revoked.extend(one.verify(&verifier, windows::AUTHD, now).or_fail(Exit::No, wrong)?);
-        }
-        Ok(Self { issued_at: head.issued_at(), age, denied: proven.denied().to_vec(), revoked })
+        Ok(Self { issued_at: head.issued_at(), age, entries: head.entries().clone() })
     }
 }

@@ -56,6 +56,8 @@ struct HeadStatus {
     denied: Vec<String>,
     /// How many keys of services are revoked.
     revoked_keys: usize,
+    /// The services that are revoked.
+    revoked_services: Vec<String>,
     problem: Option<String>,
 }
 
@@ -141,8 +143,9 @@ fn describe_head(stated: Result<Stated, Failure>) -> HeadStatus {
         Ok(stated) => HeadStatus {
             issued_at: Some(stated.issued_at.to_string()),
             age_seconds: Some(stated.age.as_secs()),
-            denied: stated.denied.iter().map(ToString::to_string).collect(),
-            revoked_keys: stated.revoked.len(),
+            denied: stated.entries.denied.iter().map(ToString::to_string).collect(),
+            revoked_keys: stated.entries.keys.len(),
+            revoked_services: stated.entries.services.keys().cloned().collect(),
             problem: None,
         },
         Err(failure) => HeadStatus { problem: Some(failure.to_string()), ..HeadStatus::default() },
@@ -158,6 +161,9 @@ fn print_head(head: &HeadStatus) {
     }
     if head.revoked_keys > 0 {
         println!("revoked     {} keys of services", head.revoked_keys);
+    }
+    for service in &head.revoked_services {
+        println!("revoked     {service}");
     }
     if let Some(problem) = &head.problem {
         println!("head        {problem}");

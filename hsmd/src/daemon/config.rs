@@ -22,7 +22,7 @@ use crate::{
     clock::{self, AheadMax, Clock},
     http::tls,
     ledger,
-    policy::{Entrance, Operation, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
+    policy::{Allows, Entrance, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
     token::backend::KeyIds,
     token::{Source, Which},
 };
@@ -195,10 +195,11 @@ impl Config {
         Rule {
             who: Who::Loopback,
             socket: Some(entrance.address),
-            operations: vec![Operation::Endorse],
-            service: Some(self.insecure_plain_http_service.clone()),
-            purposes: vec![(Purpose::Response, Purpose::Response.longest_lifetime())],
-            rate: Rate::default(),
+            allows: Allows::Endorsements {
+                service: self.insecure_plain_http_service.clone(),
+                purposes: vec![(Purpose::Response, Purpose::Response.longest_lifetime())],
+            },
+            rate: Rate::usual(Role::Endorse),
         }
     }
 }
@@ -234,7 +235,7 @@ const HEAD_INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1
 /// A quarter of an hour: 24 heads may fail before verifiers warn (at 6 h without one) and 48 before they
 /// deny, while a signature that often costs the slowest HSM nothing, and its audit log 96 entries a day.
 const fn default_head_interval() -> Span {
-    Span::seconds(15 * 60)
+    Span::seconds(5 * 60)
 }
 
 const fn default_skew() -> Span {

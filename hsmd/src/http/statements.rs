@@ -1,4 +1,4 @@
-//! `GET /statements`: heads and key revocations; `POST /revoke-keys`: a new one of the latter.
+//! `GET /statements`: the newest head; `POST /revoke-keys`: what it is to revoke.
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
@@ -78,7 +78,7 @@ impl Outcome for Revoked {
     }
 }
 
-/// Reads the keys: at least one, no more than a statement names, each once.
+/// Reads the keys: at least one, no more than a head lists, each once.
 fn read_keys(raw: &str) -> Result<Vec<PublicKey>, Refusal> {
     let bad = Refusal::new(Code::InvalidMessage, "`publicKeys` is not a list of 1 to 64 different keys");
     let keys = json::plain_strings(raw)?.into_iter().map(PublicKey::parse).collect::<Result<Vec<_>, _>>()?;

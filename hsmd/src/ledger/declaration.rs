@@ -11,8 +11,8 @@ use super::{
     sql::{self, number, stored},
 };
 
-/// Most revoked keys and services that have not ended.
-pub const REVOKED_MAX: usize = 1024;
+/// Most revoked keys and services that have not ended: as many as a head lists.
+pub const REVOKED_MAX: usize = keychain::limits::REVOKED_KEYS_MAX;
 
 /// What is declared.
 #[derive(Clone, Debug)]

@@ -1,9 +1,9 @@
 //! hsm-publisher: carries the chain from hsmd into the key directory, and keeps it there.
 //!
 //! It holds no key and decides nothing: what it carries proves itself, so the worst that it can do is to
-//! withhold. It publishes everything at start and after every reconnection, each new event, head and key
-//! revocation as it comes, and whatever disappears or changes in the directory again, byte for byte. It
-//! deletes nothing but the endorsements of revoked keys (`PROTOCOL.md#directory-revoked-keys`).
+//! withhold. It publishes everything at start and after every reconnection, each new event
+//! and head as it comes, and whatever disappears or changes in the directory again, byte for byte. It
+//! deletes nothing but the endorsements of revoked keys and services (`PROTOCOL.md#directory-revoked-keys`).
 
 mod carrier;
 mod config;

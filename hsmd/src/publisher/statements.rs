@@ -1,12 +1,13 @@
-//! Heads and key revocations: what has been told, and what the directory holds of it.
+//! The newest head, and what the directory holds of it and of what it revokes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use keychain::{
     Digest, PublicKey, Timestamp,
     chain::SignedEvent,
     directory::{Change, Db, Directory, Error},
-    statement::{Head, KeyRevocation},
+    endorsement::Endorsement,
+    statement::{Entries, Head},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -19,17 +20,13 @@ pub struct Told {
     /// To be named when asking for the next.
     pub version: u64,
     head: Option<Head>,
-    revocations: Vec<KeyRevocation>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Answer<'a> {
     version: u64,
     #[serde(borrow)]
     head: Option<&'a RawValue>,
-    #[serde(borrow)]
-    key_revocations: Vec<&'a RawValue>,
 }
 
 impl Told {
@@ -37,30 +34,23 @@ impl Told {
     pub fn parse(body: &[u8]) -> Result<Self, source::Error> {
         let answer: Answer<'_> = serde_json::from_slice(body)?;
         let head = answer.head.map(|head| Head::parse(head.get())).transpose()?;
-        let revocations = answer.key_revocations.into_iter().map(|one| KeyRevocation::parse(one.get()));
-        Ok(Self { version: answer.version, head, revocations: revocations.collect::<Result<_, _>>()? })
+        Ok(Self { version: answer.version, head })
     }
 }
 
-/// Keeps the directory's copy of the newest statements, and keeps revoked keys out of it.
+/// Keeps the directory's copy of the newest head, and keeps endorsements of what it revokes out of it.
 ///
-/// Another publisher may carry the statements of another hsmd on the same ledger. So what stands in the
-/// directory stays if it says no less than ours and a generation of this chain signed it.
+/// Another publisher may carry the heads of another hsmd on the same ledger. So a head with a higher number stays in
+/// the directory if the event's own generation signed it.
 pub struct StatementCarrier {
     directory: Directory,
     head: Option<Head>,
-    /// The revocation of each key.
-    revocations: BTreeMap<PublicKey, KeyRevocation>,
-    /// Names of entries that the directory is not known to hold.
-    owed: BTreeSet<Name>,
+    /// Whether the directory is not known to hold the head.
+    is_owed: bool,
     /// Revoked keys whose endorsements are not known to be gone.
-    to_withdraw: BTreeSet<PublicKey>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Name {
-    Head(Digest),
-    Revocation(PublicKey),
+    keys_to_withdraw: BTreeSet<PublicKey>,
+    /// Whether endorsements of revoked services are not known to be gone.
+    is_service_to_withdraw: bool,
 }
 
 impl StatementCarrier {
@@ -69,135 +59,127 @@ impl StatementCarrier {
         Self {
             directory,
             head: None,
-            revocations: BTreeMap::new(),
-            owed: BTreeSet::new(),
-            to_withdraw: BTreeSet::new(),
+            is_owed: false,
+            keys_to_withdraw: BTreeSet::new(),
+            is_service_to_withdraw: false,
         }
     }
 
     /// Takes in what hsmd told. It is published by the next [`Self::settle`].
     pub fn learn(&mut self, told: Told) {
-        let before = std::mem::take(&mut self.revocations);
-        for revocation in told.revocations {
-            for key in revocation.claimed_keys() {
-                if !before.contains_key(key) {
-                    self.to_withdraw.insert(*key);
-                }
-                self.revocations.insert(*key, revocation.clone());
-            }
-        }
-        self.head = told.head.or_else(|| self.head.take());
-        self.owe_everything();
+        let Some(head) = told.head else { return };
+        let before = self.head.as_ref().map(|head| head.entries().clone()).unwrap_or_default();
+        let now = head.entries();
+        self.keys_to_withdraw.extend(now.keys.keys().filter(|key| !before.keys.contains_key(*key)));
+        self.is_service_to_withdraw |= now.services != before.services;
+        self.head = Some(head);
+        self.is_owed = true;
     }
 
     /// Takes in what changed in the directory. A service that does not know yet puts its revoked key back at
     /// once, so that is left to [`Self::sweep`]: two that write against each other would never rest.
     pub fn notice(&mut self, changes: &BTreeSet<Change>) {
-        for change in changes {
-            match change {
-                Change::Flushed | Change::Reconnected => self.owe_everything(),
-                Change::Key(name) => {
-                    if let Ok(id) = Digest::parse(name)
-                        && self.head.as_ref().is_some_and(|head| head.event_id() == id)
-                    {
-                        self.owed.insert(Name::Head(id));
-                    } else if let Ok(key) = PublicKey::parse(name)
-                        && self.revocations.contains_key(&key)
-                    {
-                        self.owed.insert(Name::Revocation(key));
-                    }
-                }
-            }
-        }
+        let own = self.head.as_ref().map(|head| head.event_id().to_string());
+        self.is_owed |= changes.iter().any(|change| match change {
+            Change::Flushed | Change::Reconnected => true,
+            Change::Key(name) => own.as_ref() == Some(name),
+        });
     }
 
-    /// Looks at everything again.
+    /// Reads everything again.
     pub fn sweep(&mut self) {
         self.owe_everything();
-        self.to_withdraw.extend(self.revocations.keys());
+        let revoked = self.entries();
+        self.is_service_to_withdraw |= !revoked.services.is_empty();
+        self.keys_to_withdraw.extend(revoked.keys.keys());
     }
 
-    /// Owes the directory every statement.
-    pub fn owe_everything(&mut self) {
-        self.owed.extend(self.head.as_ref().map(|head| Name::Head(head.event_id())));
-        self.owed.extend(self.revocations.keys().copied().map(Name::Revocation));
+    /// Owes the directory the head.
+    pub const fn owe_everything(&mut self) {
+        self.is_owed = true;
     }
 
-    /// Publishes what is owed and withdraws the endorsements of revoked keys. `event` finds an event of the
-    /// chain.
+    /// Publishes the head and withdraws the endorsements of what it revokes. `event` finds an event of the chain.
     pub async fn settle(
         &mut self,
         now: Timestamp,
         event: impl Fn(&Digest) -> Option<SignedEvent>,
     ) -> Result<(), Error> {
-        while let Some(name) = self.owed.first().copied() {
-            match name {
-                Name::Head(id) => self.settle_head(&id, now, &event).await?,
-                Name::Revocation(key) => self.settle_revocation(&key, now, &event).await?,
-            }
-            self.owed.remove(&name);
+        if self.is_owed {
+            self.settle_head(now, event).await?;
+            self.is_owed = false;
         }
-        while let Some(key) = self.to_withdraw.first().copied() {
+        while let Some(key) = self.keys_to_withdraw.first().copied() {
             for db in [Db::Access, Db::Response] {
-                if self.directory.endorsement(db, &key).await.is_ok_and(|found| found.is_none()) {
-                    continue;
+                let is_gone = self.directory.endorsement(db, &key).await.is_ok_and(|found| found.is_none());
+                if !is_gone {
+                    self.withdraw(db, &key).await?;
                 }
-                self.directory.withdraw(db, &key).await?;
-                metrics::counter!("hsm_publisher_withdrawn_total").increment(1);
-                tracing::warn!(%key, ?db, "took the endorsement of a revoked key out of the directory");
             }
-            self.to_withdraw.remove(&key);
+            self.keys_to_withdraw.remove(&key);
+        }
+        if self.is_service_to_withdraw {
+            self.withdraw_services(now).await?;
+            self.is_service_to_withdraw = false;
         }
         Ok(())
     }
 
     /// Whether a head was told, and the directory holds everything as far as is known.
     pub fn is_settled(&self) -> bool {
-        self.head.is_some() && self.owed.is_empty() && self.to_withdraw.is_empty()
+        let has_rest = self.is_owed || self.is_service_to_withdraw || !self.keys_to_withdraw.is_empty();
+        self.head.is_some() && !has_rest
+    }
+
+    fn entries(&self) -> Entries {
+        self.head.as_ref().map(|head| head.entries().clone()).unwrap_or_default()
     }
 
     async fn settle_head(
         &self,
-        id: &Digest,
         now: Timestamp,
         event: impl Fn(&Digest) -> Option<SignedEvent>,
     ) -> Result<(), Error> {
-        let Some(ours) = self.head.as_ref().filter(|head| head.event_id() == *id) else { return Ok(()) };
+        let Some(ours) = &self.head else { return Ok(()) };
+        let id = ours.event_id();
         let ttl = ours.expiration().since(now);
         let stays = |text: &String| {
             let Ok(theirs) = Head::parse(text) else { return false };
-            let signed = event(id).is_some_and(|event| theirs.verify_signature(&event).is_ok());
-            text == ours.text() || (signed && theirs.issued_at() > ours.issued_at())
+            let is_signed = event(&id).is_some_and(|event| theirs.verify_signature(&event).is_ok());
+            text == ours.text() || (is_signed && theirs.number() > ours.number())
         };
-        if ttl.is_zero() || readable(self.directory.head(id).await).is_some_and(|text| stays(&text)) {
+        if ttl.is_zero() || readable(self.directory.head(&id).await).is_some_and(|text| stays(&text)) {
             return Ok(());
         }
-        self.directory.publish_head(id, ours.text(), ttl).await?;
+        self.directory.publish_head(&id, ours.text(), ttl).await?;
         metrics::counter!("hsm_publisher_published_total").increment(1);
         Ok(())
     }
 
-    async fn settle_revocation(
-        &self,
-        key: &PublicKey,
-        now: Timestamp,
-        event: impl Fn(&Digest) -> Option<SignedEvent>,
-    ) -> Result<(), Error> {
-        let Some(ours) = self.revocations.get(key) else { return Ok(()) };
-        let ttl = ours.expiration().since(now);
-        let stays = |text: &String| {
-            let Ok(theirs) = KeyRevocation::parse(text) else { return false };
-            let newer = theirs.issued_at() > ours.issued_at() && theirs.expiration() >= ours.expiration();
-            let signed = event(&theirs.generation_id())
-                .is_some_and(|event| theirs.verify_signature(&event).is_ok_and(|keys| keys.contains(key)));
-            text == ours.text() || (signed && newer)
-        };
-        let held = readable(self.directory.key_revocation(key).await);
-        if ttl.is_zero() || held.is_some_and(|text| stays(&text)) {
-            return Ok(());
+    /// Takes every endorsement of a revoked service, up to its number, out of the directory.
+    async fn withdraw_services(&self, now: Timestamp) -> Result<(), Error> {
+        let revoked = self.entries();
+        for db in [Db::Access, Db::Response] {
+            let entries = match db {
+                Db::Access => self.directory.all_access().await?,
+                Db::Response => self.directory.all_response().await?,
+            };
+            for (name, text) in entries {
+                let Ok(endorsement) = Endorsement::parse(&text) else { continue };
+                if let Ok(key) = PublicKey::parse(&name)
+                    && revoked.demand_not_revoked(&endorsement, now).is_err()
+                {
+                    self.withdraw(db, &key).await?;
+                }
+            }
         }
-        self.directory.publish_key_revocation(key, ours.text(), ttl).await?;
-        metrics::counter!("hsm_publisher_published_total").increment(1);
+        Ok(())
+    }
+
+    async fn withdraw(&self, db: Db, key: &PublicKey) -> Result<(), Error> {
+        self.directory.withdraw(db, key).await?;
+        metrics::counter!("hsm_publisher_withdrawn_total").increment(1);
+        tracing::warn!(%key, ?db, "took the endorsement of a revoked key or service out of the directory");
         Ok(())
     }
 }

@@ -297,6 +297,7 @@ fn a_release_holds_no_trace() {
         .output()
         .unwrap();
     assert!(built.status.success(), "{}", String::from_utf8(built.stderr).unwrap());
+    assert_eq!(VARIABLE, crate::support::world::FAILURE_POINT);
     for trace in ["after-show", "after-commit", VARIABLE] {
         assert!(!holds(&folder.path().join("release"), trace), "{trace}");
         assert!(holds(env!("CARGO_BIN_EXE_hsmd").as_ref(), trace), "{trace}");

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keychain::{Digest, endorsement::Purpose};
+use keychain::{Digest, chain::SignedEvent, endorsement::Purpose};
 
 use crate::faults;
 use crate::support::{
@@ -79,7 +79,7 @@ fn check(world: &World, hsmd: &mut [Daemon], answered: &Answered, longest: Durat
     let mut last = world.start();
     let chain = world.chain();
     last.stop();
-    let ids: BTreeSet<_> = chain.iter().map(|event| event.id()).collect();
+    let ids: BTreeSet<_> = chain.iter().map(SignedEvent::id).collect();
     let generations = answered.generations.lock().unwrap();
     let lost = generations.iter().filter(|id| !ids.contains(id)).count();
     assert_eq!(lost, 0, "answered rotations that the chain lacks");

@@ -7,7 +7,7 @@ use crate::{
     error::{Code, Refusal},
     json::Object,
     key::VerifyingKey,
-    limits, said,
+    limits, number, said,
     signed::{self, Envelope},
     time::Timestamp,
 };
@@ -116,7 +116,8 @@ fn parse_payload(payload: &str) -> Result<Event, Refusal> {
     let mut object = Object::parse(payload)?;
     let raw_id = object.raw("id")?;
     let raw_prefix = object.raw("prefix")?;
-    let sequence_number = sequence_number(object.raw("sequenceNumber")?)?;
+    let sequence_number = number::parse(object.raw("sequenceNumber")?)
+        .map_err(|refusal| refusal.with("member", "sequenceNumber"))?;
     let previous = match object.take("previous") {
         Some(raw) => Some(Digest::parse(crate::json::plain_string(raw)?)?),
         None => None,
@@ -153,16 +154,6 @@ fn parse_payload(payload: &str) -> Result<Event, Refusal> {
         return Err(bad("the event's id is not its digest"));
     }
     Ok(event)
-}
-
-/// Reads a sequence number: digits only, no leading zero, exactly representable everywhere.
-pub(crate) fn sequence_number(raw: &str) -> Result<u64, Refusal> {
-    let plain = raw.bytes().all(|byte| byte.is_ascii_digit()) && (raw == "0" || !raw.starts_with('0'));
-    plain
-        .then(|| raw.parse().ok())
-        .flatten()
-        .filter(|number| *number <= limits::SEQUENCE_NUMBER_MAX)
-        .ok_or(Refusal::new(Code::InvalidMessage, "`sequenceNumber` is not a whole number of at most 2^53-1"))
 }
 
 /// An event to be signed: its id is computed, its signature is not made yet.

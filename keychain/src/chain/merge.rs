@@ -37,6 +37,7 @@ impl Chain {
         self.drop_settled(&mut merged);
         merged.held_until = self.held_until(now);
         if before != self.verdict() {
+            self.weigh_heads();
             self.epoch = self.epoch.saturating_add(1);
         }
         merged

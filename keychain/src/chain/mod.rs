@@ -5,6 +5,7 @@
 //! ([`Highest`]) lets it refuse a chain that was rolled back while it was away.
 
 mod event;
+mod heads;
 mod merge;
 mod pending;
 mod walk;
@@ -14,14 +15,13 @@ pub mod windows;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use event::sequence_number;
 pub use event::{Draft, Event, SignedEvent};
 pub use merge::Merged;
 pub use walk::verify_whole;
@@ -31,7 +31,7 @@ use pending::Pending;
 use crate::{
     cesr::Digest,
     error::{Code, Refusal},
-    statement::ProvenHead,
+    statement::{Entries, Joined},
     time::Timestamp,
 };
 
@@ -73,8 +73,10 @@ pub struct Chain {
     pending: Pending,
     /// Sequence numbers whose key signed two events.
     twice_signed: BTreeSet<u64>,
-    /// Generations that a proven head denied. A denial is never taken back.
-    denied: BTreeSet<Digest>,
+    /// What the proven heads of each event stated.
+    heads: BTreeMap<Digest, Joined>,
+    /// What counts of it: computed anew when heads or events change.
+    stated: Entries,
     /// Rivals below the head that were reported.
     reported: BTreeSet<Digest>,
     /// Whether the next step cannot be decided, or the head has a rival.
@@ -94,7 +96,8 @@ impl Chain {
             places: HashMap::new(),
             pending: Pending::default(),
             twice_signed: BTreeSet::new(),
-            denied: BTreeSet::new(),
+            heads: BTreeMap::new(),
+            stated: Entries::default(),
             reported: BTreeSet::new(),
             contested: false,
             tainted_early: false,
@@ -115,23 +118,6 @@ impl Chain {
     /// The accepted events in order.
     pub fn events(&self) -> impl ExactSizeIterator<Item = &SignedEvent> {
         self.accepted.iter().map(AsRef::as_ref)
-    }
-
-    /// Takes in what a head denies: those generations are not live from now on, for good. True if it changed
-    /// anything (`PROTOCOL.md#denied`).
-    ///
-    /// Only generations before the head's own count: its own, and those that follow, are for a taint.
-    pub fn deny(&mut self, head: &ProvenHead<'_>) -> bool {
-        let Some(own) = self.places.get(&head.event_id()).copied() else { return false };
-        let before = self.denied.len();
-        let older = |id: &&Digest| self.places.get(*id).is_some_and(|place| *place < own);
-        let denied: Vec<_> = head.denied().iter().filter(older).copied().collect();
-        self.denied.extend(denied);
-        let changed = self.denied.len() > before;
-        if changed {
-            self.epoch = self.epoch.saturating_add(1);
-        }
-        changed
     }
 
     /// What to remember on disk: the highest event accepted, now or before.
@@ -205,19 +191,23 @@ impl Chain {
         let Some(place) = self.places.get(generation_id) else {
             return Err(dead("the generation is not in the chain"));
         };
-        let successor = place.checked_add(1).and_then(|next| self.accepted.get(next));
-        let tainted = match successor {
-            Some(next) => next.event().taint_previous,
-            None => self.tainted_early,
-        };
-        let twice = u64::try_from(*place).is_ok_and(|number| self.twice_signed.contains(&number));
-        if tainted || twice {
+        if self.is_tainted(*place) {
             return Err(dead("the generation is tainted"));
         }
-        if self.denied.contains(generation_id) {
+        if self.stated.denied.contains(generation_id) {
             return Err(dead("the generation is denied"));
         }
-        Ok(successor.map(|next| next.event().created_at.plus(window)))
+        Ok(self.successor(*place).map(|next| next.event().created_at.plus(window)))
+    }
+
+    fn successor(&self, place: usize) -> Option<&SignedEvent> {
+        place.checked_add(1).and_then(|next| self.accepted.get(next)).map(AsRef::as_ref)
+    }
+
+    /// Whether the event after taints this generation, or its key signed two events.
+    fn is_tainted(&self, place: usize) -> bool {
+        let tainted = self.successor(place).map_or(self.tainted_early, |next| next.event().taint_previous);
+        tainted || u64::try_from(place).is_ok_and(|number| self.twice_signed.contains(&number))
     }
 }
 

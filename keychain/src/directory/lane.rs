@@ -22,6 +22,8 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// within their deadline.
 pub(super) struct Lane {
     client: Client,
+    /// The longest value carried, in bytes.
+    pub(super) value_max: usize,
     slot: Mutex<Slot>,
 }
 
@@ -33,8 +35,8 @@ struct Slot {
 }
 
 impl Lane {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, slot: Mutex::default() }
+    pub(super) fn new(client: Client, value_max: usize) -> Self {
+        Self { client, value_max, slot: Mutex::default() }
     }
 
     /// Runs commands that may safely run twice, and decodes their answers.

@@ -8,7 +8,7 @@
 //!
 //! Invariants:
 //! - every call ends within [`CALL_DEADLINE`] ([`SCAN_DEADLINE`] where a whole database is read);
-//! - no value longer than [`VALUE_MAX`] and no foreign name crosses the wire: the server cuts and filters;
+//! - no value longer than [`VALUE_MAX`] (a head: [`HEAD_MAX`]) and no foreign name crosses the wire: the server cuts and filters;
 //! - every call may be repeated: a call whose connection broke is tried once more on a new one.
 //!
 //! It needs Redis 7 or later (`PEXPIRE … GT`) and no configuration of the server.
@@ -26,6 +26,7 @@ use std::time::Duration;
 use redis::{Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
 
 use crate::cesr::{Digest, PublicKey};
+use crate::limits::HEAD_MAX;
 
 pub use changes::{BATCH_MAX, Change, Changes};
 pub use error::{Cause, Error};
@@ -63,17 +64,17 @@ impl Directory {
         let open = |settings: RedisConnectionInfo| {
             Client::open(info.clone().set_redis_settings(settings)).map_err(Error::address)
         };
-        let lane = |database: i64| {
+        let lane = |database: i64, value_max| {
             let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
-            open(settings.set_db(database)).map(Lane::new)
+            open(settings.set_db(database)).map(|client| Lane::new(client, value_max))
         };
         let lanes = Lanes {
-            access: lane(0)?,
-            response: lane(1)?,
-            spent: lane(2)?,
-            revoked: lane(3)?,
-            chain: lane(4)?,
-            statements: lane(5)?,
+            access: lane(0, VALUE_MAX)?,
+            response: lane(1, VALUE_MAX)?,
+            spent: lane(2, VALUE_MAX)?,
+            revoked: lane(3, VALUE_MAX)?,
+            chain: lane(CHAIN, VALUE_MAX)?,
+            statements: lane(STATEMENTS, HEAD_MAX)?,
             // Pushes need RESP3, and come for every database whichever this one is.
             feed: open(info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_db(4))?,
         };
@@ -87,7 +88,7 @@ impl Directory {
 
     /// Publishes an endorsement, as it stands, under the key that it endorses. It disappears after `ttl`.
     pub async fn publish(&self, db: Db, key: &PublicKey, text: &str, ttl: Duration) -> Result<(), Error> {
-        read::bounded(&key.to_string(), text)?;
+        read::bounded(self.endorsements(db), &key.to_string(), text)?;
         let mut set = redis::pipe();
         set.cmd("SET").arg(key.to_string()).arg(text).arg("PX").arg(millis(ttl)).ignore();
         self.endorsements(db).run("publish an endorsement", &set).await
@@ -118,7 +119,7 @@ impl Directory {
 
     /// Publishes one event of the HSM chain, for good, under its id.
     pub async fn publish_event(&self, id: &Digest, text: &str) -> Result<(), Error> {
-        read::bounded(&id.to_string(), text)?;
+        read::bounded(&self.lanes.chain, &id.to_string(), text)?;
         let mut set = redis::pipe();
         set.cmd("SET").arg(id.to_string()).arg(text).ignore();
         self.lanes.chain.run("publish an event", &set).await
@@ -225,6 +226,10 @@ struct Lanes {
     statements: Lane,
     feed: Client,
 }
+
+/// The database of events, and that of heads.
+const CHAIN: i64 = 4;
+const STATEMENTS: i64 = 5;
 
 /// The value of a denial: peers test only that there is one.
 const DENIED: &str = "1";

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::Error;
 use super::lane::Lane;
 
-/// The longest text carried, in bytes.
+/// The longest endorsement or event carried, in bytes.
 pub const VALUE_MAX: usize = crate::limits::DIRECTORY_VALUE_MAX;
 /// Names asked for at once: a page of the longest values stays at 2 MiB.
 pub const NAMES_PER_PAGE: usize = 512;
@@ -39,13 +39,13 @@ impl Name {
 /// One value, if there is one.
 pub(super) async fn one(lane: &Lane, operation: &'static str, name: &str) -> Result<Option<String>, Error> {
     let mut get = redis::pipe();
-    cut(&mut get, name);
+    cut(&mut get, name, lane.value_max);
     let (value,): (Vec<u8>,) = lane.run(operation, &get).await?;
     if value.is_empty() {
         return Ok(None);
     }
-    let unreadable = || Error::Unreadable { name: name.to_owned(), most: VALUE_MAX };
-    text(value).map(Some).ok_or_else(unreadable)
+    let unreadable = || Error::Unreadable { name: name.to_owned(), most: lane.value_max };
+    text(value, lane.value_max).map(Some).ok_or_else(unreadable)
 }
 
 /// Every entry of a database, sorted by name; entries that cannot be read are left out.
@@ -87,9 +87,9 @@ pub(super) async fn names(
 }
 
 /// Refuses to publish what readers would not read.
-pub(super) fn bounded(name: &str, text: &str) -> Result<(), Error> {
-    if text.is_empty() || text.len() > VALUE_MAX {
-        return Err(Error::Unreadable { name: name.to_owned(), most: VALUE_MAX });
+pub(super) fn bounded(lane: &Lane, name: &str, text: &str) -> Result<(), Error> {
+    if text.is_empty() || text.len() > lane.value_max {
+        return Err(Error::Unreadable { name: name.to_owned(), most: lane.value_max });
     }
     Ok(())
 }
@@ -130,11 +130,11 @@ async fn values(
         let mut get = redis::pipe();
         get.ignore_errors(); // an entry of another type must not hide the rest
         for name in page {
-            cut(&mut get, name);
+            cut(&mut get, name, lane.value_max);
         }
         let answers: Vec<redis::RedisResult<Vec<u8>>> = lane.run(operation, &get).await?;
         for (name, answer) in page.iter().zip(answers) {
-            if let Some(value) = answer.ok().and_then(text) {
+            if let Some(value) = answer.ok().and_then(|value| text(value, lane.value_max)) {
                 entries.push((name.clone(), value));
             }
         }
@@ -144,12 +144,12 @@ async fn values(
 
 /// Asks for a value up to one byte more than allowed, so that a longer one is seen to be longer without
 /// being sent.
-fn cut(pipeline: &mut redis::Pipeline, name: &str) {
-    pipeline.cmd("GETRANGE").arg(name).arg(0).arg(VALUE_MAX);
+fn cut(pipeline: &mut redis::Pipeline, name: &str, most: usize) {
+    pipeline.cmd("GETRANGE").arg(name).arg(0).arg(most);
 }
 
-fn text(value: Vec<u8>) -> Option<String> {
-    if value.is_empty() || value.len() > VALUE_MAX {
+fn text(value: Vec<u8>, most: usize) -> Option<String> {
+    if value.is_empty() || value.len() > most {
         return None;
     }
     String::from_utf8(value).ok()

@@ -1,18 +1,45 @@
-//! Database 5: what the HSM's generations state
+//! Database 5: the newest head of each event
 //! ([PROTOCOL.md#directory-statements](../../PROTOCOL.md#directory-statements)).
 //!
-//! Heads stand under the id of their event, key revocations under each key that they name, so that a change
-//! is pushed to whoever follows [`super::Changes`], and a single key can be looked up.
+//! A head stands under the id of its event, so that a change is pushed to whoever follows [`super::Changes`].
 
 use std::time::Duration;
 
-use super::{Directory, Error, millis, read};
-use crate::cesr::{Digest, PublicKey};
+use redis::Pipeline;
+
+use super::{CHAIN, Directory, Error, STATEMENTS, millis, read};
+use crate::cesr::Digest;
 
 impl Directory {
     /// Publishes the newest head of one event, as it stands. It disappears after `ttl`.
     pub async fn publish_head(&self, event_id: &Digest, text: &str, ttl: Duration) -> Result<(), Error> {
-        self.publish_statement("publish a head", &event_id.to_string(), text, ttl).await
+        let name = event_id.to_string();
+        read::bounded(&self.lanes.statements, &name, text)?;
+        let mut set = redis::pipe();
+        set_head(&mut set, &name, text, ttl);
+        self.lanes.statements.run("publish a head", &set).await
+    }
+
+    /// Publishes an event and its first head at once: nobody sees the event, which may be a taint that voids what
+    /// was denied before, without the head that denies it anew.
+    pub async fn publish_event_with_head(
+        &self,
+        event_id: &Digest,
+        event: &str,
+        head: &str,
+        ttl: Duration,
+    ) -> Result<(), Error> {
+        let name = event_id.to_string();
+        read::bounded(&self.lanes.chain, &name, event)?;
+        read::bounded(&self.lanes.statements, &name, head)?;
+        let mut set = redis::pipe();
+        set.atomic();
+        // The connection goes back to its own database before anybody else can use it.
+        set.cmd("SELECT").arg(STATEMENTS).ignore();
+        set_head(&mut set, &name, head, ttl);
+        set.cmd("SELECT").arg(CHAIN).ignore();
+        set.cmd("SET").arg(&name).arg(event).ignore();
+        self.lanes.chain.run("publish an event with its head", &set).await
     }
 
     /// The newest published head of one event, unverified.
@@ -25,39 +52,8 @@ impl Directory {
         let entries = read::all(&self.lanes.statements, "read all heads", read::Name::Digest).await?;
         Ok(entries.into_iter().map(|(_, text)| text).collect())
     }
+}
 
-    /// Publishes a key revocation, as it stands, under one of the keys that it names. It disappears after
-    /// `ttl`.
-    pub async fn publish_key_revocation(
-        &self,
-        key: &PublicKey,
-        text: &str,
-        ttl: Duration,
-    ) -> Result<(), Error> {
-        self.publish_statement("publish a key revocation", &key.to_string(), text, ttl).await
-    }
-
-    /// The published revocation of one key, unverified.
-    pub async fn key_revocation(&self, key: &PublicKey) -> Result<Option<String>, Error> {
-        read::one(&self.lanes.statements, "read a key revocation", &key.to_string()).await
-    }
-
-    /// Every key under which a revocation stands, with that revocation, unverified, sorted by key. Unreadable
-    /// entries are left out.
-    pub async fn key_revocations(&self) -> Result<Vec<(String, String)>, Error> {
-        read::all(&self.lanes.statements, "read all key revocations", read::Name::Key).await
-    }
-
-    async fn publish_statement(
-        &self,
-        operation: &'static str,
-        name: &str,
-        text: &str,
-        ttl: Duration,
-    ) -> Result<(), Error> {
-        read::bounded(name, text)?;
-        let mut set = redis::pipe();
-        set.cmd("SET").arg(name).arg(text).arg("PX").arg(millis(ttl)).ignore();
-        self.lanes.statements.run(operation, &set).await
-    }
+fn set_head(commands: &mut Pipeline, name: &str, text: &str, ttl: Duration) {
+    commands.cmd("SET").arg(name).arg(text).arg("PX").arg(millis(ttl)).ignore();
 }

@@ -13,13 +13,13 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[2] / "tests" / "client")]
 
 from generator import (  # noqa: E402 (the path to it is set just above)
-    access, cesr, chain, digest, endorsement, errors, event, head, key_revocation, message, passphrase,
-    response, signing, time, token,
+    access, cesr, chain, digest, endorsement, errors, event, head, message, passphrase, response,
+    signing, time, token,
 )
 
 MODULES = (
-    access, cesr, chain, digest, endorsement, errors, event, head, key_revocation, message,
-    passphrase, response, signing, time, token,
+    access, cesr, chain, digest, endorsement, errors, event, head, message, passphrase,
+    response, signing, time, token,
 )
 
 

@@ -102,7 +102,7 @@ class Chain:
     def __init__(self, prefix, skew, pin=None, highest=None):
         self.prefix, self.skew, self.pin, self.highest = prefix, skew, pin, highest
         self.known, self.accepted, self.tainted = {}, [], set()
-        self.denied = set()  # by heads; for good
+        self.heads = {}  # what the heads of each event stated, joined
         self.blocked = False  # several branches, none of them chosen
 
     def merge(self, events, now):
@@ -116,10 +116,57 @@ class Chain:
             self.tainted.add(self.accepted[-1].id)
         self._advance(now)
 
-    def deny(self, head):
-        """Takes in what a head, already checked, denies of the generations before its own."""
+    def hear(self, head, now, joined, entries):
+        """Takes in a head that was already checked; how it stands to earlier ones, and what they lost.
+
+        `joined` and `entries` are the classes of the statements' module, which imports this one.
+        """
+        if head.event not in self.heads:
+            self.heads[head.event] = joined(head)
+            outcome = "Newer", entries()
+        else:
+            known = self.heads[head.event]
+            outcome = known.take(head, lambda id_: self._denial_ended(id_, head.issued))
+        for known in self.heads.values():
+            known.entries.drop_ended(now)
+        return outcome
+
+    def stated(self, entries):
+        """What counts of all heads heard: the newest event's first, a tainted or denied one's not."""
+        counted, heard_later = entries(), False
+        for place in range(len(self.accepted) - 1, -1, -1):
+            event = self.accepted[place]
+            if event.id not in self.heads or event.id in counted.denied:
+                continue
+            tainted = self._is_tainted(place)
+            if tainted and heard_later:
+                continue
+            own = entries()
+            own.join(self.heads[event.id].entries)
+            own.denied &= {e.id for e in self.accepted[:place]}
+            counted.join(own)
+            heard_later = heard_later or not tainted
+        return counted
+
+    def _is_tainted(self, place):
+        event = self.accepted[place]
+        if place + 1 < len(self.accepted):
+            tainted = self.accepted[place + 1].taint
+        else:
+            tainted = any(e.taint and e.follows(event) for e in self.known.values())
+        return tainted or event.id in self.tainted
+
+    def _denial_ended(self, id_, at):
         ids = [e.id for e in self.accepted]
-        self.denied |= set(ids[: ids.index(head.event)]) & set(head.denied)
+        if id_ not in ids:
+            return True
+        after = self.accepted[ids.index(id_) + 1:]
+        return bool(after) and after[0].created + WINDOWS["authd"] <= at
+
+    def _denied(self):
+        if not self.heads:
+            return set()
+        return self.stated(type(next(iter(self.heads.values())).entries)).denied
 
     def live(self, window, now):
         """The ids of the generations that are live for a verifier with this window, in order."""
@@ -127,11 +174,11 @@ class Chain:
             return []
         if self._rolled_back():
             return []
-        head = self.accepted[-1]
+        head, denied = self.accepted[-1], self._denied()
         alive = []
         for event, after in zip(self.accepted, self.accepted[1:]):
             in_window = now < after.created + window
-            if in_window and not after.taint and event.id not in self.tainted | self.denied:
+            if in_window and not after.taint and event.id not in self.tainted | denied:
                 alive.append(event.id)
         if not any(e.taint and e.follows(head) for e in self.known.values()):
             alive.append(head.id)

@@ -16,11 +16,13 @@ HOUR = 60 * MINUTE
 NAME = re.compile(r"[ !#-%'-;=?-\[\]-~]{1,64}")  # printable ASCII without " & < > \\
 
 
-def make_endorsement(hsm_key, generation, purpose, public_key, expiration, service=None):
+def make_endorsement(hsm_key, generation, purpose, public_key, expiration, service=None, number=None):
     """The endorsement of `public_key` by the generation's key."""
     payload = {"purpose": purpose, "publicKey": public_key, "expiration": expiration}
     if service is not None:
         payload["service"] = service
+    if number is not None:
+        payload["number"] = number
     hsm = {"identity": generation.prefix, "generationId": generation.id}
     body = compact({"payload": payload, "hsm": hsm})
     return f'{{"body":{body},"signature":"{hsm_key.sign(body)}"}}'
@@ -47,13 +49,18 @@ class Endorsement:
         self.signature = signature.string()
         payload, hsm = self.body.members("payload", "hsm", open_ended=True)
         members = payload.members(
-            "purpose", "publicKey", "expiration", optional=("service",), open_ended=True
+            "purpose", "publicKey", "expiration", optional=("service", "number"), open_ended=True
         )
         self.purpose, self.key = members[0].string(), members[1].string()
         decode("publicKey", self.key)
         decode("signature", self.signature)
         self.expiration = parse_time(members[2].string())
         self.service = members[3] and members[3].string()
+        self.number = None
+        if members[4] is not None:
+            plain = members[4].text.isdigit() and members[4].value < 2**53
+            require(plain, "InvalidMessage", "the number is no count")
+            self.number = members[4].value
         require(self.purpose in PURPOSES, "WrongPurpose", "unknown purpose")
         identity, generation = hsm.members("identity", "generationId", open_ended=True)
         self.identity, self.generation = identity.string(), generation.string()
@@ -71,6 +78,13 @@ class Endorsement:
         require(now < self.expiration, "DeadKey", "it has ended")
         signer = next(e for e in chain.accepted if e.id == self.generation)
         verify(signer.key, self.body.text, self.signature)
+
+    def check_not_revoked(self, stated, now):
+        """Refuses if the entries that count revoke the key, or the service up to this number."""
+        require(stated.keys.get(self.key, now) <= now, "Revoked", "the key is revoked")
+        up_to, end = stated.services.get(self.service, (-1, now))
+        covered = end > now and (self.number or 0) <= up_to
+        require(not covered, "Revoked", "the service is revoked up to a later endorsement")
 
 
 CLAIMS = (

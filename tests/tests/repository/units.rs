@@ -192,6 +192,40 @@ fn what_every_service_needs_to_be_supervised() {
     }
 }
 
+/// Without a restart (status 78) the connection that waits at a socket starts the service again and again: the failed
+/// service has its sockets stopped, all of them, and a crash, which is restarted, does not.
+#[test]
+fn a_refused_configuration_is_quiet_under_socket_activation() {
+    let service = read("hsmd.service");
+    let unit: BTreeMap<_, _> = section(&service, "[Unit]").into_iter().collect();
+    assert_eq!((unit["OnFailure"], unit["StartLimitIntervalSec"]), ("hsmd-refused.target", "0"));
+    let required: BTreeSet<_> = unit["Requires"].split(' ').collect();
+    let target = read("hsmd-refused.target");
+    let target: BTreeMap<_, _> = section(&target, "[Unit]").into_iter().collect();
+    let stopped: BTreeSet<_> = target["Conflicts"].split(' ').collect();
+    assert!(required.is_subset(&stopped), "`systemctl start hsmd` opens what was stopped");
+    let mut sockets = BTreeSet::new();
+    for path in units() {
+        let text = fs::read_to_string(&path).unwrap();
+        let socket: BTreeMap<_, _> = section(&text, "[Socket]").into_iter().collect();
+        if socket.get("Service") == Some(&"hsmd.service") {
+            let limits = (socket.get("TriggerLimitIntervalSec"), socket.get("TriggerLimitBurst"));
+            assert_eq!(limits, (Some(&"1min"), Some(&"10")), "{}", path.display());
+            sockets.insert(path.file_name().unwrap().to_str().unwrap().to_owned());
+        }
+    }
+    assert!(stopped.iter().copied().eq(sockets.iter().map(String::as_str)), "{stopped:?} {sockets:?}");
+}
+
+/// hsmd holds its clock against the ledger at its start: a time service that is waited for goes first.
+#[test]
+fn hsmd_starts_after_the_clock_was_set() {
+    let service = read("hsmd.service");
+    let unit = section(&service, "[Unit]");
+    assert!(unit.contains(&("After", "time-sync.target")));
+    assert!(!unit.iter().any(|(key, value)| *key != "After" && value.contains("time-sync")), "ordered only");
+}
+
 /// Each socket is named, because a daemon asks for its sockets by name.
 #[test]
 fn sockets_are_named_and_those_of_hsmd_are_closed_to_others() {

@@ -1,14 +1,15 @@
-//! What hsmd states beside the chain, and when: heads on a schedule, after each event and each denial; key
-//! revocations after each new one and by each new generation (`PROTOCOL.md#statements`).
+//! The head: what hsmd states beside the chain, and when. One is made on a schedule, with each event, and with each
+//! denial and revocation (`PROTOCOL.md#statements`).
 //!
-//! The ledger decides: what is denied or revoked is durable there before a statement of it is signed, and
-//! every issue begins by reading it. So a process that dies between the two states it after its next start,
-//! and another hsmd on the same ledger states it within [`LOOK`].
+//! The ledger decides: what is denied or revoked is durable there before a head that lists it is signed, and every
+//! issue begins by reading it. So a process that dies between the two states it after its next start, and another
+//! hsmd on the same ledger states it within [`READ_EVERY`].
 //!
-//! Who is answered that a generation is denied, or a key revoked, is answered after the statement was signed.
+//! Who is answered that a generation is denied, or a key revoked, is answered after the head was signed.
 
 mod issue;
 mod issued;
+mod listed;
 
 use std::{
     collections::BTreeSet,
@@ -32,7 +33,7 @@ use crate::{
 pub use issued::Issued;
 
 /// How often the ledger is asked for what another hsmd on it had denied or revoked.
-pub const LOOK: Duration = Duration::from_secs(10);
+pub const READ_EVERY: Duration = Duration::from_secs(10);
 
 /// Pause after an issue that failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -42,7 +43,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// `GET /health` says what is.
 pub const STALE: Duration = Duration::from_hours(6);
 
-/// When statements are made, and what they allow for.
+/// When heads are made, and what they allow for.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// The longest pause between two heads.
@@ -86,7 +87,7 @@ pub struct Denial {
     pub effect: Effect,
 }
 
-/// Keeps the statements: the only one who has them signed.
+/// Keeps the newest head: the only one who has heads signed.
 pub struct Statements {
     keeper: Arc<Keeper>,
     settings: Settings,
@@ -115,20 +116,20 @@ impl Statements {
             problem: Mutex::default(),
         };
         statements.read().await?;
-        drop(statements.look().await);
+        drop(statements.issue().await);
         Ok(statements)
     }
 
     /// Makes statements when they are due, for ever, and tells `health` when the newest is too old.
     pub async fn run(&self, health: &Health) {
         let mut chain = self.keeper.watch();
-        let look = LOOK.min(self.settings.head_interval);
+        let read_every = READ_EVERY.min(self.settings.head_interval);
         loop {
-            let outcome = self.look().await;
+            let outcome = self.issue().await;
             // That no statement can be made is told at once, and is a problem once the newest is too old.
             health.warn("head", self.problem());
             health.note("head", self.staleness());
-            let pause = if outcome.is_ok() { look.min(self.until_due()) } else { PAUSE };
+            let pause = if outcome.is_ok() { read_every.min(self.until_due()) } else { PAUSE };
             tokio::select! {
                 _ = chain.changed() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -181,19 +182,19 @@ impl Statements {
             self.keeper.ledger().declare(denial, Vec::new()).await?;
             tracing::warn!(%generation, "denied a generation");
         }
-        self.look().await?;
+        self.issue().await?;
         Ok(denial(Effect::Denied))
     }
 
     /// Has keys of services revoked; answers when the last of their endorsements can have ended. They are
-    /// durable, and a statement that revokes them is signed, when this answers; saying it again does no harm.
+    /// durable, and a head that revokes them is signed, when this answers; saying it again does no harm.
     pub async fn revoke_keys(&self, keys: &[PublicKey]) -> Result<Timestamp, Error> {
         let since = self.keeper.trusted_now()?.to_millis();
         let longest = Purpose::Access.longest_lifetime().max(Purpose::Response.longest_lifetime());
         let end = since.plus(longest).plus(self.settings.skew);
         let keys_revoked = Declaration::RevokeKeys { keys: keys.to_vec(), since, end };
         self.keeper.ledger().declare(keys_revoked, Vec::new()).await?;
-        let stated = self.look().await?;
+        let stated = self.issue().await?;
         let ends = stated.revoked.iter().filter(|entry| keys.contains(&entry.subject)).map(|entry| entry.end);
         tracing::warn!(count = keys.len(), "revoked keys of services");
         Ok(ends.max().unwrap_or(end))

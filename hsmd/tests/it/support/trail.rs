@@ -40,7 +40,7 @@ pub fn read(ledger: &str) -> Vec<Line> {
         let lines: Vec<String> =
             rows.await.unwrap().iter().map(|row| row.try_get("", "line").unwrap()).collect();
         database.close().await.unwrap();
-        lines.iter().map(|line| format!("{line}\n")).collect::<String>()
+        lines.join("\n") + "\n"
     });
     let mut trail = Trail::new();
     trail.begin_segment();

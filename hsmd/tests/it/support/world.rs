@@ -21,6 +21,10 @@ use super::{
     softhsm::{MODULE, SoftHsm},
 };
 
+/// The variable that says where hsmd is to fail: `hsmd::failure_point::VARIABLE`, which a release build lacks, and the
+/// bench shares this file.
+pub const FAILURE_POINT: &str = "HSMD_FAILURE_POINT";
+
 /// Which database the ledger is in.
 #[derive(Clone, Copy, Debug)]
 pub enum Database {
@@ -193,7 +197,7 @@ operations = ["accept-clock", "rotate", "taint", "revoke-keys", "recover"]
 
     /// Starts hsmd with a plan to fail, and does not wait.
     pub fn spawn_to_fail(&self, plan: &str) -> Daemon {
-        let environment = [(hsmd::failure_point::VARIABLE, plan)];
+        let environment = [(FAILURE_POINT, plan)];
         let conf = self.softhsm.conf();
         Daemon::spawn_with(env!("CARGO_BIN_EXE_hsmd"), &self.config(), self.path(), &conf, &environment)
     }

@@ -30,7 +30,8 @@ def _made(tree, by="3", purpose="response", expiration=24.0, signer=None, **more
     signer = signer or tree.key(event.number)
     service = more.pop("service", "edge:demo")
     key_ = more.pop("key_", SERVICE)
-    return make_endorsement(signer, event, purpose, key_.public, clock(expiration), service)
+    number = more.pop("number", None)
+    return make_endorsement(signer, event, purpose, key_.public, clock(expiration), service, number)
 
 
 def _case(tree, name, text, code=None, events="0 1 2 3", now=NOW, window="edge",
@@ -61,6 +62,7 @@ def _facts(text):
     return {
         "purpose": endorsement.purpose, "publicKey": endorsement.key,
         "expiration": format_time(endorsement.expiration), "service": endorsement.service,
+        "number": endorsement.number,
         "identity": endorsement.identity, "generationId": endorsement.generation,
     }
 
@@ -69,6 +71,9 @@ def _valid(tree):
     nanos = _made(tree).replace(clock(24), clock(24)[:-1] + "123456Z")
     return {
         "by the newest generation": {"text": _made(tree)},
+        "with a number": {"text": _made(tree, number=7)},
+        "number 0": {"text": _made(tree, number=0)},
+        "the highest number": {"text": _made(tree, number=2**53 - 1)},
         "no service": {"text": _made(tree, service=None)},
         "for access": {"text": _made(tree, purpose="access"), "purpose": "access"},
         "the service asked for": {"text": _made(tree, service="authd"), "service": "authd"},
@@ -107,6 +112,12 @@ def _shapes(good):
         "public key misspelt": sealed(body.replace('"1AAI', '"1AAJ')),
         "public key twice": sealed(
             body.replace('"expiration"', f'"publicKey":"{SERVICE.public}","expiration"')),
+        "number a text": sealed(body.replace('"edge:demo"', '"edge:demo","number":"1"')),
+        "number with a zero before it": sealed(body.replace('"edge:demo"', '"edge:demo","number":01')),
+        "number beyond what peers read": sealed(
+            body.replace('"edge:demo"', f'"edge:demo","number":{2**53}')),
+        "number a fraction": sealed(body.replace('"edge:demo"', '"edge:demo","number":1.0')),
+        "number negative": sealed(body.replace('"edge:demo"', '"edge:demo","number":-1')),
         "service a number": sealed(body.replace('"edge:demo"', "1")),
         "no hsm": sealed(body[: body.index(',"hsm"')] + "}"),
         "no generation": sealed(body[: body.index(',"generationId"')] + "}}"),

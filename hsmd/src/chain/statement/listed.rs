@@ -1,0 +1,86 @@
+//! What a head lists, decided from what the ledger holds.
+
+use std::time::Duration;
+
+use keychain::{
+    Code, Refusal, Timestamp, limits,
+    statement::{Entries, Head},
+};
+
+use crate::ledger::Stated;
+
+/// What a head that is made at `now` lists: all that has not ended.
+pub(super) fn entries(stated: &Stated, now: Timestamp, skew: Duration) -> Entries {
+    // No reader takes an end beyond this. One that lies there was declared by a clock that was ahead, and each
+    // later head states it anew.
+    let last = now.plus(limits::ACCESS_KEY_LIFETIME).plus(skew);
+    let denied = stated.denied.iter().filter(|entry| entry.end > now);
+    let keys = stated.revoked.iter().filter(|entry| entry.end > now);
+    Entries {
+        denied: denied.map(|entry| entry.subject).collect(),
+        keys: keys.map(|entry| (entry.subject, entry.end.min(last))).collect(),
+        ..Entries::default()
+    }
+}
+
+/// Refuses to show a head that lacks what an earlier one of its event listed and what has not ended: the ledger
+/// lost it.
+pub(super) fn demand_nothing_lost(
+    earlier: Option<&Head>,
+    later: &Head,
+    stated: &Stated,
+) -> Result<(), Refusal> {
+    let Some(earlier) = earlier.filter(|earlier| earlier.event_id() == later.event_id()) else {
+        return Ok(());
+    };
+    let at = later.issued_at();
+    let denial_ended = |id: &_| stated.denied.iter().any(|entry| entry.subject == *id && entry.end <= at);
+    if earlier.entries().missing_from(later.entries(), at, denial_ended).is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::Internal, "the ledger has lost a denial or revocation that a head has stated"))
+}
+
+#[cfg(test)]
+mod tests {
+    use keychain::{Digest, PublicKey, SigningKey};
+
+    use super::*;
+    use crate::ledger::Entry;
+
+    const SKEW: Duration = Duration::from_secs(5);
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_millis(seconds * 1000)
+    }
+
+    fn entry<T>(subject: T, end: i64) -> Entry<T> {
+        Entry { subject, since: at(0), end: at(end) }
+    }
+
+    fn key(number: u8) -> PublicKey {
+        SigningKey::from_seed(&[number; 32]).unwrap().public_key()
+    }
+
+    #[test]
+    fn what_has_ended_is_left_out_and_no_end_lies_beyond_any_endorsement() {
+        let [a, b] = [Digest::of("a"), Digest::of("b")];
+        let day = 24 * 3600;
+        let stated = Stated {
+            denied: vec![entry(a, 10), entry(b, 20)],
+            revoked: vec![entry(key(1), 10), entry(key(2), 400 * day)],
+            ..Stated::default()
+        };
+        for (now, denied, keys) in [
+            (9, vec![a, b], vec![(key(1), at(10)), (key(2), at(9 + day + 5))]),
+            (10, vec![b], vec![(key(2), at(10 + day + 5))]),
+            (20, vec![], vec![(key(2), at(20 + day + 5))]),
+            (400 * day - 1, vec![], vec![(key(2), at(400 * day))]),
+            (400 * day, vec![], vec![]),
+        ] {
+            let listed = entries(&stated, at(now), SKEW);
+            assert_eq!(listed.denied.into_iter().collect::<Vec<_>>(), denied, "{now}");
+            assert_eq!(listed.keys, keys.into_iter().collect(), "{now}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What heads list: denied generations, revoked keys and revoked services (`PROTOCOL.md#denied`,
+//! `PROTOCOL.md#revoked`).
+//!
+//! Lists of several heads of one event are joined, never subtracted: an entry ends by its own time alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::value::RawValue;
+
+use crate::{
+    cesr::{Digest, PublicKey},
+    endorsement::Endorsement,
+    error::{Code, Refusal},
+    json::{self, Object},
+    limits, number,
+    time::Timestamp,
+};
+
+/// The lists of one head, or of several joined.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// Older generations that are refused at once.
+    pub denied: BTreeSet<Digest>,
+    /// Keys of services that are refused whatever endorses them, each until its own end.
+    pub keys: BTreeMap<PublicKey, Timestamp>,
+    /// Services whose endorsements up to a number are refused.
+    pub services: BTreeMap<String, ServiceRevocation>,
+}
+
+/// How far a service is revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceRevocation {
+    /// Endorsements with this number or a lower one, or without a number, are refused.
+    pub endorsed_up_to: u64,
+    /// When the last of those endorsements has ended.
+    pub until: Timestamp,
+}
+
+impl Entries {
+    /// Whether nothing is listed.
+    pub fn is_empty(&self) -> bool {
+        self.denied.is_empty() && self.keys.is_empty() && self.services.is_empty()
+    }
+
+    /// Takes in all that `other` lists. True if that changed anything.
+    pub fn join(&mut self, other: &Self) -> bool {
+        let before = self.clone();
+        self.denied.extend(other.denied.iter().copied());
+        for (key, until) in &other.keys {
+            let known = self.keys.entry(*key).or_insert(*until);
+            *known = (*known).max(*until);
+        }
+        for (service, revocation) in &other.services {
+            let known = self.services.entry(service.clone()).or_insert(*revocation);
+            known.endorsed_up_to = known.endorsed_up_to.max(revocation.endorsed_up_to);
+            known.until = known.until.max(revocation.until);
+        }
+        *self != before
+    }
+
+    /// What stands here, has not ended at `at`, and is missing from `other`. `denial_ended` says of a generation
+    /// whether no verifier's window reaches it any more.
+    #[must_use]
+    pub fn missing_from(&self, other: &Self, at: Timestamp, denial_ended: impl Fn(&Digest) -> bool) -> Self {
+        let denied = self.denied.difference(&other.denied).filter(|id| !denial_ended(id)).copied().collect();
+        let keys = self.keys.iter().filter(|(key, until)| **until > at && !other.keys.contains_key(*key));
+        let weaker = |service: &str, ours: &ServiceRevocation| {
+            other.services.get(service).is_none_or(|theirs| theirs.endorsed_up_to < ours.endorsed_up_to)
+        };
+        let services = self.services.iter().filter(|(name, ours)| ours.until > at && weaker(name, ours));
+        Self {
+            denied,
+            keys: keys.map(|(key, until)| (*key, *until)).collect(),
+            services: services.map(|(name, ours)| (name.clone(), *ours)).collect(),
+        }
+    }
+
+    /// Leaves out the revocations that have ended at `now`.
+    pub fn drop_ended(&mut self, now: Timestamp) {
+        self.keys.retain(|_, until| *until > now);
+        self.services.retain(|_, revocation| revocation.until > now);
+    }
+
+    /// Refuses an endorsement whose key or service is revoked at `now`.
+    pub fn demand_not_revoked(&self, endorsement: &Endorsement, now: Timestamp) -> Result<(), Refusal> {
+        let revoked = |because| Err(Refusal::new(Code::Revoked, because));
+        if self.keys.get(&endorsement.subject.public_key).is_some_and(|until| *until > now) {
+            return revoked("the key is revoked");
+        }
+        let service = endorsement.service.as_deref().and_then(|service| self.services.get(service));
+        // An endorsement without a number was made before there were any: it counts as the lowest.
+        let covered = |revocation: &ServiceRevocation| {
+            revocation.until > now && endorsement.number.unwrap_or(0) <= revocation.endorsed_up_to
+        };
+        if service.is_some_and(covered) {
+            return revoked("the service is revoked up to a later endorsement");
+        }
+        Ok(())
+    }
+
+    /// Refuses lists that would not be read.
+    pub(super) fn demand_bounded(&self) -> Result<(), Refusal> {
+        let fits = self.denied.len() <= limits::DENIED_MAX
+            && self.keys.len() <= limits::REVOKED_KEYS_MAX
+            && self.services.len() <= limits::REVOKED_SERVICES_MAX;
+        if fits { Ok(()) } else { Err(Refusal::new(Code::TooLarge, "the statement lists too many")) }
+    }
+
+    /// The members `denied` and `revoked`, each sorted by its texts.
+    pub(super) fn to_members(&self) -> String {
+        let denied = self.denied.iter().map(|id| format!("\"{id}\""));
+        let keys = self.keys.iter();
+        let keys = keys.map(|(key, until)| format!("{{\"publicKey\":\"{key}\",\"until\":\"{until}\"}}"));
+        let services = self.services.iter().map(|(service, revocation)| {
+            let ServiceRevocation { endorsed_up_to, until } = revocation;
+            let service = json::string(service);
+            format!("{{\"service\":{service},\"endorsedUpTo\":{endorsed_up_to},\"until\":\"{until}\"}}")
+        });
+        let revoked: Vec<_> = sorted(keys).into_iter().chain(sorted(services)).collect();
+        format!("\"denied\":[{}],\"revoked\":[{}]", sorted(denied).join(","), revoked.join(","))
+    }
+
+    /// Takes out the members `denied` and `revoked`.
+    pub(super) fn take(payload: &mut Object<'_>) -> Result<Self, Refusal> {
+        let mut entries = Self::default();
+        let denied = payload.raw("denied")?;
+        for text in json::plain_strings(denied).map_err(|refusal| refusal.with("member", "denied"))? {
+            let id = Digest::parse(text)?;
+            demand_once(entries.denied.insert(id))?;
+        }
+        let revoked = payload.raw("revoked")?;
+        let bad = |_| Refusal::new(Code::InvalidMessage, "`revoked` is not an array");
+        for raw in serde_json::from_str::<Vec<&RawValue>>(revoked).map_err(bad)? {
+            entries.take_revoked(Object::parse(raw.get())?)?;
+        }
+        entries.demand_bounded()?;
+        Ok(entries)
+    }
+
+    fn take_revoked(&mut self, mut entry: Object<'_>) -> Result<(), Refusal> {
+        let until = entry.parsed("until", Timestamp::parse)?;
+        match (entry.take("publicKey"), entry.take("service")) {
+            (Some(key), None) => {
+                let key = PublicKey::parse(json::plain_string(key)?)?;
+                demand_once(self.keys.insert(key, until).is_none())
+            }
+            (None, Some(service)) => {
+                let service = json::plain_string(service)?;
+                let endorsed_up_to = number::parse(entry.raw("endorsedUpTo")?)?;
+                if service.is_empty() || service.len() > limits::SERVICE_MAX {
+                    return Err(Refusal::new(Code::InvalidMessage, "`service` is empty or too long"));
+                }
+                let revocation = ServiceRevocation { endorsed_up_to, until };
+                demand_once(self.services.insert(service.to_owned(), revocation).is_none())
+            }
+            _ => Err(Refusal::new(
+                Code::InvalidMessage,
+                "a revocation names neither a key nor a service, or both",
+            )),
+        }
+    }
+}
+
+fn sorted(texts: impl Iterator<Item = String>) -> Vec<String> {
+    let mut texts: Vec<_> = texts.collect();
+    texts.sort_unstable();
+    texts
+}
+
+fn demand_once(is_new: bool) -> Result<(), Refusal> {
+    if is_new { Ok(()) } else { Err(Refusal::new(Code::InvalidMessage, "the statement lists one twice")) }
+}

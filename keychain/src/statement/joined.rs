@@ -1,0 +1,89 @@
+//! The heads of one event, joined (`PROTOCOL.md#head-order`).
+
+use super::{Entries, Head};
+use crate::{cesr::Digest, limits, time::Timestamp};
+
+/// How a head stands to those of its event that were heard before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The first of its event, or one with a higher number.
+    Newer,
+    /// One with a lower number.
+    Older,
+    /// The newest once more.
+    Same,
+    /// Another body with the newest's number: somebody else holds the key.
+    Theft,
+}
+
+/// What hearing a head did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// How the head stands to those heard before.
+    pub order: Order,
+    /// Entries that the newer of two heads lacks though they have not ended. They are kept; a signer that keeps to
+    /// the rules loses none.
+    pub lost: Entries,
+    /// Whether anything is denied or revoked now that was not before, or no longer.
+    pub changed: bool,
+}
+
+/// What the heads of one event stated so far.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    number: u64,
+    body: Digest,
+    entries: Entries,
+}
+
+impl Joined {
+    /// The first head of an event.
+    pub fn first(head: &Head) -> Self {
+        Self { number: head.number(), body: Digest::of(head.body()), entries: head.entries().clone() }
+    }
+
+    /// Takes in a further head of the same event. Nothing that was stated is lost, whatever the order.
+    pub fn take(&mut self, head: &Head, denial_ended: impl Fn(&Digest) -> bool) -> (Order, Entries) {
+        let body = Digest::of(head.body());
+        let order = match head.number().cmp(&self.number) {
+            std::cmp::Ordering::Greater => Order::Newer,
+            std::cmp::Ordering::Less => Order::Older,
+            std::cmp::Ordering::Equal if body == self.body => Order::Same,
+            std::cmp::Ordering::Equal => Order::Theft,
+        };
+        let lost = match order {
+            Order::Newer => self.entries.missing_from(head.entries(), head.issued_at(), denial_ended),
+            Order::Older => head.entries().missing_from(&self.entries, head.issued_at(), denial_ended),
+            Order::Same | Order::Theft => Entries::default(),
+        };
+        if order == Order::Newer {
+            (self.number, self.body) = (head.number(), body);
+        }
+        // Beyond the bound only a holder of the key gets who breaks the rules: the taint is the cure.
+        if self.entries.keys.len().saturating_add(self.entries.services.len())
+            < limits::REVOCATIONS_JOINED_MAX
+        {
+            self.entries.join(head.entries());
+        } else {
+            self.entries.denied.extend(head.entries().denied.iter().copied());
+        }
+        (order, lost)
+    }
+
+    /// The number of the newest head heard.
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// All that was stated.
+    pub const fn entries(&self) -> &Entries {
+        &self.entries
+    }
+
+    /// Leaves out the revocations that have ended at `now`, and denied generations that are not known: they take no
+    /// key to make up.
+    pub fn shrink(&mut self, now: Timestamp, is_known: impl Fn(&Digest) -> bool) {
+        self.entries.drop_ended(now);
+        self.entries.denied.retain(|id| is_known(id));
+    }
+}
