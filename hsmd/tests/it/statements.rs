@@ -404,7 +404,7 @@ async fn a_denial_reaches_the_other_hsmd() {
     let health = hsmd::daemon::health::Health::new();
     let mut newest = other.watch();
     let seen = newest.wait_for(|newest| {
-        let entries = newest.head.as_ref().map(keychain::statement::Head::entries);
+        let entries = newest.head.as_ref().map(Head::entries);
         entries.is_some_and(|entries| entries.denied == [left].into() && entries.keys.len() == 1)
     });
     tokio::select! {
