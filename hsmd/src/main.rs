@@ -20,6 +20,7 @@ use hsmd::{
     daemon::{
         self,
         config::{Config, Socket},
+        tokens,
     },
     http::{Door, Listener, serve},
     ledger::Ledger,
@@ -94,7 +95,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         ending = work(&keeper, &health) => Err(ending),
         ending = supervise(&keeper) => Err(ending),
         () = device::tend(&keeper, &health) => Ok(()),
-        () = token::tend(&keeper, &health) => Ok(()),
+        () = tokens::watch(&keeper, &health) => Ok(()),
         () = statements.run(&health) => Ok(()),
         () = follow(reload, &audit, &keeper, &health) => Ok(()),
         () = attend::attend(&audit, &keeper) => Ok(()),
@@ -183,7 +184,7 @@ async fn open(config: &Config) -> Result<(Keeper, Threads), Failure> {
         Unopened::Thread(error) => Failure::software(error),
         Unopened::Token(fault) => failure(fault.into()),
     })?;
-    match settle(config, tokens).await {
+    match settle(config, tokens.requiring_both(config.requires_both_tokens())).await {
         Ok(keeper) => Ok((keeper, threads)),
         Err(error) => {
             abandon(threads).await;
