@@ -99,7 +99,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         () = statements.run(&health) => Ok(()),
         () = follow(reload, &audit, &keeper, &health) => Ok(()),
         () = attend::attend(&audit, &keeper) => Ok(()),
-        () = daemon::clock::follow(&keeper, &health) => Ok(()),
+        () = daemon::clock::follow(&keeper, &health, || notify::status(&status(&keeper, &health))) => Ok(()),
         () = follow_audit(&audit, &keeper, &health) => Ok(()),
     };
     // Whoever cannot go on does not wait for a token that does not answer.
