@@ -100,7 +100,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         () = follow(reload, &audit, &keeper, &health) => Ok(()),
         () = trail::attend(&audit, &keeper) => Ok(()),
         () = follow_ledger(&keeper, &health) => Ok(()),
-        () = daemon::clock::follow(&keeper, &health) => Ok(()),
+        () = daemon::clock::follow(&keeper, &health, || notify::status(&status(&keeper, &health))) => Ok(()),
     };
     // Whoever cannot go on does not wait for a token that does not answer.
     ended.map_err(restart)?;
