@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use keychain::{
     Digest, PublicKey, Timestamp,
+    audit::Record,
     chain::{Draft, Event, SignedEvent},
 };
 
@@ -47,6 +48,9 @@ pub struct Advanced {
     pub repeated: bool,
 }
 
+/// Composes the lines of the audit trail that tell of an event.
+type Lines<'a> = dyn Fn(&Advanced) -> Vec<Record> + Send + Sync + 'a;
+
 /// An attempt in one turn.
 enum Attempt {
     Done(Advanced),
@@ -60,10 +64,19 @@ impl Keeper {
     ///
     /// Once begun it is carried through even if the caller goes away.
     pub async fn advance(self: &Arc<Self>, advance: Advance) -> Result<Advanced, Error> {
+        self.advance_with(advance, |_| Vec::new()).await
+    }
+
+    /// The same with lines for the audit trail, which are durable together with the event.
+    pub async fn advance_with(
+        self: &Arc<Self>,
+        advance: Advance,
+        lines: impl Fn(&Advanced) -> Vec<Record> + Send + Sync + 'static,
+    ) -> Result<Advanced, Error> {
         let keeper = Arc::clone(self);
         let carried_through = tokio::spawn(async move {
             loop {
-                match keeper.attempt(advance).await? {
+                match keeper.attempt(advance, &lines).await? {
                     Attempt::Done(advanced) => return Ok(advanced),
                     // The turn is not held meanwhile: a taint does not wait for a rotation's clock.
                     Attempt::Early(wait) => tokio::time::sleep(wait).await,
@@ -73,7 +86,7 @@ impl Keeper {
         carried_through.await.unwrap_or(Err(Error::Hsm(Fault::Stopped)))
     }
 
-    async fn attempt(&self, advance: Advance) -> Result<Attempt, Error> {
+    async fn attempt(&self, advance: Advance, lines: &Lines<'_>) -> Result<Attempt, Error> {
         let waiting = if advance.taint { Waiting::Taint } else { Waiting::Other };
         let _turn = self.turns.take(waiting).await;
         self.check_in_turn().await?;
@@ -88,19 +101,19 @@ impl Keeper {
             Dating::At(at) => at,
             Dating::Wait(wait) => return Ok(Attempt::Early(wait)),
         };
-        match self.follow(&view, next, advance, created_at).await {
+        match self.leave(&view, next, (advance, created_at), lines).await {
             Ok(extended) => Ok(Attempt::Done(answer(view.live(), extended.live(), false))),
             Err(error) => self.resolve(&view, advance, error).await.map(Attempt::Done),
         }
     }
 
     /// The seven steps. After an error before the sixth only the ledger knows what has become of the event.
-    async fn follow(
+    async fn leave(
         &self,
         view: &View,
         next: PublicKey,
-        advance: Advance,
-        created_at: Timestamp,
+        (advance, created_at): (Advance, Timestamp),
+        lines: &Lines<'_>,
     ) -> Result<Arc<View>, Error> {
         let (step, newest) = (advance.step(), view.live().event());
         let recoveries = self.tokens.recoveries();
@@ -110,8 +123,7 @@ impl Keeper {
         self.ledger.intend(after_next).await?;
         failure_point::write(step, "after-intend")?;
         // 2. The ledger's newest event is the one that is to be followed.
-        let turn = self.ledger.turn().await?;
-        if turn.head().await? != Some(newest.id) {
+        if self.ledger.newest().await? != Some(newest.id) {
             return Err(ledger::Error::Taken(newest.sequence_number.saturating_add(1)).into());
         }
         failure_point::pass(step, "after-turn");
@@ -132,10 +144,11 @@ impl Keeper {
             }
         };
         failure_point::pass(step, "after-sign");
-        // 5. The event is committed, with its signature.
+        // 5. The event is committed, with its signature and the line of the audit trail that tells of it.
         failure_point::write(step, "before-commit")?;
-        let committed = turn.commit(extended.live()).await;
-        if let Err(ledger::Error::Taken(_)) = committed {
+        let lines = lines(&answer(view.live(), extended.live(), false));
+        let committed = self.ledger.commit(Some(newest.id), extended.live(), lines).await;
+        if let Err(ledger::Error::Taken(_) | ledger::Error::Unwritten(_)) = committed {
             self.discard(&made).await;
         }
         committed?;

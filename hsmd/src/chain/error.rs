@@ -3,7 +3,12 @@
 use keychain::{Code, Refusal};
 
 use super::State;
-use crate::{clock::Doubt, failure_point, ledger, token::backend::Fault};
+use crate::{
+    clock::Doubt,
+    failure_point,
+    ledger::{self, Condition},
+    token::backend::Fault,
+};
 
 /// Why the keeper did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +55,10 @@ impl Error {
             Self::Ledger(error @ ledger::Error::Contradiction { .. }) => {
                 Some(State::LedgerCorrupt(with_causes(error)))
             }
+            Self::Ledger(ledger::Error::Unwritten(Condition::Standby { holder })) => {
+                Some(State::Standby { holder: holder.clone() })
+            }
+            Self::Ledger(ledger::Error::Busy) => None,
             Self::Ledger(error) => Some(State::LedgerFailing(with_causes(error))),
             error => Some(State::Interrupted(with_causes(error))),
         }
@@ -84,9 +93,6 @@ impl From<&Error> for Refusal {
             Error::Clock(doubt) => doubt.into(),
             Error::Conflict(because) => Self::new(Code::Conflict, because),
             Error::LeftUntainted => Self::new(Code::Conflict, "the generation was left without a taint"),
-            Error::Ledger(ledger::Error::Full { .. }) => {
-                Self::new(Code::Conflict, "too many are denied or revoked at a time: taint a generation")
-            }
             Error::Hsm(Fault::Busy { .. }) => Self::new(Code::TooMany, "the queue before the HSM is full"),
             Error::Hsm(Fault::Full { .. }) => {
                 Self::new(Code::Unavailable, "the HSM has no room for another key")
@@ -98,7 +104,7 @@ impl From<&Error> for Refusal {
             Error::State(state) => state.into(),
             Error::Unrecoverable(refusal) => refusal.clone(),
             Error::Unsettled => Self::new(Code::Unavailable, "token and ledger are being reconciled"),
-            Error::Ledger(_) => Self::new(Code::Unavailable, "the ledger does not answer"),
+            Error::Ledger(error) => error.into(),
             Error::Unverifiable(_) => Self::new(Code::Internal, "what the HSM signed does not verify"),
         }
     }

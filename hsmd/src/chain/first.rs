@@ -8,35 +8,17 @@ use super::{Error, Keeper, State, View, plan::Sweep};
 use crate::{
     clock::Dating,
     failure_point::{self, Step},
-    ledger::Turn,
     token::signer::Class,
 };
 
 impl Keeper {
     /// Makes keys 0 and 1 and commits event 0. What an earlier attempt left is destroyed first: nothing of
     /// it can have been committed to, because the ledger is empty. In turn only.
-    pub(super) async fn begin(
-        &self,
-        turn: Turn,
-        key_intent: Option<u64>,
-        sweep: &Sweep,
-    ) -> Result<(State, Option<Arc<View>>), Error> {
-        if key_intent.is_none() {
-            turn.release().await?;
-            failure_point::write(Step::First, "before-intend")?;
-            self.ledger.intend(1).await?;
-            failure_point::write(Step::First, "after-intend")?;
-            // From the beginning: another hsmd may have been first.
-            let turn = self.ledger.turn().await?;
-            if turn.head().await?.is_some() {
-                return Err(Error::Unsettled);
-            }
-            return self.make_first(turn, sweep).await;
-        }
-        self.make_first(turn, sweep).await
-    }
-
-    async fn make_first(&self, turn: Turn, sweep: &Sweep) -> Result<(State, Option<Arc<View>>), Error> {
+    pub(super) async fn begin(&self, sweep: &Sweep) -> Result<(State, Option<Arc<View>>), Error> {
+        failure_point::write(Step::First, "before-intend")?;
+        self.ledger.intend(1).await?;
+        failure_point::write(Step::First, "after-intend")?;
+        self.condemn(sweep).await?;
         let keys = sweep.keys.iter().map(|(slot, key)| (*slot, key.handle));
         for (slot, handle) in keys.chain(sweep.halves.iter().map(|(slot, half)| (*slot, half.handle))) {
             self.tokens.destroy(slot, handle).await?;
@@ -53,7 +35,7 @@ impl Keeper {
         *self.proven() = Some(event.id());
         failure_point::pass(Step::First, "after-sign");
         failure_point::write(Step::First, "before-commit")?;
-        turn.commit(&event).await?;
+        self.ledger.commit(None, &event, Vec::new()).await?;
         failure_point::write(Step::First, "after-commit")?;
         metrics::gauge!("hsmd_token_objects", "state" => "retired").set(0);
         tracing::info!(identity = %event.id(), "a new chain begins");

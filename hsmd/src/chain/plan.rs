@@ -127,8 +127,10 @@ fn settle(state: State) -> Plan {
 /// A ledger that lacks what this process has seen in it was exchanged for an older one, or another.
 fn exchanged(events: &[SignedEvent], seen: &[&SignedEvent]) -> Option<State> {
     let same = seen.iter().zip(events).all(|(seen, event)| seen.id() == event.id());
-    (!same || seen.len() > events.len())
-        .then_some(State::LedgerExchanged { had: seen.len(), has: events.len() })
+    (!same || seen.len() > events.len()).then(|| {
+        let (had, has) = (seen.len(), events.len());
+        State::LedgerExchanged(format!("it had {had} events a moment ago and now has {has}, or others"))
+    })
 }
 
 /// An empty ledger.

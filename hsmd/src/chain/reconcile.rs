@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     failure_point::{self, Step},
-    ledger::{Contents, Turn},
+    ledger::{Condition, Contents},
     token::backend::Fault,
     token::{Slot, Survey},
 };
@@ -30,7 +30,7 @@ impl Keeper {
     /// Reads the ledger and verifies it: the chain is visible then, whatever the tokens do.
     pub async fn read(&self) -> Result<(), Error> {
         let _turn = self.turns.take(Waiting::Other).await;
-        let contents = self.ledger.read().await?;
+        let contents = self.ledger.contents(&[]).await?;
         self.show_read(&contents)
     }
 
@@ -43,15 +43,33 @@ impl Keeper {
 
     /// The same, in turn.
     pub(super) async fn check_in_turn(&self) -> Result<(), Error> {
+        if let Some(state) = self.closed_by_ledger() {
+            let contents = self.ledger.contents(&[]).await;
+            self.enter(state, None);
+            // A standby serves the chain that the other one makes.
+            return self.follow(&contents?);
+        }
         if self.chain_state() == State::Ready
             && let Some(view) = self.view()
-            && self.ledger.head().await? == Some(view.live().id())
+            && self.ledger.newest().await? == Some(view.live().id())
             && !self.tokens.needs_survey()
             && !self.has_strays()
         {
             return Ok(());
         }
         self.reconcile().await
+    }
+
+    /// The state that the ledger's condition puts the chain in; `None` if the ledger is written.
+    fn closed_by_ledger(&self) -> Option<State> {
+        match self.ledger.condition().borrow().clone() {
+            Condition::Writing | Condition::NoRoom { .. } => None,
+            Condition::Standby { holder } => Some(State::Standby { holder }),
+            condition @ Condition::Exchanged { .. } => Some(State::LedgerExchanged(condition.to_string())),
+            condition @ (Condition::Failing(_) | Condition::Frozen) => {
+                Some(State::LedgerFailing(condition.to_string()))
+            }
+        }
     }
 
     /// Finishes or undoes what was interrupted, and enters the state that was found. Whether that is one in which
@@ -79,10 +97,9 @@ impl Keeper {
     }
 
     async fn compare_all(&self) -> Result<(State, Option<Arc<View>>), Error> {
-        let turn = self.ledger.turn().await?;
         let seen = self.seen();
         let seen: Vec<_> = seen.iter().flat_map(|view| view.events()).collect();
-        let contents = turn.read(&seen).await?;
+        let contents = self.ledger.contents(&seen).await?;
         self.show_read(&contents)?;
         let newest = contents.events.last().map(SignedEvent::event);
         self.compare_clock(newest.map(|newest| newest.created_at));
@@ -93,28 +110,26 @@ impl Keeper {
         let known = Known { seen: &seen, proven, copies: &copies, key_ids: self.key_ids };
         let written = Written { events: &contents.events, key_intent: contents.key_intent };
         match plan(&found, written, known) {
-            Plan::Begin(sweep) => self.begin(turn, contents.key_intent, &sweep).await,
-            Plan::Settle(settled) => self.settle(turn, contents, &survey, settled).await,
+            Plan::Begin(sweep) => self.begin(&sweep).await,
+            Plan::Settle(settled) => self.settle(contents, &survey, settled).await,
         }
     }
 
-    /// Does what the plan says. The turn is held throughout, so that no other hsmd is making a key meanwhile.
+    /// Does what the plan says.
     async fn settle(
         &self,
-        turn: Turn,
         contents: Contents,
         survey: &Survey,
         settled: Settled,
     ) -> Result<(State, Option<Arc<View>>), Error> {
         let Settled { state, next, proves, sweep, aside } = settled;
-        if matches!(state, State::LedgerExchanged { .. }) {
+        if matches!(state, State::LedgerExchanged(_)) {
             // What was seen before stays visible.
             return Ok((state, None));
         }
         if state.powers().rotates && survey.silent().is_none() {
             self.clear_away(&sweep).await;
         }
-        turn.release().await?;
         if proves {
             *self.proven() = contents.events.last().map(SignedEvent::id);
         }
@@ -142,6 +157,10 @@ impl Keeper {
 
     /// Destroys what nothing needs.
     pub(super) async fn clear_away(&self, sweep: &Sweep) {
+        if let Err(error) = self.condemn(sweep).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the token is not swept yet");
+            return;
+        }
         failure_point::pass(Step::Settle, "before-sweep");
         let mut left_over = 0_u32;
         let keys: BTreeSet<_> = sweep.keys.iter().map(|(_, key)| (key.public_key, key.id)).collect();
@@ -157,6 +176,16 @@ impl Keeper {
         failure_point::pass(Step::Settle, "after-sweep");
         self.strays.store(left_over > 0, Ordering::Relaxed);
         metrics::gauge!("hsmd_token_objects", "state" => "retired").set(left_over);
+    }
+
+    /// Has the ledger refuse every event that names a key which is about to be destroyed: another hsmd on it may just be
+    /// committing to one.
+    pub(super) async fn condemn(&self, sweep: &Sweep) -> Result<(), Error> {
+        let digests: BTreeSet<_> = sweep.keys.iter().map(|(_, key)| key.public_key.digest()).collect();
+        if digests.is_empty() {
+            return Ok(());
+        }
+        Ok(self.ledger.condemn(&digests.into_iter().collect::<Vec<_>>()).await?)
     }
 
     /// Lists what is on the tokens. That they lack a key which `newest` names is believed only at a second survey:
@@ -187,6 +216,24 @@ impl Keeper {
         }
         verify(&contents.events)?;
         if seen.is_none() {
+            self.enter(self.chain_state(), View::new(contents.events.clone(), None).map(Arc::new));
+        }
+        Ok(())
+    }
+
+    /// Shows what another hsmd has added to the ledger.
+    fn follow(&self, contents: &Contents) -> Result<(), Error> {
+        let seen = self.seen();
+        let is_longer = seen.as_ref().is_none_or(|view| view.events().count() < contents.events.len());
+        let goes_on = seen.as_ref().is_none_or(|view| {
+            view.events().map(SignedEvent::id).eq(contents
+                .events
+                .iter()
+                .map(SignedEvent::id)
+                .take(view.events().count()))
+        });
+        if is_longer && goes_on {
+            verify(&contents.events)?;
             self.enter(self.chain_state(), View::new(contents.events.clone(), None).map(Arc::new));
         }
         Ok(())

@@ -28,12 +28,17 @@ pub struct Endorsed {
     pub text: String,
     /// The generation that signed it.
     pub generation: Digest,
+    /// Its number.
+    pub number: u64,
 }
 
 impl Keeper {
     /// Endorses a service's key, as the permission says, by the live generation.
     pub async fn endorse(&self, permission: &Permission) -> Result<Endorsed, Error> {
         failure_point::pass(Step::Endorse, "before-sign");
+        // Whoever is refused for the state takes no number.
+        self.settled()?;
+        let number = self.ledger.next_endorsement_number().await?;
         let (view, (draft, signature)) = self
             .sign_by_live(Class::Endorsement, |view| {
                 let draft = endorsement::Draft::new(
@@ -47,7 +52,7 @@ impl Keeper {
             })
             .await?;
         failure_point::pass(Step::Endorse, "after-sign");
-        Ok(Endorsed { text: draft.seal(&signature), generation: view.live().id() })
+        Ok(Endorsed { text: draft.seal(&signature), generation: view.live().id(), number })
     }
 
     /// Tries the whole way once: ledger, queue, token, signature, verification. The watcher's: it reconciles first
@@ -102,8 +107,9 @@ impl Keeper {
             Fault::Busy { .. } => return Error::Hsm(fault),
             Fault::NoSuchKey(_) => Some(State::Interrupted("the signing key is not where it was".to_owned())),
             Fault::Pin { .. } => Some(State::PinRefused(with_causes(&fault))),
-            // Under a flood a caller may have waited in vain for a token that answers: the probe decides.
-            Fault::Timeout { .. } if class != Class::Probe => None,
+            // The call of another token, behind the same module, may hold this one up for a few seconds; under a flood
+            // a caller may wait in vain for a token that answers. Whoever comes next is not refused for that.
+            Fault::Hangs | Fault::Timeout { .. } => None,
             _ if fault.is_silence() => Some(State::TokenSilent(with_causes(&fault))),
             _ => None,
         };

@@ -35,13 +35,8 @@ pub enum State {
     LedgerCorrupt(String),
     /// The ledger has no event, and a token has keys.
     LedgerEmpty,
-    /// The ledger lacks events that this process has seen in it.
-    LedgerExchanged {
-        /// How many events there were.
-        had: usize,
-        /// How many there are.
-        has: usize,
-    },
+    /// The ledger lacks events that this process has seen in it, or its file is another.
+    LedgerExchanged(String),
     /// The database does not do what it is asked to.
     LedgerFailing(String),
     /// The ledger was restored from before something that was published.
@@ -127,7 +122,7 @@ impl State {
             Self::LedgerBehind { .. } => "ledger-behind",
             Self::LedgerCorrupt(_) => "ledger-corrupt",
             Self::LedgerEmpty => "ledger-empty",
-            Self::LedgerExchanged { .. } => "ledger-exchanged",
+            Self::LedgerExchanged(_) => "ledger-exchanged",
             Self::LedgerFailing(_) => "ledger-failing",
             Self::LedgerRestored(_) => "ledger-restored",
             Self::LiveKeyLost { .. } => "live-key-lost",
@@ -168,7 +163,7 @@ impl State {
             Self::LedgerBehind { .. } => "the ledger is behind its token",
             Self::LedgerCorrupt(_) => "the ledger contradicts itself",
             Self::LedgerEmpty => "the ledger is empty, and the token has keys of a chain",
-            Self::LedgerExchanged { .. } => "the ledger was exchanged for another",
+            Self::LedgerExchanged(_) => "the ledger was exchanged for another",
             Self::LedgerFailing(_) => "the ledger does not answer",
             Self::LedgerRestored(_) => "the ledger was restored from an old backup",
             Self::LiveKeyLost { .. } => "the signing key is lost",
@@ -189,6 +184,7 @@ impl State {
         match self {
             Self::Interrupted(detail)
             | Self::LedgerCorrupt(detail)
+            | Self::LedgerExchanged(detail)
             | Self::LedgerFailing(detail)
             | Self::LedgerRestored(detail)
             | Self::LiveKeySilent(detail)
@@ -206,9 +202,6 @@ impl State {
                 format!(
                     "{summary}: the tokens hold neither the signing key nor the next one of generation {newest}"
                 )
-            }
-            Self::LedgerExchanged { had, has } => {
-                format!("{summary}: it had {had} events a moment ago and now has {has}, or others")
             }
             Self::LiveKeyLost { newest } => {
                 format!("{summary}: the tokens hold the next key of generation {newest} and not its own")
@@ -249,7 +242,7 @@ impl State {
                 "bring back the newest backup of the ledger, then import the published chain (`opsctl hsm recover \
                  --chain FILE`)"
             }
-            Self::LedgerExchanged { .. } => {
+            Self::LedgerExchanged(_) => {
                 "bring back the newest ledger and restart hsmd, or import the published chain (`opsctl hsm recover \
                  --chain FILE`)"
             }
@@ -306,7 +299,7 @@ pub(super) mod tests {
             State::LedgerBehind { newest: 7, evidence: text() },
             State::LedgerCorrupt(text()),
             State::LedgerEmpty,
-            State::LedgerExchanged { had: 8, has: 7 },
+            State::LedgerExchanged(text()),
             State::LedgerFailing(text()),
             State::LedgerRestored(text()),
             State::LiveKeyLost { newest: 7 },

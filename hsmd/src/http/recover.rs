@@ -87,7 +87,7 @@ async fn import(
     let intent = Intent::of(authority).with("unfinished", unfinished.as_str());
     let keeper = Arc::clone(&door.keeper);
     door.audit
-        .operation(intent, async move {
+        .operation(intent, move |_| async move {
             keeper.recover(brought, unfinished).await.map_err(|error| border::refuse(&error))
         })
         .await

@@ -43,7 +43,9 @@ impl Host {
         let authority = Authority::make(path, "ca");
         authority.server("hsmd");
         let rows = [authority.client("far", "keelson:edge:far"), authority.client("authd", "keelson:authd")];
-        fs::write(path.join("policy.toml"), rows.concat()).unwrap();
+        // Without an operator a policy is nobody's, and refused.
+        let operator = "[[allow]]\nuser = \"root\"\noperations = [\"rotate\", \"taint\"]\n";
+        fs::write(path.join("policy.toml"), format!("{}{operator}", rows.concat())).unwrap();
         write_configuration(path);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
@@ -101,7 +103,7 @@ fn write_configuration(folder: &Path) {
     fs::set_permissions(&pin, fs::Permissions::from_mode(0o600)).unwrap();
     let (here, label) = (folder.display(), Token::LABEL);
     let text = format!(
-        "ledger = \"sqlite://{here}/ledger.db\"\npolicy = \"{here}/policy.toml\"\naudit = \"{here}/audit\"\nmetrics = \"unix:{here}/m.sock\"\n\
+        "ledger = \"sqlite://{here}/ledger.db\"\npolicy = \"{here}/policy.toml\"\nchain_copy = \"{here}/copy/chain.jsonl\"\nmetrics = \"unix:{here}/m.sock\"\n\
          [hsm]\nmodule = \"{MODULE}\"\ntoken_label = \"{label}\"\npin = \"{here}/pin\"\n\
          [[listen]]\naddress = \"unix:{here}/admin.sock\"\nrole = \"admin\"\n\
          [[listen]]\naddress = \"fd:remote\"\nrole = \"endorse\"\n[listen.tls]\ncertificate = \"{here}/hsmd.crt\"\n\

@@ -72,7 +72,12 @@ async fn the_loss_of_either_token_loses_nothing() {
                 let [(lost, kept), _] =
                     if lose_first { pair.each() } else { pair.each().map(|(a, b)| (b, a)) };
                 lost.lose();
-                let keeper = if restarted { pair.start().await.unwrap() } else { keeper };
+                let keeper = if restarted {
+                    keeper.close().await.unwrap();
+                    pair.start().await.unwrap()
+                } else {
+                    keeper
+                };
                 keeper.probe().await.unwrap();
                 for events in 3..6 {
                     keeper.advance(advance).await.unwrap();
@@ -134,14 +139,15 @@ async fn the_token_that_alone_holds_a_key_is_named() {
 #[tokio::test]
 async fn a_key_that_one_token_has_lost_is_carried_to_it_again() {
     let pair = Pair::new();
-    let keeper = pair.start().await.unwrap();
+    let mut keeper = pair.start().await.unwrap();
     for (robbed, _) in pair.each() {
         let view = keeper.view().unwrap();
         for key in [view.live().event().public_key, view.next().unwrap()] {
             robbed.steal(&key);
         }
         keeper.probe().await.unwrap();
-        let keeper = pair.start().await.unwrap();
+        keeper.close().await.unwrap();
+        keeper = pair.start().await.unwrap();
         pair.check(&keeper, 1).await;
     }
 }
@@ -185,6 +191,7 @@ async fn a_key_that_is_on_neither_token_is_missed_only_if_both_answer() {
     keeper.probe().await.unwrap();
     let error = keeper.advance(ROTATE).await.unwrap_err();
     assert!(matches!(error, Error::State(State::NextKeySilent(_))), "{error:?}");
+    keeper.close().await.unwrap();
     pair.second.lose();
     assert!(matches!(pair.start().await, Err(Error::Hsm(_))));
 }

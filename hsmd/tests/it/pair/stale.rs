@@ -2,7 +2,7 @@
 //! fork the chain, or be another's.
 
 use hsmd::{
-    chain::{Advance, Brought, Error, State, Unfinished},
+    chain::{Brought, Error, State, Unfinished},
     token::backend::KeyIds,
 };
 use sea_orm::{ConnectionTrait as _, Database};
@@ -32,7 +32,7 @@ async fn another_chains_token_in_the_second_place_is_left_alone() {
         for generation in [2, 3, 5, 6, 7] {
             pair.second.add_key(ids.of(generation), false);
         }
-        change(&pair, "UPDATE keeper SET key_intent = 7").await;
+        change(&pair, "UPDATE state SET key_intent = 7").await;
         let theirs = pair.second.keys();
         let keeper = pair.start().await.unwrap();
         for events in 7..10 {
@@ -72,7 +72,7 @@ async fn a_ledger_that_goes_backwards_is_noticed() {
         for advance in [ROTATE, TAINT] {
             assert!(keeper.probe().await.is_err());
             let error = keeper.advance(advance).await.unwrap_err();
-            assert!(matches!(error, Error::State(State::LedgerExchanged { had: 3, has: 2 })), "{error:?}");
+            assert!(matches!(error, Error::State(State::LedgerExchanged(_))), "{error:?}");
         }
         lost.heal();
         keeper.tokens().ask_silent().await;
@@ -117,23 +117,4 @@ async fn a_restored_ledger_is_noticed_by_either_token() {
     keeper.recover(Brought::parse(chain.as_bytes()).unwrap(), Unfinished::Refuse).await.unwrap();
     keeper.advance(ROTATE).await.unwrap();
     pair.check(&keeper, 3).await;
-}
-
-/// Two hsmd on one ledger: what the one has tainted the other taints no second time, nor what followed it.
-#[tokio::test]
-async fn a_command_is_held_against_what_another_look_shows() {
-    let pair = Pair::new();
-    let one = pair.start().await.unwrap();
-    let other = pair.start().await.unwrap();
-    let from = Some(one.view().unwrap().live().id());
-    // One of its tokens was away, so that it owes a look.
-    pair.second.lose();
-    other.tokens().survey().await.unwrap();
-    pair.second.heal();
-    let first = one.advance(Advance { from, taint: true }).await.unwrap();
-    other.tokens().ask_silent().await;
-    assert!(other.tokens().needs_survey());
-    let repeated = other.advance(Advance { from, taint: true }).await.unwrap();
-    assert!(repeated.repeated && repeated.new_generation == first.new_generation, "{repeated:?}");
-    pair.check(&other, 2).await;
 }
