@@ -47,7 +47,7 @@ impl Error {
     pub(super) fn state(&self) -> Option<State> {
         match self {
             Self::State(state) => Some(state.clone()),
-            Self::Hsm(Fault::Busy { .. }) => None,
+            Self::Hsm(Fault::Busy { .. }) | Self::Ledger(ledger::Error::Busy) => None,
             Self::Hsm(fault) if matches!(fault.root(), Fault::Pin { .. }) => {
                 Some(State::PinRefused(with_causes(fault)))
             }
@@ -58,7 +58,6 @@ impl Error {
             Self::Ledger(ledger::Error::Unwritten(Condition::Standby { holder })) => {
                 Some(State::Standby { holder: holder.clone() })
             }
-            Self::Ledger(ledger::Error::Busy) => None,
             Self::Ledger(error) => Some(State::LedgerFailing(with_causes(error))),
             error => Some(State::Interrupted(with_causes(error))),
         }

@@ -254,18 +254,18 @@ impl Keeper {
     /// Enters a state: state and chain in one swap. Without a view the one before stays visible. To be called in turn
     /// only.
     fn enter(&self, state: State, view: Option<Arc<View>>) {
-        let before = self.chain_state();
+        let newest = view.as_ref().map(|view| view.live().event().sequence_number);
         if let Some(view) = &view {
             note_newest(view);
             self.clock.learn(Source::Event, view.live().event().created_at);
         }
+        let mut before = State::Opening;
         self.standing.send_modify(|standing| {
-            standing.state = state.clone();
-            standing.view = view.clone().or(standing.view.take());
+            before = std::mem::replace(&mut standing.state, state);
+            standing.view = view.or(standing.view.take());
         });
-        announce(&before, &state);
-        if let Some(view) = view {
-            let newest = view.live().event().sequence_number;
+        announce(&before, &self.chain_state());
+        if let Some(newest) = newest {
             self.head.send_if_modified(|head| std::mem::replace(head, newest) != newest);
         }
     }
@@ -278,12 +278,12 @@ impl Keeper {
             let is_same = standing.view.as_ref().is_some_and(|now| now.live().id() == view.live().id());
             let doubts = is_same && standing.state.powers().signs;
             if doubts {
-                before = Some(std::mem::replace(&mut standing.state, state.clone()));
+                before = Some(std::mem::replace(&mut standing.state, state));
             }
             doubts
         });
         if let Some(before) = before {
-            announce(&before, &state);
+            announce(&before, &self.chain_state());
         }
     }
 }

@@ -198,21 +198,28 @@ fn ahead_of(found: &Found, newest: &Event, name: &str, last: &Event) -> State {
     ))
 }
 
+/// A key beyond the next one, that no event names.
+#[derive(Clone, Copy)]
+struct Ahead {
+    /// How far beyond.
+    distance: i32,
+    id: KeyId,
+    /// Whether the ledger meant to make the key after the next.
+    intended: bool,
+    /// Whether a slot holds that key beside the next one, and has given up the live one, which another has.
+    went_on_alone: bool,
+}
+
 /// The tokens as seen from the newest event.
 struct Facts<'a> {
     newest: &'a Event,
     live: Option<PublicKey>,
     next: Option<PublicKey>,
     silent: Option<&'a String>,
-    /// The key farthest ahead that no event names: how far beyond the next one, and its id.
-    ahead: Option<(i32, KeyId)>,
-    /// Whether the ledger meant to make the key after the next.
-    intended: bool,
-    /// Whether a slot holds that key beside the next one, and has given up the live one, which another has.
-    went_on_alone: bool,
+    /// The key farthest ahead that no event names.
+    ahead: Option<Ahead>,
     proven: bool,
-    no_keys: bool,
-    /// Whether every key is one that an event names.
+    /// Whether there is no key but those that an event names.
     only_ours: bool,
     surplus: Sweep,
     aside: BTreeSet<Slot>,
@@ -252,11 +259,13 @@ impl<'a> Facts<'a> {
             live,
             next,
             silent: found.silent.as_ref(),
-            ahead: ahead.filter(|(distance, _)| *distance > 0),
-            intended: written.key_intent >= Some(next_number.saturating_add(1)),
-            went_on_alone: found.went_on_alone(live, next, after_next),
+            ahead: ahead.filter(|(distance, _)| *distance > 0).map(|(distance, id)| Ahead {
+                distance,
+                id,
+                intended: written.key_intent >= Some(next_number.saturating_add(1)),
+                went_on_alone: found.went_on_alone(live, next, after_next),
+            }),
             proven: known.proven == Some(newest.id) || known.copies_end_with(newest),
-            no_keys: found.keys.is_empty(),
             only_ours: found.keys.iter().all(|(_, key)| is_ours(key)),
             surplus,
             aside,
@@ -279,18 +288,18 @@ impl<'a> Facts<'a> {
             (None, Some(_), Some(silent)) => State::LiveKeySilent(silent.clone()),
             (None, Some(_), None) => State::LiveKeyLost { newest },
             (None, None, Some(silent)) => State::TokenSilent(silent.clone()),
-            (None, None, None) if self.no_keys || self.only_ours => State::KeysLost { newest },
+            (None, None, None) if self.only_ours => State::KeysLost { newest },
             (None, None, None) => State::ForeignToken { newest },
         }
     }
 
     /// How a key shows that the ledger lacks an event.
     fn behind(&self) -> Option<String> {
-        let (distance, id) = self.ahead?;
+        let Ahead { distance, id, intended, went_on_alone } = self.ahead?;
         // One rotation makes one key, and the ledger says so before it is made. While the live key is not there the
         // same key may be the next one of an event that this ledger lacks, whatever it meant to do.
-        let half_made = distance == 1 && self.intended && (self.live.is_some() || self.proven);
-        if half_made && (self.proven || !self.went_on_alone) {
+        let half_made = distance == 1 && intended && (self.live.is_some() || self.proven);
+        if half_made && (self.proven || !went_on_alone) {
             return None;
         }
         let generation = self.newest.sequence_number.saturating_add(1).saturating_add_signed(distance.into());
