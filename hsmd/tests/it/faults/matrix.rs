@@ -185,6 +185,9 @@ fn started(place: &Place, case: &Case, before: Option<Daemon>) -> (bool, Daemon)
         assert!(code == Some(69) || (code == Some(78) && case.refuses_pin()), "{status}: {}", hsmd.log());
         place.lift();
         drop(hsmd);
+        if case.refuses_pin() {
+            place.retry_pin();
+        }
         hsmd = place.start();
     }
     place.lift();
@@ -233,6 +236,7 @@ fn running(place: &Place, case: &Case, mut hsmd: Daemon) -> (bool, Daemon) {
         });
         // A person has to see to it: hsmd is started anew by hand.
         drop(hsmd);
+        place.retry_pin();
         hsmd = place.start();
     }
     let extends = case.operation != Operation::Endorse && status == 200;

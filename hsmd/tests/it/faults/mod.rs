@@ -2,6 +2,7 @@
 
 mod limits;
 mod matrix;
+mod pin;
 mod place;
 
 pub use matrix::everything;
