@@ -132,6 +132,8 @@ impl Hsm {
                 let mut settings = self.yubihsm().map_err(wrong)?;
                 settings.credentials = self.credentials(name, pin)?;
                 settings.key_ids = key_ids;
+                settings.mirrored = mirrored;
+                settings.refused_pin = Some(self.refused_pin(slot));
                 if self.device_log.is_none() {
                     settings.device_log = default_device_log(slot).into();
                 }
@@ -163,7 +165,17 @@ impl Hsm {
                     pin,
                 }))
             }
-            Kind::YubiHsm => Err(Failure::config("pairing is not known for this backend")),
+            Kind::YubiHsm => {
+                let mut settings = self.yubihsm().map_err(wrong)?;
+                // The officer's authentication key is another one than hsmd's: the credential names it.
+                let (id, password) = split(pin).ok_or_else(|| {
+                    Failure::config(
+                        "the officer's credential begins with no authentication key's id of four hexadecimal digits",
+                    )
+                })?;
+                settings.credentials = Credentials::from_password(id, password.as_bytes());
+                Ok(OfficerSettings::YubiHsm(Box::new(settings)))
+            }
         }
     }
 
@@ -219,6 +231,8 @@ impl Hsm {
             credentials: Credentials::new(0, [0; 32].into()),
             domain,
             exportable: self.exportable.unwrap_or(false),
+            mirrored: false,
+            refused_pin: None,
             key_ids: KeyIds::default(),
             device_log: self.device_log.clone().unwrap_or_else(|| default_device_log(Slot::First).into()),
         })
