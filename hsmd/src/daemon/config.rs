@@ -207,7 +207,7 @@ impl Config {
                 service: self.insecure_plain_http_service.clone(),
                 purposes: vec![(Purpose::Response, Purpose::Response.longest_lifetime())],
             },
-            rate: Rate::usual(Role::Endorse),
+            rate: Rate::LABORATORY,
         }
     }
 }
