@@ -2,6 +2,7 @@
 
 mod limits;
 mod matrix;
+mod mirrored;
 mod pin;
 mod place;
 
