@@ -10,12 +10,12 @@
 /// What the daemon is about when it comes to a failure point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Writes the audit trail.
-    Audit,
     /// Endorses a service's key.
     Endorse,
     /// Makes the first keys and event 0, in an empty ledger.
     First,
+    /// Writes the ledger: the audit trail, and everything else.
+    Ledger,
     /// Publishes events into the key directory.
     Publish,
     /// Imports the published chain.
@@ -100,13 +100,13 @@ mod armed {
 
     /// Every place, in the order in which the steps come to them.
     pub const LABELS: &[Label] = &[
-        write_at("audit/before-begin"),
-        write_at("audit/after-begin"),
-        write_at("audit/after-name"),
-        write_at("audit/before-append"),
-        write_at("audit/after-append"),
-        write_at("audit/before-sync"),
-        write_at("audit/after-sync"),
+        write_at("ledger/before-begin"),
+        write_at("ledger/after-begin"),
+        write_at("ledger/before-change"),
+        write_at("ledger/after-change"),
+        write_at("ledger/after-lines"),
+        write_at("ledger/before-commit"),
+        write_at("ledger/after-commit"),
         write_at("first/before-migrate"),
         write_at("first/after-migrate"),
         write_at("first/before-intend"),
@@ -204,9 +204,9 @@ mod armed {
     impl Step {
         const fn name(self) -> &'static str {
             match self {
-                Self::Audit => "audit",
                 Self::Endorse => "endorse",
                 Self::First => "first",
+                Self::Ledger => "ledger",
                 Self::Publish => "publish",
                 Self::Recover => "recover",
                 Self::Rotate => "rotate",

@@ -8,10 +8,11 @@ use std::{
 
 use actix_web::dev::ServerHandle;
 use hsmd::{
-    audit::{self, Audit, attend},
+    audit::Audit,
     chain::statement::Statements,
     chain::{self, Keeper},
     clock::{System, TrustedClock},
+    daemon::audit as trail,
     daemon::device,
     daemon::health::Health,
     daemon::process,
@@ -23,7 +24,7 @@ use hsmd::{
         tokens,
     },
     http::{Door, Listener, serve},
-    ledger::Ledger,
+    ledger::{self, Condition, Ledger},
     policy::{Gate, PolicyFile},
     token::backend::Fault,
     token::signer,
@@ -71,18 +72,17 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     // Heard from now on: systemd may change its mind as soon as it has started us.
     let mut stop = tokio::spawn(shutdown::signal());
     let metrics = Metrics::install("hsmd")?;
-    // Nothing is written before there is something to tell.
-    let (audit, scribe) = Audit::open(&config.audit, Box::new(System::start())).map_err(unwritable)?;
     let (keeper, threads) = tokio::select! {
         opened = open(&config) => opened?,
         // Nothing that a start does is spoilt by ending in the midst of it.
         _ = &mut stop => return Ok(()),
     };
     let keeper = Arc::new(keeper);
+    let audit = Audit::new(keeper.ledger().clone());
     let health = Arc::new(Health::new());
     let statements = Statements::open(Arc::clone(&keeper), config.statements()).await.map_err(failure)?;
     let statements = Arc::new(statements);
-    if let Err(error) = attend::start(&audit, &keeper, &policy).await {
+    if let Err(error) = trail::start(&audit, &keeper, &policy).await {
         tracing::error!(error = &error as &dyn std::error::Error, "nothing can be signed or changed");
     }
     let parts =
@@ -98,9 +98,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         () = tokens::watch(&keeper, &health) => Ok(()),
         () = statements.run(&health) => Ok(()),
         () = follow(reload, &audit, &keeper, &health) => Ok(()),
-        () = attend::attend(&audit, &keeper) => Ok(()),
-        () = daemon::clock::follow(&keeper, &health) => Ok(()),
-        () = follow_audit(&audit, &keeper, &health) => Ok(()),
+        () = trail::attend(&audit, &keeper) => Ok(()),
+        () = follow_ledger(&keeper, &health) => Ok(()),
+        () = daemon::clock::follow(&keeper, &health, || notify::status(&status(&keeper, &health))) => Ok(()),
     };
     // Whoever cannot go on does not wait for a token that does not answer.
     ended.map_err(restart)?;
@@ -112,7 +112,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         drop(server.await);
     }
     metrics.stop(false).await;
-    attend::stop(&audit, &keeper).await;
+    trail::stop(&audit, &keeper).await;
     if let Err(error) = keeper.keep_trusted_time().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "the trusted time is not kept");
     }
@@ -120,7 +120,6 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         tracing::warn!(error = &error as &dyn std::error::Error, "cannot close the ledger");
     }
     drop((keeper, statements, audit));
-    close("the audit trail's thread", move || scribe.join()).await?;
     close("a signer thread", move || threads.join()).await
 }
 
@@ -194,12 +193,16 @@ async fn open(config: &Config) -> Result<(Keeper, Threads), Failure> {
 }
 
 async fn settle(config: &Config, tokens: Tokens) -> Result<Keeper, chain::Error> {
-    let ledger = Ledger::open(&config.ledger).await?;
-    let clock = TrustedClock::with(Box::new(System::start()), config.clock());
+    let clock = Arc::new(TrustedClock::with(Box::new(System::start()), config.clock()));
+    let settings = ledger::Settings { clock: Box::new(Arc::clone(&clock)), ..config.ledger_settings() };
+    let ledger = Ledger::open(settings).await?;
+    daemon::clock::learn_kept(&clock, &ledger).await;
     let keeper = Keeper::new(ledger, tokens, clock, config.key_ids());
     match keeper.probe().await {
         Ok(()) => metrics::gauge!("hsmd_token_up").set(1.0),
-        Err(error @ chain::Error::Behind(_)) => tracing::error!(problem = %error, "not ready"),
+        Err(error @ (chain::Error::Behind(_) | chain::Error::Ledger(ledger::Error::Unwritten(_)))) => {
+            tracing::error!(problem = %error, "not ready");
+        }
         // The live key's token is silent and the next key's is not: the chain can go on.
         Err(error @ chain::Error::Hsm(Fault::Silent { .. })) if keeper.view().is_some() => {
             tracing::error!(problem = %failure(error), "not ready");
@@ -343,23 +346,23 @@ async fn follow(mut reload: Reload, audit: &Audit, keeper: &Keeper, health: &Hea
     }
 }
 
-/// Says so while the audit trail cannot be written: nothing is signed or changed meanwhile.
-async fn follow_audit(audit: &Audit, keeper: &Keeper, health: &Health) {
+/// Says so while the ledger is not written: nothing is signed or changed meanwhile; and what else is to be seen to.
+async fn follow_ledger(keeper: &Keeper, health: &Health) {
+    const INTERVAL: Duration = Duration::from_secs(1);
+    let mut condition = keeper.ledger().condition();
     loop {
-        if health.note("audit", audit.problem().map(|problem| problem.to_string())) {
+        let now = condition.borrow_and_update().clone();
+        let problem = (now != Condition::Writing).then(|| now.to_string());
+        let mut changed = health.note("journal", problem);
+        let warnings = keeper.ledger().warnings();
+        for part in ["audit", "chainCopy", "headCopy", "room"] {
+            let warning = warnings.iter().find(|(name, _)| *name == part).map(|(_, text)| text.clone());
+            changed |= health.warn(part, warning);
+        }
+        if changed {
             notify::status(&status(keeper, health));
         }
-        audit.changed().await;
-    }
-}
-
-/// Says who has to act on a trail that cannot be kept.
-fn unwritable(error: audit::Error) -> Failure {
-    match error {
-        audit::Error::Folder { .. } => Failure::config(error),
-        // The one before may only just be ending.
-        audit::Error::Taken { .. } => Failure::new(exit::TEMPORARY, error),
-        _ => Failure::io(error),
+        drop(tokio::time::timeout(INTERVAL, condition.changed()).await);
     }
 }
 
@@ -391,7 +394,7 @@ fn describe(health: &Health) -> telemetry::Health {
 fn failure(error: chain::Error) -> Failure {
     match &error {
         chain::Error::Hsm(fault) if fault.is_configuration() => Failure::config(error),
-        chain::Error::Ledger(hsmd::ledger::Error::File { .. }) => Failure::config(error),
+        chain::Error::Ledger(ledger::Error::File { .. }) => Failure::config(error),
         chain::Error::Behind(_) | chain::Error::Contradiction(_) | chain::Error::Unverifiable(_) => {
             Failure::software(error)
         }

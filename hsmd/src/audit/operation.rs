@@ -1,6 +1,9 @@
 //! What changes something, between two lines: what is about to be done, and what came of it.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{
+    fmt::Write as _,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use keychain::{
     Refusal,
@@ -8,10 +11,10 @@ use keychain::{
     json,
 };
 
-use super::{Audit, Error, name};
-use crate::policy::Authority;
+use super::{Audit, name};
+use crate::{ledger::Error, policy::Authority};
 
-/// What is asked for, as the trail is told.
+/// What is asked for, as lines say it.
 #[derive(Clone, Debug)]
 pub struct Intent {
     caller: String,
@@ -42,7 +45,7 @@ impl Intent {
         self
     }
 
-    /// Adds what the operation is told.
+    /// Adds what the operation was asked with.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         add(&mut self.details, name, value);
@@ -64,23 +67,66 @@ impl Intent {
     }
 }
 
-/// What came of an operation, as the trail is told.
+/// What came of an operation, as lines say it.
 pub trait Outcome {
     /// Names and values.
     fn details(&self) -> Vec<(&'static str, String)>;
+}
+
+/// Composes the line about the success of an operation, so that it can go into the transaction of the operation.
+#[derive(Clone)]
+pub struct Success {
+    intent: u64,
+    operation: &'static str,
+    /// What was composed.
+    composed: Arc<Mutex<Option<Record>>>,
+}
+
+impl Success {
+    /// The line.
+    pub fn lines(&self, done: &impl Outcome) -> Vec<Record> {
+        let record = self.compose(done);
+        *self.composed.lock().unwrap_or_else(PoisonError::into_inner) = Some(record.clone());
+        vec![record]
+    }
+
+    fn compose(&self, done: &impl Outcome) -> Record {
+        let mut details = String::new();
+        done.details().iter().for_each(|(name, value)| add(&mut details, name, value));
+        with_details(self.begin().plain("outcome", "ok"), &details)
+    }
+
+    fn failure(&self, refusal: &Refusal) -> Record {
+        self.begin().plain("outcome", refusal.code().as_str()).text("because", refusal.because())
+    }
+
+    fn begin(&self) -> Record {
+        Record::new(Kind::Outcome).number("intent", self.intent).plain("operation", self.operation)
+    }
+
+    /// Whether the success is in the trail: the operation went well, and its line went with it. One that was composed
+    /// for another success than `done` was not written.
+    fn is_written(&self, done: &impl Outcome) -> bool {
+        let composed = self.composed.lock().unwrap_or_else(PoisonError::into_inner);
+        composed.as_ref() == Some(&self.compose(done))
+    }
 }
 
 impl Audit {
     /// Does `work` between its intent, which is durable before it begins, and its outcome, which is before this
     /// returns. Both are written even if the caller goes away meanwhile.
     ///
-    /// If the outcome cannot be written the work is done, and the caller is told so: repeated for the same
-    /// generation it answers the first result. The outcome is written as soon as the disk takes it.
-    pub async fn operation<T: Outcome + Send + 'static>(
+    /// `work` is given what composes the line of its success: an operation that has a transaction of its own writes
+    /// the line there. If the outcome of any other cannot be written the work is done, and the answer says so.
+    pub async fn operation<T, W>(
         &self,
         intent: Intent,
-        work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-    ) -> Result<T, Refusal> {
+        work: impl FnOnce(Success) -> W + Send + 'static,
+    ) -> Result<T, Refusal>
+    where
+        T: Outcome + Send + 'static,
+        W: Future<Output = Result<T, Refusal>> + Send + 'static,
+    {
         let permit = Arc::clone(&self.operations).try_acquire_owned().map_err(|_| refuse(&Error::Busy))?;
         let audit = self.clone();
         let carried_through = self.runtime.spawn(async move {
@@ -88,42 +134,41 @@ impl Audit {
             drop(permit);
             done
         });
-        let gone = |_| refuse(&Error::Unwritable("the operation was not carried through".into()));
-        carried_through.await.map_err(gone)?
+        carried_through.await.map_err(|_| refuse(&Error::Closed))?
     }
 
-    async fn carry_through<T: Outcome>(
+    async fn carry_through<T: Outcome, W: Future<Output = Result<T, Refusal>>>(
         &self,
         intent: Intent,
-        work: impl Future<Output = Result<T, Refusal>>,
+        work: impl FnOnce(Success) -> W,
     ) -> Result<T, Refusal> {
         let Intent { caller, operation, reason, details } = &intent;
         tracing::info!(caller, operation, reason, details, "asked");
-        let begun = self.commit(intent.record()).await.map_err(|error| refuse(&error))?;
-        let done = work.await;
-        let mut details = String::new();
-        let record = Record::new(Kind::Outcome)
-            .number("intent", begun.map_or(0, |begun| begun.number))
-            .plain("operation", operation);
+        let begun = self.ledger.append(vec![intent.record()]).await.map_err(|error| refuse(&error))?;
+        let success = Success { intent: begun.number, operation, composed: Arc::default() };
+        let done = work(success.clone()).await;
+        log(&intent, &done);
         let record = match &done {
-            Ok(done) => {
-                done.details().iter().for_each(|(name, value)| add(&mut details, name, value));
-                tracing::info!(caller, operation, details, "done");
-                with_details(record.plain("outcome", "ok"), &details)
-            }
-            Err(refusal) => {
-                tracing::warn!(caller, operation, because = refusal.because(), "not done");
-                record.plain("outcome", refusal.code().as_str()).text("because", refusal.because())
-            }
+            Ok(written) if success.is_written(written) => return done,
+            Ok(done) => success.compose(done),
+            Err(refusal) => success.failure(refusal),
         };
-        match (self.owe([record]).await, done) {
+        match (self.ledger.append(vec![record]).await, done) {
             (Err(error), Ok(_)) => {
-                const DONE: &str = "it was done, and is written down once the disk takes it; if you ask again, name \
-                                    the generation that you meant";
+                const DONE: &str = "it was done, and the audit trail has its intent only; if you ask again, name the \
+                                    generation that you meant";
                 Err(refuse(&error).with("because", DONE))
             }
             (_, done) => done,
         }
+    }
+}
+
+fn log<T: Outcome>(intent: &Intent, done: &Result<T, Refusal>) {
+    let (caller, operation) = (&intent.caller, intent.operation);
+    match done {
+        Ok(done) => tracing::info!(caller, operation, details = ?done.details(), "done"),
+        Err(refusal) => tracing::warn!(caller, operation, because = refusal.because(), "not done"),
     }
 }
 

@@ -37,18 +37,41 @@ impl Refusals {
         counted.count = counted.count.saturating_add(1);
     }
 
-    /// The lines to write, and begins to count anew.
-    pub(super) fn take(&self) -> Vec<Record> {
-        let counts = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let record = |((caller, operation, code), Count { since, count }): (Key, Count)| {
+    /// What was counted, and begins to count anew.
+    pub(super) fn take(&self) -> Counted {
+        Counted(std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Counts on from what was taken and not written.
+    pub(super) fn put_back(&self, counted: Counted) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, before) in counted.0 {
+            let count = counts.entry(key).or_insert(Count { since: before.since, count: 0 });
+            count.since = count.since.min(before.since);
+            count.count = count.count.saturating_add(before.count);
+        }
+    }
+}
+
+/// What was counted between two lines.
+pub(super) struct Counted(BTreeMap<Key, Count>);
+
+impl Counted {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The lines to write.
+    pub(super) fn records(&self) -> Vec<Record> {
+        let record = |((caller, operation, code), Count { since, count }): (&Key, &Count)| {
             Record::new(Kind::Refused)
-                .text("caller", &caller)
+                .text("caller", caller)
                 .plain("operation", operation)
                 .plain("code", code)
-                .number("count", count)
+                .number("count", *count)
                 .plain("since", since)
         };
-        counts.into_iter().map(record).collect()
+        self.0.iter().map(record).collect()
     }
 }
 
@@ -67,7 +90,7 @@ mod tests {
             refusals.note("uid 7".to_owned(), "sign", Code::Forbidden, at(second));
         }
         refusals.note("uid 7".to_owned(), "taint", Code::Forbidden, at(9));
-        let lines = refusals.take();
+        let lines = refusals.take().records();
         assert_eq!(lines.len(), 2);
         let expected = Record::new(Kind::Refused)
             .text("caller", "uid 7")
@@ -77,6 +100,17 @@ mod tests {
             .plain("since", at(1));
         assert_eq!(lines[0], expected);
         assert!(refusals.take().is_empty());
+        refusals.note("uid 7".to_owned(), "sign", Code::Forbidden, at(20));
+        let counted = refusals.take();
+        refusals.note("uid 7".to_owned(), "sign", Code::Forbidden, at(30));
+        refusals.put_back(counted);
+        let expected = Record::new(Kind::Refused)
+            .text("caller", "uid 7")
+            .plain("operation", "sign")
+            .plain("code", "BA303")
+            .number("count", 2)
+            .plain("since", at(20));
+        assert_eq!(refusals.take().records(), [expected]);
     }
 
     #[test]
@@ -85,6 +119,6 @@ mod tests {
         for uid in 0..1000 {
             refusals.note(format!("uid {uid}"), "sign", Code::Forbidden, at(1));
         }
-        assert_eq!(refusals.take().len(), KINDS_MAX + 1);
+        assert_eq!(refusals.take().records().len(), KINDS_MAX + 1);
     }
 }

@@ -11,7 +11,7 @@ use super::{Error, Keeper, View};
 use crate::{
     clock::Dating,
     failure_point::{self, Step},
-    ledger::{self, Turn},
+    ledger,
     token::backend::Fault,
     token::signer::Class,
 };
@@ -70,9 +70,9 @@ impl Keeper {
         }
         let left = view.live().event();
         // Until the turn is taken nothing has been done: whatever fails leaves everything as it is.
-        let (turn, created_at) = self.prepare(left, advance).await?;
+        let created_at = self.prepare(left, advance).await?;
         let recoveries = self.tokens.recoveries();
-        let extended = match self.extend(&view, next, advance, turn, created_at).await {
+        let extended = match self.extend(&view, next, advance, created_at).await {
             Ok(extended) => Arc::new(extended),
             Err(error) => return self.resolve(&view, advance, error).await,
         };
@@ -95,8 +95,8 @@ impl Keeper {
         Ok(answer)
     }
 
-    /// Step 1, and the turn: when the next event is dated.
-    async fn prepare(&self, newest: &Event, advance: Advance) -> Result<(Turn, Timestamp), Error> {
+    /// Step 1: when the next event is dated.
+    async fn prepare(&self, newest: &Event, advance: Advance) -> Result<Timestamp, Error> {
         let step = advance.step();
         failure_point::write(step, "before-intend")?;
         self.ledger.intend(newest.sequence_number.saturating_add(2)).await?;
@@ -106,7 +106,7 @@ impl Keeper {
         } else {
             self.date_after(newest.created_at).await?
         };
-        Ok((self.ledger.turn().await?, created_at))
+        Ok(created_at)
     }
 
     /// Steps 2 to 5: makes the event after `view` and commits it; answers what is to be seen then.
@@ -115,13 +115,12 @@ impl Keeper {
         view: &View,
         next: PublicKey,
         advance: Advance,
-        turn: Turn,
         created_at: Timestamp,
     ) -> Result<View, Error> {
         let (step, taint) = (advance.step(), advance.taint);
         let newest = view.live().event();
         let after_next = newest.sequence_number.saturating_add(2);
-        if turn.head().await? != Some(newest.id) {
+        if self.ledger.newest().await? != Some(newest.id) {
             return Err(ledger::Error::Taken(newest.sequence_number.saturating_add(1)).into());
         }
         failure_point::pass(step, "after-turn");
@@ -130,7 +129,7 @@ impl Keeper {
         let key = made.key;
         failure_point::pass(step, "after-key");
         let draft = Draft::next(newest, &next, &key.public_key.digest(), created_at, taint);
-        let committed = self.commit(turn, draft, (view, next), key.public_key, step).await;
+        let committed = self.commit(draft, (view, next), key.public_key, step).await;
         // What is known not to be committed to is destroyed at once; what may have been
         // committed to is left for the reconciliation, which reads the ledger first.
         if matches!(
@@ -146,7 +145,6 @@ impl Keeper {
     /// Steps 4 and 5.
     async fn commit(
         &self,
-        turn: Turn,
         draft: Draft,
         (view, next): (&View, PublicKey),
         after: PublicKey,
@@ -157,7 +155,7 @@ impl Keeper {
         let extended = view.with(event, after)?;
         failure_point::pass(step, "after-sign");
         failure_point::write(step, "before-commit")?;
-        turn.commit(extended.live()).await?;
+        self.ledger.commit(Some(view.live().id()), extended.live(), Vec::new()).await?;
         failure_point::write(step, "after-commit")?;
         Ok(extended)
     }

@@ -6,7 +6,7 @@ use super::{Error, Keeper, View};
 use crate::{
     clock::Dating,
     failure_point::{self, Step},
-    ledger::{Contents, Turn},
+    ledger::Contents,
     token::Survey,
     token::signer::Class,
 };
@@ -15,10 +15,10 @@ impl Keeper {
     /// Before a first start: notes that keys 0 and 1 are about to be made. A token that already has keys of
     /// ours, which this ledger never meant to make, is left alone.
     pub(super) async fn prepare_first(&self) -> Result<(), Error> {
-        if self.ledger.head().await?.is_some() {
+        if self.ledger.newest().await?.is_some() {
             return Ok(());
         }
-        let contents = self.ledger.read().await?;
+        let contents = self.ledger.contents(&[]).await?;
         if !contents.events.is_empty() || contents.key_intent.is_some() {
             return Ok(());
         }
@@ -40,7 +40,7 @@ impl Keeper {
 
     /// Makes keys 0 and 1 and commits event 0. What an earlier attempt left is destroyed first: nothing of
     /// it can have been committed to, because the ledger is empty.
-    pub(super) async fn make_first(&self, turn: Turn, contents: &Contents) -> Result<View, Error> {
+    pub(super) async fn make_first(&self, contents: &Contents) -> Result<View, Error> {
         if contents.key_intent.is_none() {
             return Err(Error::Unsettled);
         }
@@ -69,7 +69,7 @@ impl Keeper {
         let event = draft.seal(&signature)?;
         failure_point::pass(Step::First, "after-sign");
         failure_point::write(Step::First, "before-commit")?;
-        turn.commit(&event).await?;
+        self.ledger.commit(None, &event, Vec::new()).await?;
         failure_point::write(Step::First, "after-commit")?;
         metrics::gauge!("hsmd_token_objects", "state" => "retired").set(0);
         tracing::info!(identity = %event.id(), "a new chain begins");

@@ -116,9 +116,6 @@ impl From<&Error> for Refusal {
             Error::Clock(doubt) => doubt.into(),
             Error::Conflict(because) => Self::new(Code::Conflict, because),
             Error::LeftUntainted => Self::new(Code::Conflict, "the generation was left without a taint"),
-            Error::Ledger(ledger::Error::Full { .. }) => {
-                Self::new(Code::Conflict, "too many are denied or revoked at a time: taint a generation")
-            }
             Error::Contradiction(_) => Self::new(Code::Unavailable, "ledger and token contradict each other"),
             Error::Hsm(Fault::Busy { .. }) => Self::new(Code::TooMany, "the queue before the HSM is full"),
             Error::Hsm(Fault::Full { .. }) => {
@@ -131,7 +128,7 @@ impl From<&Error> for Refusal {
             Error::FirstNeedsBoth(fault) | Error::NextSilent(fault) => alternate::refusal(error, fault),
             Error::Unrecoverable(refusal) => refusal.clone(),
             Error::Unsettled => Self::new(Code::Unavailable, "token and ledger are being reconciled"),
-            Error::Ledger(_) => Self::new(Code::Unavailable, "the ledger does not answer"),
+            Error::Ledger(error) => error.into(),
             Error::Unverifiable(_) => Self::new(Code::Internal, "what the HSM signed does not verify"),
         }
     }
@@ -148,6 +145,8 @@ pub struct Endorsed {
     pub text: String,
     /// The generation that signed it.
     pub generation: Digest,
+    /// Its number.
+    pub number: u64,
 }
 
 /// What is signed to see whether the HSM signs: not shaped like an event or an endorsement, so that it can
@@ -218,6 +217,7 @@ impl Keeper {
     /// Endorses a service's key, as the permission says, by the live generation.
     pub async fn endorse(&self, permission: &Permission) -> Result<Endorsed, Error> {
         failure_point::pass(Step::Endorse, "before-sign");
+        let number = self.ledger.next_endorsement_number().await?;
         let (view, (draft, signature)) = self
             .sign_by_live(Class::Endorsement, |view| {
                 let draft = endorsement::Draft::new(
@@ -231,7 +231,7 @@ impl Keeper {
             })
             .await?;
         failure_point::pass(Step::Endorse, "after-sign");
-        Ok(Endorsed { text: draft.seal(&signature), generation: view.live().id() })
+        Ok(Endorsed { text: draft.seal(&signature), generation: view.live().id(), number })
     }
 
     /// Has the live generation sign what `compose` makes of the view, which names that generation.
@@ -322,7 +322,7 @@ impl Keeper {
     async fn catch_up(&self) -> Result<Arc<View>, Error> {
         let _turn = self.turn.lock().await;
         let view = self.settled_in_turn().await?;
-        if self.ledger.head().await? == Some(view.live().id()) {
+        if self.ledger.newest().await? == Some(view.live().id()) {
             if self.tokens.needs_survey() {
                 return self.survey_again().await;
             }

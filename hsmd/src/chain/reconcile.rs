@@ -12,7 +12,7 @@ use keychain::{
 use super::{Error, Keeper, View, to_gauge};
 use crate::{
     failure_point::{self, Step},
-    ledger::{Contents, Turn},
+    ledger::Contents,
     token::backend::{Fault, Half, Key, KeyId},
     token::{Slot, Survey},
 };
@@ -26,23 +26,22 @@ impl Keeper {
     /// Finishes or undoes what was interrupted, and answers the chain as it then stands.
     pub(super) async fn reconcile(&self) -> Result<View, Error> {
         self.prepare_first().await?;
-        let turn = self.ledger.turn().await?;
         let known = self.verified();
         let known: Vec<_> = known.iter().flat_map(|view| view.events()).collect();
-        let contents = turn.read(&known).await?;
+        let contents = self.ledger.contents(&known).await?;
         demand_all_of(&known, &contents.events)?;
         self.compare_clock(contents.events.last().map(|newest| newest.event().created_at));
         if contents.events.is_empty() {
-            return self.make_first(turn, &contents).await;
+            return self.make_first(&contents).await;
         }
         verify(&contents.events)?;
-        self.settle(turn, contents).await
+        self.settle(contents).await
     }
 
     /// Finds the two keys that the ledger names, and clears the rest away. The turn is held throughout, so
     /// that no other hsmd is making a key meanwhile.
-    async fn settle(&self, turn: Turn, contents: Contents) -> Result<View, Error> {
-        let Contents { events, key_intent } = contents;
+    async fn settle(&self, contents: Contents) -> Result<View, Error> {
+        let Contents { events, key_intent, .. } = contents;
         let newest = events.last().ok_or(Error::Unsettled)?.event().clone();
         let survey = self.look_for(&newest).await?;
         let (live, next) = find_named(&survey, &newest);
@@ -60,7 +59,6 @@ impl Keeper {
             Some(_) => {}
             None => self.clear_away(&surplus).await,
         }
-        turn.release().await?;
         if self.tokens.are_mirrored() {
             for slot in [Slot::First, Slot::Second] {
                 self.tokens.set_aside(slot, surplus.foreign.contains(&slot));
@@ -84,6 +82,12 @@ impl Keeper {
     /// Destroys what the newest event does not name.
     async fn clear_away(&self, surplus: &Surplus<'_>) {
         failure_point::pass(Step::Settle, "before-sweep");
+        // Nothing is destroyed that another hsmd on this ledger may just be committing to.
+        let digests: Vec<_> = surplus.keys.iter().map(|(_, key)| key.public_key.digest()).collect();
+        if let Err(error) = self.ledger.condemn(&digests).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the token is not swept yet");
+            return;
+        }
         let mut left_over = 0_u32;
         let keys: BTreeMap<_, _> = surplus.keys.iter().map(|(_, key)| (key.public_key, key.id)).collect();
         for (key, id) in keys {

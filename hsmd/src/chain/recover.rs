@@ -119,18 +119,16 @@ impl Keeper {
 
     /// Adds the events that the ledger lacks; how many they were.
     async fn import(&self, brought: &Brought, unfinished: Unfinished) -> Result<usize, Error> {
-        let turn = self.ledger.turn().await?;
-        let contents = turn.read(&[]).await?;
+        let contents = self.ledger.contents(&[]).await?;
         let lacking = brought.beyond(&contents.events).map_err(Error::Unrecoverable)?;
         let Some(newest) = lacking.last().map(SignedEvent::event) else {
-            turn.release().await?;
             return Ok(0);
         };
         let survey = self.look_for(newest).await?;
         let key_intent = self.demand_newest(newest, &survey, unfinished).map_err(Error::Unrecoverable)?;
         self.unsettle();
         failure_point::write(Step::Recover, "before-import")?;
-        turn.import(lacking, key_intent).await?;
+        self.ledger.import(lacking, key_intent, Vec::new()).await?;
         failure_point::write(Step::Recover, "after-import")?;
         tracing::warn!(imported = lacking.len(), newest = %newest.id, "the ledger has the published chain");
         Ok(lacking.len())

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keychain::{Refusal, Timestamp, audit, statement::Draft};
+use keychain::{Refusal, statement::Draft};
 
 use super::{Error, Keeper, View};
 use crate::{ledger::Ledger, token::signer::Class};
@@ -25,16 +25,8 @@ impl Keeper {
         Ok((view, draft.seal(&signature)))
     }
 
-    /// Has the live generation sign that the audit trail has come to `head` at `issued_at`.
-    pub(crate) async fn vouch(&self, head: &audit::Head, issued_at: Timestamp) -> Result<String, Error> {
-        let (_, text) = self
-            .state(|view| Ok(audit::checkpoint(head, issued_at, &view.prefix(), &view.live().id())))
-            .await?;
-        Ok(text)
-    }
-
     /// The ledger, for what is stated beside the chain.
-    pub(crate) const fn ledger(&self) -> &Ledger {
+    pub const fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 }

@@ -2,7 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{chain::Keeper, clock::Cause, daemon::health::Health};
+use keychain::statement::Head;
+
+use crate::{
+    chain::Keeper,
+    clock::{Cause, Source, TrustedClock},
+    daemon::health::Health,
+    ledger::Ledger,
+};
 
 /// How often the clock is judged if nothing asks for the time.
 const JUDGED: Duration = Duration::from_secs(2);
@@ -11,8 +18,16 @@ const JUDGED: Duration = Duration::from_secs(2);
 /// judged at start by a date so much too old.
 const KEPT: Duration = Duration::from_secs(30);
 
-/// Judges the clock again and again, and tells `health`.
-pub async fn follow(keeper: &Keeper, health: &Health) {
+/// Takes in the date of the newest head, which stands beside the chain copy: a ledger that was restored may be older.
+pub async fn learn_kept(clock: &TrustedClock, ledger: &Ledger) {
+    let kept = ledger.kept().await.and_then(|kept| kept.head);
+    if let Some(head) = kept.and_then(|text| Head::parse(&text).ok()) {
+        clock.learn(Source::Head, head.issued_at());
+    }
+}
+
+/// Judges the clock again and again, tells `health`, and calls `changed` when that is news.
+pub async fn follow(keeper: &Keeper, health: &Health, changed: impl Fn()) {
     let mut kept: Option<Instant> = None;
     let mut judged = tokio::time::interval(JUDGED);
     loop {
@@ -21,7 +36,9 @@ pub async fn follow(keeper: &Keeper, health: &Health) {
         // Before the ledger was read the chain is not ready, and says why.
         let problem = doubt.filter(|doubt| doubt.cause != Cause::NotCompared);
         metrics::gauge!("hsmd_clock_trusted").set(if problem.is_none() { 1.0 } else { 0.0 });
-        health.note("clock", problem.map(|doubt| doubt.to_string()));
+        if health.note("clock", problem.map(|doubt| doubt.to_string())) {
+            changed();
+        }
         if doubt.is_none() && kept.is_none_or(|kept| kept.elapsed() >= KEPT) {
             match keeper.keep_trusted_time().await {
                 Ok(()) => kept = Some(Instant::now()),

@@ -1,5 +1,6 @@
 //! `hsmd.toml`, read and resolved.
 
+mod bytes;
 mod hsm;
 mod listen;
 
@@ -21,6 +22,7 @@ use crate::{
     chain::statement,
     clock::{self, AheadMax, Clock},
     http::tls,
+    ledger,
     policy::{Allows, Entrance, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
     token::backend::{KeyIds, RefusedPin, officer::OfficerSettings},
     token::{Slot, Source},
@@ -28,6 +30,7 @@ use crate::{
 
 pub use listen::Socket;
 
+pub use bytes::Bytes;
 use hsm::Hsm;
 use listen::Listen;
 
@@ -52,9 +55,12 @@ pub struct Config {
     pub clock_ahead_max_unsynchronized: Span,
     /// The file that says who may do what.
     pub policy: PathBuf,
-    /// The folder of the audit trail.
-    #[serde(default = "default_audit")]
-    pub audit: PathBuf,
+    /// Where each event's text is appended besides; better on another disk than the ledger.
+    #[serde(default = "default_chain_copy")]
+    pub chain_copy: PathBuf,
+    /// Free room under an SQLite ledger below which no endorsement is written: the chain needs what is left.
+    #[serde(default = "default_room_floor")]
+    pub room_floor: Bytes,
     /// The longest pause between two heads.
     #[serde(default = "default_head_interval")]
     pub head_interval: Span,
@@ -89,8 +95,11 @@ impl Config {
         if !config.clock_synchronized.is_absolute() {
             return wrong("clock_synchronized", "must be an absolute path such as that of systemd-timesyncd");
         }
-        if !config.audit.is_absolute() {
-            return wrong("audit", "must be an absolute path such as \"/var/lib/hsmd/audit\"");
+        if !config.chain_copy.is_absolute() {
+            return wrong(
+                "chain_copy",
+                "must be an absolute path such as \"/var/lib/hsmd/copy/chain.jsonl\"",
+            );
         }
         if let Err((key, because)) = config.hsm.check() {
             return wrong(&format!("hsm.{key}"), because);
@@ -151,6 +160,15 @@ impl Config {
         let second = second.ok_or_else(|| Failure::config("hsmd.toml has no `[second_hsm]` to pair with"))?;
         let [first_pin, second_pin] = pins;
         Ok([self.hsm.officer(first_pin)?, second.officer(second_pin)?])
+    }
+
+    /// Where the ledger is, and what goes with it.
+    pub fn ledger_settings(&self) -> ledger::Settings {
+        ledger::Settings {
+            chain_copy: self.chain_copy.clone(),
+            room_floor: self.room_floor.0,
+            ..ledger::Settings::new(&self.ledger, Path::new(""))
+        }
     }
 
     /// The ids that keys are made under, on each token.
@@ -228,8 +246,13 @@ fn default_clock_ahead_max_unsynchronized() -> Span {
     clock::Settings::default().ahead_max.unsynchronized.into()
 }
 
-fn default_audit() -> PathBuf {
-    PathBuf::from("/var/lib/hsmd/audit")
+fn default_chain_copy() -> PathBuf {
+    PathBuf::from("/var/lib/hsmd/copy/chain.jsonl")
+}
+
+/// What a day of endorsements takes at most on a busy host, and a filesystem's own reserve.
+const fn default_room_floor() -> Bytes {
+    Bytes(64 << 20)
 }
 
 /// How long the pause between two heads may be: at most half of what verifiers begin to warn at.

@@ -66,7 +66,7 @@ impl Reload {
             .with("before", &change.before.to_string())
             .with("after", &change.after.to_string());
         let file = Arc::clone(&self.policy);
-        let adopted = audit.operation(intent, async move {
+        let adopted = audit.operation(intent, move |_| async move {
             file.adopt(policy);
             Ok(change)
         });
@@ -76,7 +76,7 @@ impl Reload {
 
 async fn read_tls(audit: &Audit, tls: &Arc<Tls>) -> Result<(), String> {
     let read = Arc::clone(tls);
-    let done = audit.operation(Intent::by(ASKED_BY, "tls"), async move {
+    let done = audit.operation(Intent::by(ASKED_BY, "tls"), move |_| async move {
         read.reload().map_err(|error| {
             let error = Failure::config(error);
             tracing::error!(%error, "TLS cannot be renewed; what it had stays");

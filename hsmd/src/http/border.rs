@@ -10,7 +10,7 @@ use actix_web::{
 use keychain::{Code, Refusal};
 
 use super::Door;
-use crate::{audit, chain};
+use crate::{chain, ledger};
 
 /// Longest body: the longest request is under 300 bytes, and a taint's reason may be 500.
 pub(super) const BODY_MAX: usize = 4096;
@@ -72,7 +72,7 @@ pub(super) fn refuse(error: &chain::Error) -> Refusal {
 }
 
 /// Turns a fault of the audit trail into what the caller is told.
-pub(super) fn unwritten(error: &audit::Error) -> Refusal {
+pub(super) fn unwritten(error: &ledger::Error) -> Refusal {
     tracing::warn!(error = error as &dyn std::error::Error, "an operation is not in the audit trail");
     error.into()
 }

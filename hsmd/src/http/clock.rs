@@ -39,7 +39,7 @@ async fn try_accept(request: &HttpRequest, door: &Door, payload: web::Payload) -
     let keeper = Arc::clone(&door.keeper);
     let accepted = door
         .audit
-        .operation(intent, async move {
+        .operation(intent, move |_| async move {
             keeper.accept_clock(time).await.map_err(|error| {
                 Refusal::new(Code::Conflict, "the clock shows another time than the one to be accepted")
                     .with("time", error.wall.to_string())

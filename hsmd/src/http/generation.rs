@@ -37,7 +37,7 @@ async fn try_rotate(request: &HttpRequest, door: &Door, payload: web::Payload) -
     let keeper = Arc::clone(&door.keeper);
     let advanced = door
         .audit
-        .operation(intent, async move {
+        .operation(intent, move |_| async move {
             let advanced = keeper.advance(Advance { from, taint: false }).await;
             advanced.map_err(|error| border::refuse(&error))
         })
@@ -71,7 +71,7 @@ async fn try_taint(request: &HttpRequest, door: &Door, payload: web::Payload) ->
     let (keeper, statements) = (Arc::clone(&door.keeper), Arc::clone(&door.statements));
     let done = door
         .audit
-        .operation(intent, async move {
+        .operation(intent, move |_| async move {
             let done = taint_or_deny(&keeper, &statements, from).await;
             done.map_err(|error| border::refuse(&error))
         })

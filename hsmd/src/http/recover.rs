@@ -81,7 +81,7 @@ async fn import(
     let intent = Intent::of(authority).with("unfinished", unfinished_as);
     let keeper = Arc::clone(&door.keeper);
     door.audit
-        .operation(intent, async move {
+        .operation(intent, move |_| async move {
             keeper.recover(brought, unfinished).await.map_err(|error| border::refuse(&error))
         })
         .await

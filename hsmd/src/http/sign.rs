@@ -6,7 +6,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Refusal, endorsement::SignRequest};
 
 use super::{Door, border, caller};
-use crate::failure_point::{self, Step};
+use crate::{
+    audit,
+    failure_point::{self, Step},
+};
 
 pub(super) async fn sign(request: HttpRequest, door: web::Data<Door>, payload: web::Payload) -> HttpResponse {
     let start = Instant::now();
@@ -25,7 +28,8 @@ async fn try_sign(request: &HttpRequest, door: &Door, payload: web::Payload) -> 
     let endorsed = door.keeper.endorse(&permission).await.map_err(|error| border::refuse(&error))?;
     // Revoked while the token was waited for: nobody gets this endorsement.
     door.statements.demand_not_revoked(&wanted.public_key)?;
-    let written = door.audit.endorsed(&permission, &endorsed).await;
+    let line = audit::Endorsed { generation: &endorsed.generation, number: endorsed.number };
+    let written = door.audit.endorsed(&permission, &line).await;
     written.map_err(|error| border::unwritten(&error))?;
     failure_point::pass(Step::Endorse, "after-audit");
     Ok(endorsed.text)

@@ -61,7 +61,7 @@ async fn try_revoke_keys(
     let statements = Arc::clone(&door.statements);
     let Revoked(expiration) = door
         .audit
-        .operation(intent, async move {
+        .operation(intent, move |_| async move {
             let done = statements.revoke_keys(&keys).await.map(Revoked);
             done.map_err(|error| border::refuse(&error))
         })

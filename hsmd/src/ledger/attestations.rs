@@ -4,57 +4,39 @@
 use std::collections::BTreeMap;
 
 use keychain::PublicKey;
-use sea_orm::{ActiveValue::Set, EntityTrait as _, sea_query::OnConflict};
-use sea_orm_migration::{prelude::*, schema};
+use sea_orm::{ConnectionTrait, QueryResult};
 
-use super::{Error, Ledger, entity::attestation};
+use super::{Error, Ledger, sql};
 
 impl Ledger {
-    /// Keeps the certificate (DER) about a key; the first one that is kept stays.
-    pub async fn keep_attestation(&self, key: &PublicKey, certificate: &[u8]) -> Result<(), Error> {
-        let row = attestation::ActiveModel {
-            public_key: Set(key.to_string()),
-            certificate: Set(certificate.to_vec()),
-        };
-        let once = OnConflict::column(attestation::Column::PublicKey).do_nothing().to_owned();
-        attestation::Entity::insert(row).on_conflict(once).exec_without_returning(&self.database).await?;
-        Ok(())
-    }
-
     /// The certificate (DER) about a key, if one is kept.
     pub async fn attestation(&self, key: &PublicKey) -> Result<Option<Vec<u8>>, Error> {
-        let row = attestation::Entity::find_by_id(key.to_string()).one(&self.database).await?;
-        Ok(row.map(|row| row.certificate))
+        const ONE: &str = "SELECT public_key, certificate FROM attestations WHERE public_key = $1";
+        let reading = async {
+            let row = sql::one(&self.shared.reader, ONE, [key.to_string().into()]).await?;
+            row.map(|row| Ok(row.try_get("", "certificate")?)).transpose()
+        };
+        self.shared.reading(reading).await
     }
 
     /// All that are kept, by public key as text.
     pub async fn attestations(&self) -> Result<BTreeMap<String, Vec<u8>>, Error> {
-        let rows = attestation::Entity::find().all(&self.database).await?;
-        Ok(rows.into_iter().map(|row| (row.public_key, row.certificate)).collect())
+        const ALL: &str = "SELECT public_key, certificate FROM attestations";
+        let read = |row: QueryResult| Ok((row.try_get("", "public_key")?, row.try_get("", "certificate")?));
+        let reading = async {
+            let rows = sql::all(&self.shared.reader, ALL, []).await?;
+            rows.into_iter().map(read).collect()
+        };
+        self.shared.reading(reading).await
     }
 }
 
-/// The table.
-pub(super) struct Attestations;
-
-impl MigrationName for Attestations {
-    fn name(&self) -> &'static str {
-        "m_attestations"
-    }
-}
-
-#[async_trait::async_trait]
-impl MigrationTrait for Attestations {
-    async fn up(&self, schema: &SchemaManager) -> Result<(), DbErr> {
-        let attestations = Table::create()
-            .table("attestations")
-            .col(schema::string("public_key").primary_key())
-            .col(schema::binary("certificate"))
-            .to_owned();
-        schema.create_table(attestations).await
-    }
-
-    fn use_transaction(&self) -> Option<bool> {
-        Some(true)
-    }
+pub(super) async fn keep(
+    on: &impl ConnectionTrait,
+    key: &PublicKey,
+    certificate: &[u8],
+) -> Result<(), Error> {
+    const KEEP: &str = "INSERT INTO attestations (public_key, certificate) VALUES ($1, $2) ON CONFLICT (public_key) DO NOTHING";
+    sql::execute(on, KEEP, [key.to_string().into(), certificate.to_vec().into()]).await?;
+    Ok(())
 }

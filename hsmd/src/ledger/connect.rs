@@ -4,42 +4,65 @@ use std::{
     fs::OpenOptions,
     io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection,
-    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+    sqlx::sqlite::{SqliteAutoVacuum, SqliteJournalMode, SqliteSynchronous},
 };
 
 use super::Error;
 
-/// How long a statement waits for another process's turn. A turn spans making a key, which takes a
-/// YubiHSM a second.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// How long a statement waits for another's lock: less than what a whole transaction may take.
+const LOCK_WAIT: Duration = Duration::from_secs(4);
 
-/// How long PostgreSQL keeps the lock of a client that has gone silent in its turn.
-const SILENT_TURN: Duration = Duration::from_mins(1);
+/// How long PostgreSQL keeps the lock of a client that has gone silent in its transaction.
+const SILENT_MAX: Duration = Duration::from_secs(10);
 
-pub(super) async fn connect(url: &str) -> Result<DatabaseConnection, Error> {
+/// Frames of the WAL after which its pages are copied into the database, so that it begins anew well before the end
+/// that [`super::room`] gave it.
+const CHECKPOINT_AFTER: &str = "200";
+
+/// The file of an SQLite ledger.
+pub(super) fn sqlite_path(url: &str) -> Option<PathBuf> {
+    let path = url.strip_prefix("sqlite:")?;
+    Some(PathBuf::from(path.strip_prefix("//").unwrap_or(path)))
+}
+
+/// A connection that nothing but this process's end, or dropping it, closes: SQLite deletes its WAL with the last.
+pub(super) async fn connect(url: &str, connections: u32) -> Result<DatabaseConnection, Error> {
     let mut options = ConnectOptions::new(url);
-    options.sqlx_logging(false).connect_timeout(LOCK_WAIT).acquire_timeout(LOCK_WAIT);
-    if let Some(path) = url.strip_prefix("sqlite:") {
-        let path = path.strip_prefix("//").unwrap_or(path);
-        make_private(Path::new(path))?;
+    options
+        .sqlx_logging(false)
+        .record_stmt_in_spans(false)
+        .max_connections(connections)
+        .min_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .connect_timeout(LOCK_WAIT)
+        .acquire_timeout(LOCK_WAIT);
+    if let Some(path) = sqlite_path(url) {
+        make_private(&path)?;
         options.map_sqlx_sqlite_opts(|options| {
             options
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
+                .auto_vacuum(SqliteAutoVacuum::None)
                 .busy_timeout(LOCK_WAIT)
+                .pragma("wal_autocheckpoint", CHECKPOINT_AFTER)
+                .pragma("journal_size_limit", "-1")
+                .pragma("secure_delete", "OFF")
+                .pragma("temp_store", "MEMORY")
         });
     } else {
-        options.max_connections(2).map_sqlx_postgres_opts(|options| {
+        options.map_sqlx_postgres_opts(|options| {
             options.options([
                 ("synchronous_commit", "on".to_owned()),
                 ("lock_timeout", format!("{}ms", LOCK_WAIT.as_millis())),
-                ("idle_in_transaction_session_timeout", format!("{}ms", SILENT_TURN.as_millis())),
+                ("idle_in_transaction_session_timeout", format!("{}ms", SILENT_MAX.as_millis())),
             ])
         });
     }

@@ -1,257 +1,354 @@
-//! The ledger: every event of the chain, verbatim, in SQLite or PostgreSQL.
+//! The ledger: every event of the chain, what is stated beside it, and the audit trail, in SQLite or PostgreSQL.
 //!
-//! The ledger is the truth about the chain; all other copies are made from it. It is append-only: no
-//! statement here changes or deletes an event. Whoever makes an event holds the [`Turn`] from before the
-//! key is made until the event is committed, so that of any number of hsmd on one ledger and one token
-//! none ever sweeps away a key that another is about to commit to.
+//! The ledger is the truth about the chain; all other copies are made from it. All writes go through one task,
+//! the [`journal`], each as one short transaction whose first statement checks the fence of this process's lease: of
+//! any number of hsmd on one ledger one writes ([`lease`]). No transaction spans a call of the HSM.
+//!
+//! After an error whose outcome is not known the connection is dropped, and what the database has is read through
+//! another one, behind the lock that the first one held, before anything is answered or written again.
 
 mod attestations;
+mod chain_copy;
+mod change;
+mod condition;
 mod connect;
-mod entity;
-mod migration;
-mod statement;
-mod trusted_time;
+mod declaration;
+mod endorsements;
+mod error;
+mod events;
+mod journal;
+mod lease;
+mod lines;
+mod open_files;
+mod room;
+mod schema;
+mod sql;
+mod state;
 
-use std::sync::{Arc, Mutex};
-
-use keychain::chain::SignedEvent;
-use keychain::{Digest, Timestamp};
-use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait as _,
-    QueryFilter as _, QueryOrder as _, SqlErr, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait as _, sea_query::Expr,
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
 };
 
-use entity::{event, keeper};
+use keychain::{
+    Digest, PublicKey, Timestamp,
+    audit::{Head, Record},
+    chain::SignedEvent,
+};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::failure_point::{self, Step};
+use crate::clock::{Clock, System};
+use change::{Change, Effect};
+use journal::{Ask, Journal, WaitingLines};
+use open_files::OpenFiles;
+use state::Shared;
 
-pub use statement::{Entry, REVOKED_KEYS_MAX, Stated};
+pub use chain_copy::Kept;
+pub use condition::Condition;
+pub use declaration::{Declaration, Entry, REVOKED_MAX, RevokedService, Stated};
+pub use endorsements::EndorsementLine;
+pub use error::Error;
+pub use events::Contents;
+pub use lines::{Page, Trail};
+pub use state::HeadBasis;
 
-/// Why the ledger did not do what it was asked to.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The database failed or cannot be reached.
-    #[error("the ledger failed")]
-    Database(#[from] DbErr),
-    /// The file of the ledger is open to others, or cannot be made.
-    #[error("cannot use `{path}` as ledger: {because}")]
-    File {
-        /// The file.
-        path: String,
-        /// What is wrong with it and what to do.
-        because: String,
-    },
-    /// A list that is bounded has no room.
-    #[error("no room for more than {most} {what} at a time")]
-    Full {
-        /// What it is a list of.
-        what: &'static str,
-        /// How many have room.
-        most: usize,
-    },
-    /// A row of a table cannot be read.
-    #[error("a row of the ledger's table `{table}` cannot be read: bring back the newest ledger")]
-    Unreadable {
-        /// The table.
-        table: &'static str,
-    },
-    /// Another event has this sequence number already.
-    #[error("sequence number {0} is taken: another hsmd advanced the chain first")]
-    Taken(u64),
-    /// A row does not hold what its columns say.
-    #[error("the ledger contradicts itself at sequence number {sequence_number}: {because}")]
-    Contradiction {
-        /// The row.
-        sequence_number: i64,
-        /// What does not hold.
-        because: String,
-    },
-    /// A number beyond what the database stores.
-    #[error("a sequence number beyond 2^63")]
-    Overflow,
+/// How long one transaction, or one reading, may take: whatever takes longer is a database that does not answer.
+pub const CALL_MAX: Duration = Duration::from_secs(5);
+
+/// Changes that may wait for the journal: each is an operator's, or the chain's own.
+const CHANGES_MAX: usize = 64;
+
+/// Groups of lines that may wait: what all connections of a few sockets can ask for at a time.
+const LINES_MAX: usize = 1024;
+
+/// Where the ledger is, and what goes with it.
+pub struct Settings {
+    /// `sqlite:///…` or `postgres://…`.
+    pub url: String,
+    /// `chain.jsonl`: each event's text, appended as it is committed. Beside it stands `head.json`.
+    pub chain_copy: PathBuf,
+    /// Free room below which no endorsement is written (SQLite), in bytes.
+    pub room_floor: u64,
+    /// What dates the lines of the audit trail.
+    pub clock: Box<dyn Clock>,
+    /// The name of this process in the lease.
+    pub holder: String,
+    /// How long opening waits for the lease of a process that may only just be ending (SQLite).
+    pub patience: Duration,
 }
 
-impl From<failure_point::Failed> for Error {
-    fn from(failed: failure_point::Failed) -> Self {
-        Self::Database(DbErr::Custom(failed.to_string()))
+impl Settings {
+    /// The ledger at `url`, its chain copy in `copies`, everything else as by default.
+    pub fn new(url: &str, copies: &Path) -> Self {
+        Self {
+            url: url.to_owned(),
+            chain_copy: copies.join("chain.jsonl"),
+            room_floor: 64 << 20,
+            clock: Box::new(System::start()),
+            holder: lease::holder(),
+            patience: lease::PATIENCE,
+        }
     }
 }
 
-/// The ledger. Cloning shares its connections.
-#[derive(Clone, Debug)]
+/// The ledger. Cloning shares the journal, which ends once every clone is gone.
+#[derive(Clone)]
 pub struct Ledger {
-    database: DatabaseConnection,
-    trusted_time: Arc<Mutex<Option<Timestamp>>>,
-}
-
-/// Events in one statement of an import: four values each, below the 32,766 that SQLite takes.
-const IMPORTED_AT_ONCE: usize = 1000;
-
-/// All that the ledger holds.
-#[derive(Debug)]
-pub struct Contents {
-    /// Every event, in order of sequence number; each verified on its own, the chain not yet.
-    pub events: Vec<SignedEvent>,
-    /// The highest sequence number that a key may have been made for; nothing before the first start.
-    ///
-    /// A key on the token beyond it is not this ledger's: the ledger is older than its token.
-    pub key_intent: Option<u64>,
+    changes: mpsc::Sender<Ask>,
+    lines: mpsc::Sender<WaitingLines>,
+    shared: Arc<Shared>,
+    /// Ends when the journal has closed everything.
+    ended: Arc<Mutex<Option<tokio::task::JoinHandle<()>>>>,
 }
 
 impl Ledger {
-    /// Opens the ledger at `url` (`sqlite:///…` or `postgres://…`) and brings its tables up to date.
-    pub async fn open(url: &str) -> Result<Self, Error> {
-        let database = connect::connect(url).await?;
-        failure_point::write(Step::First, "before-migrate")?;
-        migration::run(&database).await?;
-        failure_point::write(Step::First, "after-migrate")?;
-        let ledger = Self { database, trusted_time: Arc::default() };
-        ledger.read_trusted_time().await?;
-        Ok(ledger)
+    /// Opens the ledger, brings its tables up to date, and takes the lease if nobody has it. That another hsmd has
+    /// it, or that the database fails later, is a [`Condition`].
+    pub async fn open(settings: Settings) -> Result<Self, Error> {
+        let (changes, asked) = mpsc::channel(CHANGES_MAX);
+        let (lines, waiting) = mpsc::channel(LINES_MAX);
+        let journal = Journal::open(settings, asked, waiting).await?;
+        let shared = journal.shared();
+        let ended = tokio::spawn(journal.run());
+        Ok(Self { changes, lines, shared, ended: Arc::new(Mutex::new(Some(ended))) })
     }
 
-    /// Reads everything.
-    pub async fn read(&self) -> Result<Contents, Error> {
-        read(&self.database, &[]).await
+    /// The events, the intent and the condemned keys. Rows that are byte for byte the `known` events, which were
+    /// verified before, are not verified once more.
+    pub async fn contents(&self, known: &[&SignedEvent]) -> Result<Contents, Error> {
+        self.shared.reading(events::contents(&self.shared.reader, known)).await
     }
 
-    /// Notes, durably, that the key of generation `sequence_number` is about to be made. Must be called
-    /// before it is.
+    /// The id of the newest event.
+    pub async fn newest(&self) -> Result<Option<Digest>, Error> {
+        self.shared.reading(events::newest_id(&self.shared.reader)).await
+    }
+
+    /// Notes, durably, that the key of generation `sequence_number` is about to be made. Must be called before it is.
     pub async fn intend(&self, sequence_number: u64) -> Result<(), Error> {
-        intend(&self.database, sequence_number).await
+        self.change(Change::Intend(sequence_number), Vec::new()).await.map(drop)
     }
 
-    /// Waits for this ledger's one turn to make an event, and takes it.
-    pub async fn turn(&self) -> Result<Turn, Error> {
-        let options = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
-        let transaction = self.database.begin_with_options(options).await?;
-        // On PostgreSQL this locks the one row until the transaction ends; SQLite has locked the file.
-        keeper::Entity::update_many()
-            .col_expr(keeper::Column::KeyIntent, Expr::col(keeper::Column::KeyIntent))
-            .exec(&transaction)
-            .await?;
-        Ok(Turn { transaction })
+    /// Adds `event` if `after` is the newest one, and its lines, in one transaction; then its text to the chain copy.
+    /// The key that it leaves is condemned in the same transaction. It errs with [`Error::Taken`] if another event
+    /// is the newest, and with [`Error::Condemned`] if a key that it names may have been destroyed. On
+    /// [`Error::Unknown`] nothing else is written before the journal has learnt what became of it.
+    pub async fn commit(
+        &self,
+        after: Option<Digest>,
+        event: &SignedEvent,
+        lines: Vec<Record>,
+    ) -> Result<(), Error> {
+        self.change(Change::Event { after, event: event.clone() }, lines).await.map(drop)
     }
 
-    /// Closes the connections; SQLite then stands in its one file.
-    pub async fn close(&self) -> Result<(), Error> {
-        Ok(self.database.clone().close().await?)
+    /// Adds events that were brought from elsewhere and follow the newest one, notes that keys may have been made up
+    /// to generation `key_intent`, and leaps over every number that may have been given out.
+    pub async fn import(
+        &self,
+        events: &[SignedEvent],
+        key_intent: u64,
+        lines: Vec<Record>,
+    ) -> Result<(), Error> {
+        self.change(Change::Import { events: events.to_vec(), key_intent }, lines).await.map(drop)
     }
 
-    /// The id of the newest event.
-    pub async fn head(&self) -> Result<Option<Digest>, Error> {
-        head(&self.database).await
-    }
-}
-
-/// The exclusive right to add one event: a transaction that holds the ledger's lock. Dropping it adds
-/// nothing.
-pub struct Turn {
-    transaction: DatabaseTransaction,
-}
-
-impl Turn {
-    /// Reads everything, as it stands while the turn is held. Rows that are byte for byte the `known` events,
-    /// which were verified before, are not verified once more.
-    pub async fn read(&self, known: &[&SignedEvent]) -> Result<Contents, Error> {
-        read(&self.transaction, known).await
+    /// Condemns keys, by the digests of their public keys, before they are destroyed: no event can commit to them any
+    /// more. It errs with [`Error::Named`], and condemns none, if the newest event names one of them.
+    pub async fn condemn(&self, keys: &[Digest]) -> Result<(), Error> {
+        self.change(Change::Condemn(keys.to_vec()), Vec::new()).await.map(drop)
     }
 
-    /// The id of the newest event.
-    pub async fn head(&self) -> Result<Option<Digest>, Error> {
-        head(&self.transaction).await
+    /// Writes audit lines; they are durable when this returns. Answers the last of them.
+    pub async fn append(&self, lines: Vec<Record>) -> Result<Head, Error> {
+        self.write_lines(lines, None).await
     }
 
-    /// Gives the turn up without adding anything.
-    pub async fn release(self) -> Result<(), Error> {
-        Ok(self.transaction.rollback().await?)
+    /// Writes the line of an endorsement; it is durable when this returns. It errs with [`Error::Revoked`] if the
+    /// service was closed or revoked, or the key was, since the endorsement took its number.
+    pub async fn endorsed(&self, line: EndorsementLine) -> Result<Head, Error> {
+        let EndorsementLine { record, service, public_key, number } = line;
+        self.write_lines(vec![record], Some(endorsements::Taken { service, public_key, number })).await
     }
 
-    /// Adds events that were brought from elsewhere and follow the newest one, notes that keys may have been
-    /// made up to generation `key_intent`, and is done. All of it or nothing.
-    pub async fn import(self, events: &[SignedEvent], key_intent: u64) -> Result<(), Error> {
-        for some in events.chunks(IMPORTED_AT_ONCE) {
-            let rows = some.iter().map(row).collect::<Result<Vec<_>, _>>()?;
-            event::Entity::insert_many(rows).exec_without_returning(&self.transaction).await?;
+    /// Denies a generation, revokes keys, revokes or opens a service, with its lines. Answers all that is stated then.
+    pub async fn declare(&self, what: Declaration, lines: Vec<Record>) -> Result<Stated, Error> {
+        match self.change(Change::Declare(what), lines).await? {
+            Effect::Stated(stated) => Ok(stated),
+            _ => Err(Error::Closed),
         }
-        intend(&self.transaction, key_intent).await?;
-        Ok(self.transaction.commit().await?)
     }
 
-    /// Adds `event` with its signature, and is done. On [`Error::Taken`] nothing was added; on any other
-    /// error the event may have been added or not, and only reading the ledger again tells.
-    pub async fn commit(self, event: &SignedEvent) -> Result<(), Error> {
-        match event::Entity::insert(row(event)?).exec_without_returning(&self.transaction).await {
-            Ok(_) => Ok(self.transaction.commit().await?),
-            Err(error) if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => {
-                Err(Error::Taken(event.event().sequence_number))
+    /// What is stated, as the newest declaration left it.
+    pub async fn stated(&self) -> Result<Stated, Error> {
+        self.shared.reading(declaration::stated(&self.shared.reader)).await
+    }
+
+    /// Takes the next head number of the newest event, which must be `event`; numbers begin at 1 with each event, and
+    /// are at least `at_least`. Answers what that head states, as it was in the same transaction: whoever signs a
+    /// head signs this.
+    pub async fn begin_head(&self, event: &Digest, at_least: u64) -> Result<HeadBasis, Error> {
+        match self.change(Change::BeginHead { event: *event, at_least }, Vec::new()).await? {
+            Effect::Head(basis) => Ok(*basis),
+            _ => Err(Error::Closed),
+        }
+    }
+
+    /// Takes an endorsement number. The durable mark is never below one that was given out.
+    pub async fn next_endorsement_number(&self) -> Result<u64, Error> {
+        loop {
+            if let Some(number) = self.shared.numbers().take() {
+                return Ok(number);
             }
-            Err(error) => Err(error.into()),
+            self.change(Change::Reserve, Vec::new()).await?;
         }
+    }
+
+    /// The highest endorsement number that may have been given out.
+    pub fn endorsement_mark(&self) -> u64 {
+        self.shared.numbers().mark
+    }
+
+    /// Goes on with numbers that cannot have been given out by any copy of this ledger: after every sign that it was
+    /// restored. `marks` are the highest known from elsewhere.
+    pub async fn leap(&self, marks: Kept, lines: Vec<Record>) -> Result<(), Error> {
+        self.change(Change::Leap(marks), lines).await.map(drop)
+    }
+
+    /// Keeps the trusted time. It may be earlier than the one before: an operator accepts a clock that was set back.
+    pub async fn note_trusted_time(&self, at: Timestamp) -> Result<(), Error> {
+        self.change(Change::TrustedTime(at), Vec::new()).await.map(drop)
+    }
+
+    /// The trusted time; `None` before the first.
+    pub fn trusted_time(&self) -> Option<Timestamp> {
+        let millis = self.shared.trusted_time.load(Ordering::Relaxed);
+        (millis != i64::MIN).then(|| Timestamp::from_unix_millis(millis))
+    }
+
+    /// Keeps a text under a name, or forgets it: a latch, a slot's serial number.
+    pub async fn keep_note(
+        &self,
+        name: &'static str,
+        text: Option<String>,
+        lines: Vec<Record>,
+    ) -> Result<(), Error> {
+        self.change(Change::Note { name, text }, lines).await.map(drop)
+    }
+
+    /// The text that is kept under a name.
+    pub async fn note(&self, name: &str) -> Result<Option<String>, Error> {
+        self.shared.reading(state::note(&self.shared.reader, name)).await
+    }
+
+    /// Whether, and if not why not, the ledger is written.
+    pub fn condition(&self) -> watch::Receiver<Condition> {
+        self.shared.condition.subscribe()
+    }
+
+    /// What somebody has to see to although the ledger is written; by part.
+    pub fn warnings(&self) -> Vec<(&'static str, String)> {
+        self.shared.warnings()
+    }
+
+    /// The newest line of the audit trail.
+    pub fn audit_head(&self) -> Option<Head> {
+        *self.shared.audit_head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the newest signed head beside the chain copy, with the numbers that were given out: the evidence against
+    /// a ledger that is restored later. Returns once it is durable.
+    pub async fn keep_head(&self, event: &Digest, number: u64, text: &str) -> Result<(), Error> {
+        let kept = Kept {
+            event: Some(*event),
+            head_number: number,
+            endorsement_mark: self.endorsement_mark(),
+            audit: self.audit_head(),
+            head: Some(text.to_owned()),
+        };
+        self.shared.keep(kept).await
+    }
+
+    /// What is kept beside the chain copy; nothing if nothing was, or it cannot be read.
+    pub async fn kept(&self) -> Option<Kept> {
+        self.shared.kept().await
+    }
+
+    /// The events in the chain copy, each verified on its own.
+    pub async fn copied_events(&self) -> Result<Vec<SignedEvent>, Error> {
+        self.shared.copied_events().await
+    }
+
+    /// Lines of the audit trail from line `from` on, as many as one answer holds.
+    pub async fn lines(&self, from: u64) -> Result<Page, Error> {
+        self.shared.reading(lines::page(&self.shared.reader, from)).await
+    }
+
+    /// Where the audit trail begins and ends, and what was cut from it.
+    pub async fn trail(&self) -> Result<Trail, Error> {
+        self.shared.reading(lines::trail(&self.shared.reader)).await
+    }
+
+    /// Cuts the lines up to number `up_to`, whose digest must be `digest`. These two stay, so that the trail still
+    /// verifies from there.
+    pub async fn cut(&self, up_to: u64, digest: Digest, lines: Vec<Record>) -> Result<(), Error> {
+        self.change(Change::Cut(Head { number: up_to, digest }), lines).await.map(drop)
+    }
+
+    /// Keeps the certificate (DER) about a key; the first one that is kept stays.
+    pub async fn keep_attestation(&self, key: &PublicKey, certificate: &[u8]) -> Result<(), Error> {
+        let change = Change::Attestation { key: *key, certificate: certificate.to_vec() };
+        self.change(change, Vec::new()).await.map(drop)
+    }
+
+    /// Releases the lease and closes the connections, once everything that was asked is done. SQLite then stands in
+    /// its one file.
+    pub async fn close(&self) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask { change: Change::Close, lines: Vec::new(), reply };
+        self.changes.send(ask).await.map_err(|_| Error::Closed)?;
+        drop(answer.await);
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(ended) = ended {
+            ended.await.map_err(|_| Error::Closed)?;
+        }
+        Ok(())
+    }
+
+    async fn change(&self, change: Change, lines: Vec<Record>) -> Result<Effect, Error> {
+        self.shared.demand_open()?;
+        let (reply, answer) = oneshot::channel();
+        self.changes.try_send(Ask { change, lines, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::Busy,
+            mpsc::error::TrySendError::Closed(_) => Error::Closed,
+        })?;
+        answer.await.unwrap_or(Err(Error::Closed))
+    }
+
+    async fn write_lines(
+        &self,
+        lines: Vec<Record>,
+        taken: Option<endorsements::Taken>,
+    ) -> Result<Head, Error> {
+        self.shared.demand_open()?;
+        if taken.is_some() {
+            self.shared.demand_room()?;
+        }
+        endorsements::demand_short(&lines)?;
+        let (reply, answer) = oneshot::channel();
+        self.lines.try_send(WaitingLines { lines, taken, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::Busy,
+            mpsc::error::TrySendError::Closed(_) => Error::Closed,
+        })?;
+        answer.await.unwrap_or(Err(Error::Closed))
     }
 }
 
-async fn intend(database: &impl sea_orm::ConnectionTrait, sequence_number: u64) -> Result<(), Error> {
-    let wanted = to_row(sequence_number)?;
-    keeper::Entity::update_many()
-        .col_expr(keeper::Column::KeyIntent, Expr::val(wanted))
-        .filter(keeper::Column::KeyIntent.lt(wanted))
-        .exec(database)
-        .await?;
-    Ok(())
-}
-
-async fn head(database: &impl sea_orm::ConnectionTrait) -> Result<Option<Digest>, Error> {
-    let newest = event::Entity::find().order_by_desc(event::Column::SequenceNumber).one(database).await?;
-    newest
-        .map(|row| Digest::parse(&row.id).map_err(|refusal| contradiction(&row, refusal.because())))
-        .transpose()
-}
-
-async fn read(database: &impl sea_orm::ConnectionTrait, known: &[&SignedEvent]) -> Result<Contents, Error> {
-    let rows = event::Entity::find().order_by_asc(event::Column::SequenceNumber).all(database).await?;
-    let mut events = Vec::with_capacity(rows.len());
-    for (place, row) in rows.iter().enumerate() {
-        let known = known.get(place).copied().filter(|known| known.text() == row.published);
-        events.push(read_row(row, known)?);
-    }
-    let keeper = keeper::Entity::find().one(database).await?;
-    let key_intent = keeper.and_then(|keeper| u64::try_from(keeper.key_intent).ok());
-    Ok(Contents { events, key_intent })
-}
-
-fn row(event: &SignedEvent) -> Result<event::ActiveModel, Error> {
-    let fields = event.event();
-    Ok(event::ActiveModel {
-        id: Set(fields.id.to_string()),
-        prefix: Set(fields.prefix.to_string()),
-        sequence_number: Set(to_row(fields.sequence_number)?),
-        published: Set(event.text().to_owned()),
-    })
-}
-
-fn read_row(row: &event::Model, known: Option<&SignedEvent>) -> Result<SignedEvent, Error> {
-    let event = match known {
-        Some(known) => known.clone(),
-        None => {
-            SignedEvent::parse(&row.published).map_err(|refusal| contradiction(row, refusal.because()))?
-        }
-    };
-    let fields = event.event();
-    let same = fields.id.to_string() == row.id
-        && fields.prefix.to_string() == row.prefix
-        && i64::try_from(fields.sequence_number) == Ok(row.sequence_number);
-    if same { Ok(event) } else { Err(contradiction(row, "the columns are not those of the event")) }
-}
-
-fn contradiction(row: &event::Model, because: &str) -> Error {
-    Error::Contradiction { sequence_number: row.sequence_number, because: because.to_owned() }
-}
-
-fn to_row(sequence_number: u64) -> Result<i64, Error> {
-    i64::try_from(sequence_number).map_err(|_| Error::Overflow)
+/// A whole number as a gauge: exact to 2^32, and never less than that beyond.
+fn gauge(number: u64) -> f64 {
+    const STEP: f64 = 4_294_967_296.0;
+    let [high, low] =
+        [number >> 32, number & u64::from(u32::MAX)].map(|half| u32::try_from(half).unwrap_or(0));
+    f64::from(high).mul_add(STEP, f64::from(low))
 }

@@ -11,12 +11,14 @@ use std::{
 use hsmd::{
     chain::{Advance, Error, Keeper},
     clock::{Clock, System, TrustedClock},
-    ledger::Ledger,
     token::backend::KeyIds,
 };
 use keychain::Timestamp;
 
-use crate::{steps::Place, support::memory::Device};
+use crate::{
+    steps::Place,
+    support::{self, memory::Device},
+};
 
 const ROTATE: Advance = Advance { from: None, taint: false };
 const TAINT: Advance = Advance { from: None, taint: true };
@@ -103,7 +105,7 @@ async fn a_rotation_waits_for_the_clock() {
 #[tokio::test]
 async fn a_wrong_clock_makes_no_event_but_a_taint() {
     for (wall, monotonic, told, tainted) in [
-        (-15_001, 0, "before the newest event", -4_999),
+        (-15_001, 0, "the newest event is dated 10s ahead of it", -4_999),
         (-3_600_000, 1_000, "moved back by", -4_000),
         (3_600_000, 1_000, "moved ahead by", -4_000),
         (61_001, 1_000, "moved ahead by", -4_000),
@@ -181,10 +183,10 @@ async fn twins_under_one_id_are_destroyed_and_committed_keys_are_not() {
 async fn intent_comes_before_the_key_and_the_event_before_its_use() {
     let place = Place::new();
     let keeper = place.start().await.unwrap();
-    let ledger = Ledger::open(&format!("sqlite://{}", place.ledger_file().display())).await.unwrap();
+    let ledger = support::ledger::read(&place.ledger_file()).await;
     for number in 1..4_u64 {
         keeper.advance(ROTATE).await.unwrap();
-        let contents = ledger.read().await.unwrap();
+        let contents = ledger.contents(&[]).await.unwrap();
         let newest = contents.events.last().unwrap();
         assert_eq!(newest.event().sequence_number, number);
         assert_eq!(contents.key_intent, Some(number + 1));

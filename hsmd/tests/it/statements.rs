@@ -9,7 +9,6 @@ use hsmd::{
     chain::statement::{Effect, Settings, Statements},
     chain::{Advance, Error, Keeper},
     clock::{Clock, TrustedClock},
-    ledger::Ledger,
     token::backend::KeyIds,
     token::signer::Signer,
 };
@@ -22,6 +21,7 @@ use keychain::{
 use serde_json::value::RawValue;
 
 use crate::support::{
+    self,
     daemon::request,
     eventually,
     memory::{Device, Plan},
@@ -125,7 +125,7 @@ fn heads_are_made_at_the_start_on_a_schedule_and_with_each_event() {
         let version = world.stated("").version;
         let waiting = scope.spawn(move || {
             let path = format!("/statements?after={version}&wait=60");
-            crate::support::daemon::try_request(&world.socket("edge"), "GET", &path, b"")
+            support::daemon::try_request(&world.socket("edge"), "GET", &path, b"")
         });
         hsmd.stop();
         drop(waiting.join().unwrap());
@@ -298,8 +298,7 @@ impl Place {
 
     async fn start(&self) -> (Arc<Keeper>, Statements) {
         let (signer, _) = Signer::start(Box::new(self.device.connect())).unwrap();
-        let ledger = format!("sqlite://{}/ledger.db", self.folder.path().display());
-        let ledger = Ledger::open(&ledger).await.unwrap();
+        let ledger = support::ledger::open(&self.folder.path().join("ledger.db")).await.unwrap();
         let clock = TrustedClock::new(Box::new(self.clock.clone()));
         let keeper = Arc::new(Keeper::start(ledger, signer, clock, KeyIds::default()).await.unwrap());
         let settings = Settings { head_interval: Duration::from_mins(15), skew: SKEW };

@@ -17,7 +17,7 @@ const LABORATORY: &str = "edge:dev";
 pub(crate) struct Hsmd {
     pub(crate) ledger: String,
     pub(crate) policy: PathBuf,
-    pub(crate) audit: PathBuf,
+    pub(crate) chain_copy: PathBuf,
     /// A developer's machine sleeps for weeks and tells of no time service.
     pub(crate) clock_ahead_max_unsynchronized: &'static str,
     pub(crate) metrics: String,
@@ -66,7 +66,7 @@ impl Hsmd {
         Self {
             ledger: sqlite(&folder.join("ledger.db")),
             policy: folder.join("policy.toml"),
-            audit: folder.join("audit"),
+            chain_copy: folder.join("copy/chain.jsonl"),
             clock_ahead_max_unsynchronized: "10years",
             metrics: unix(&folder.join("metrics.sock")),
             insecure_plain_http_endorse: plain_http,

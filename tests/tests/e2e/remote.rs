@@ -103,7 +103,7 @@ fn write_configuration(folder: &Path) {
     fs::set_permissions(&pin, fs::Permissions::from_mode(0o600)).unwrap();
     let (here, label) = (folder.display(), Token::LABEL);
     let text = format!(
-        "ledger = \"sqlite://{here}/ledger.db\"\npolicy = \"{here}/policy.toml\"\naudit = \"{here}/audit\"\nmetrics = \"unix:{here}/m.sock\"\n\
+        "ledger = \"sqlite://{here}/ledger.db\"\npolicy = \"{here}/policy.toml\"\nchain_copy = \"{here}/copy/chain.jsonl\"\nmetrics = \"unix:{here}/m.sock\"\n\
          [hsm]\nmodule = \"{MODULE}\"\ntoken_label = \"{label}\"\npin = \"{here}/pin\"\n\
          [[listen]]\naddress = \"unix:{here}/admin.sock\"\nrole = \"admin\"\n\
          [[listen]]\naddress = \"fd:remote\"\nrole = \"endorse\"\n[listen.tls]\ncertificate = \"{here}/hsmd.crt\"\n\

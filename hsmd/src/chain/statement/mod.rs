@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use crate::{
     chain::{Error, Keeper},
     daemon::health::Health,
-    ledger::Entry,
+    ledger::{Declaration, Entry},
 };
 
 pub use issued::Issued;
@@ -178,8 +178,8 @@ impl Statements {
             if end <= since {
                 return Ok(denial(Effect::Ended));
             }
-            let turn = self.keeper.ledger().turn().await?;
-            turn.deny(Entry { subject: generation, since, end }).await?;
+            let denial = Declaration::Deny(Entry { subject: generation, since, end });
+            self.keeper.ledger().declare(denial, Vec::new()).await?;
             tracing::warn!(%generation, "denied a generation");
         }
         self.issue().await?;
@@ -189,12 +189,11 @@ impl Statements {
     /// Has keys of services revoked; answers when the last of their endorsements can have ended. They are
     /// durable, and a head that revokes them is signed, when this answers; saying it again does no harm.
     pub async fn revoke_keys(&self, keys: &[PublicKey]) -> Result<Timestamp, Error> {
-        let turn = self.keeper.ledger().turn().await?;
-        // After the turn was waited for: the keys may have been endorsed meanwhile.
         let since = self.keeper.trusted_now()?.to_millis();
         let longest = Purpose::Access.longest_lifetime().max(Purpose::Response.longest_lifetime());
         let end = since.plus(longest).plus(self.settings.skew);
-        turn.revoke_keys(keys, since, end).await?;
+        let keys_revoked = Declaration::RevokeKeys { keys: keys.to_vec(), since, end };
+        self.keeper.ledger().declare(keys_revoked, Vec::new()).await?;
         let stated = self.issue().await?;
         let ends = stated.revoked.iter().filter(|entry| keys.contains(&entry.subject)).map(|entry| entry.end);
         tracing::warn!(count = keys.len(), "revoked keys of services");

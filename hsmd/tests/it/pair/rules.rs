@@ -69,7 +69,12 @@ async fn the_loss_of_either_token_loses_nothing() {
                 let [(lost, kept), _] =
                     if lose_first { pair.each() } else { pair.each().map(|(a, b)| (b, a)) };
                 lost.lose();
-                let keeper = if restarted { pair.start().await.unwrap() } else { keeper };
+                let keeper = if restarted {
+                    keeper.close().await.unwrap();
+                    pair.start().await.unwrap()
+                } else {
+                    keeper
+                };
                 keeper.probe().await.unwrap();
                 for events in 3..6 {
                     keeper.advance(advance).await.unwrap();

@@ -32,7 +32,7 @@ async fn another_chains_token_in_the_second_place_is_left_alone() {
         for generation in [2, 3, 5, 6, 7] {
             pair.second.add_key(ids.of(generation), false);
         }
-        change(&pair, "UPDATE keeper SET key_intent = 7").await;
+        change(&pair, "UPDATE state SET key_intent = 7").await;
         let theirs = pair.second.keys();
         let keeper = pair.start().await.unwrap();
         for events in 7..10 {

@@ -12,7 +12,7 @@ use hsmd::{
 };
 use keychain::{PublicKey, chain::verify_whole};
 
-use crate::support::{memory::Device, world::now};
+use crate::support::{self, memory::Device, world::now};
 
 pub const ROTATE: Advance = Advance { from: None, taint: false };
 pub const TAINT: Advance = Advance { from: None, taint: true };
@@ -43,8 +43,12 @@ impl Pair {
         self.folder.path().join("ledger.db")
     }
 
+    async fn own_ledger(&self) -> Ledger {
+        support::ledger::open(&self.ledger_file()).await.unwrap()
+    }
+
     async fn ledger(&self) -> Ledger {
-        Ledger::open(&format!("sqlite://{}", self.ledger_file().display())).await.unwrap()
+        support::ledger::read(&self.ledger_file()).await
     }
 
     fn tokens(&self) -> Tokens {
@@ -64,7 +68,7 @@ impl Pair {
     /// With a ledger that is behind.
     pub async fn start_behind(&self) -> Arc<Keeper> {
         let clock = TrustedClock::new(Box::new(System::start()));
-        let keeper = Keeper::new(self.ledger().await, self.tokens(), clock, KeyIds::default());
+        let keeper = Keeper::new(self.own_ledger().await, self.tokens(), clock, KeyIds::default());
         assert!(matches!(keeper.settled().await, Err(Error::Behind(_))));
         Arc::new(keeper)
     }
@@ -76,7 +80,7 @@ impl Pair {
 
     async fn start_with(&self, tokens: Tokens) -> Result<Arc<Keeper>, Error> {
         let clock = TrustedClock::new(Box::new(System::start()));
-        Ok(Arc::new(Keeper::start(self.ledger().await, tokens, clock, KeyIds::default()).await?))
+        Ok(Arc::new(Keeper::start(self.own_ledger().await, tokens, clock, KeyIds::default()).await?))
     }
 
     /// Both tokens, each with the other.
@@ -108,7 +112,7 @@ impl Pair {
 
     pub async fn check_chain(&self, keeper: &Keeper, events: usize) {
         let view = keeper.settled().await.unwrap();
-        let chain = self.ledger().await.read().await.unwrap().events;
+        let chain = self.ledger().await.contents(&[]).await.unwrap().events;
         verify_whole(&chain, &view.prefix(), now(), Duration::ZERO).unwrap();
         assert_eq!(chain.len(), events);
         assert_eq!(chain.last().unwrap().id(), view.live().id());

@@ -1,21 +1,20 @@
 //! An audit trail as an auditor reads it.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
 
 use keychain::{
-    audit::{Checkpoint, Kind, Step, Trail, segment_ordinal},
-    chain::SignedEvent,
+    Timestamp,
+    audit::{Kind, Step, Trail},
 };
+use sea_orm::{ConnectionTrait as _, Database, Statement};
 
 /// A line that holds.
 #[derive(Clone, Debug)]
 pub struct Line {
     pub number: u64,
     pub kind: Kind,
+    /// When it was written.
+    pub at: Timestamp,
     /// The other members, as they are written.
     pub members: BTreeMap<String, String>,
 }
@@ -36,46 +35,31 @@ impl Line {
     }
 }
 
-/// The files of a trail, in order.
-pub fn segments(folder: &Path) -> Vec<PathBuf> {
-    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
-    let mut ordinals: Vec<_> = files.filter_map(|name| Some((segment_ordinal(&name)?, name))).collect();
-    ordinals.sort();
-    ordinals.into_iter().map(|(_, name)| folder.join(name)).collect()
-}
-
-/// Reads a trail; fails the test if it does not hold from its first line to its last whole one.
-pub fn read(folder: &Path) -> Vec<Line> {
-    let mut trail = Trail::new();
-    let mut lines = Vec::new();
-    let mut doubt = None;
-    for segment in segments(folder) {
-        trail.begin_segment();
-        let bytes = fs::read(&segment).unwrap();
-        let walked = trail.walk(&bytes, |entry, step| {
-            if step == Step::New {
-                let members =
-                    entry.members().iter().map(|(name, raw)| ((*name).to_owned(), (*raw).to_owned()));
-                lines.push(Line { number: entry.head.number, kind: entry.kind, members: members.collect() });
-            }
-        });
-        if walked.whole > 0 || bytes.is_empty() {
-            doubt = None;
-        }
-        if walked.because.is_some() {
-            doubt = Some((segment, walked));
-        }
-    }
-    assert!(doubt.is_none(), "{doubt:?}");
-    lines
-}
-
-/// Up to which line the checkpoints of a trail vouch for it.
-pub fn covered(lines: &[Line], chain: &[SignedEvent]) -> Option<u64> {
-    let vouched = lines.iter().filter(|line| line.kind == Kind::Checkpoint).filter_map(|line| {
-        let checkpoint = Checkpoint::parse(line.raw("statement")).unwrap();
-        assert!(checkpoint.covers.number < line.number);
-        checkpoint.verify(chain).ok().map(|()| checkpoint.covers.number)
+/// Reads the trail in a ledger's database; fails the test if it does not hold from its first line to its last.
+pub fn read(ledger: &str) -> Vec<Line> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let text = runtime.block_on(async {
+        let database = Database::connect(ledger).await.unwrap();
+        let all = "SELECT line FROM audit_lines ORDER BY number";
+        let rows = database.query_all_raw(Statement::from_string(database.get_database_backend(), all));
+        let lines: Vec<String> =
+            rows.await.unwrap().iter().map(|row| row.try_get("", "line").unwrap()).collect();
+        database.close().await.unwrap();
+        lines.join("\n") + "\n"
     });
-    vouched.max()
+    let mut trail = Trail::new();
+    trail.begin_segment();
+    let mut lines = Vec::new();
+    let walked = trail.walk(text.as_bytes(), |entry, step| {
+        assert_eq!(step, Step::New);
+        let members = entry.members().iter().map(|(name, raw)| ((*name).to_owned(), (*raw).to_owned()));
+        lines.push(Line {
+            number: entry.head.number,
+            kind: entry.kind,
+            at: entry.at,
+            members: members.collect(),
+        });
+    });
+    assert!(walked.because.is_none() && walked.held == text.len(), "{walked:?}");
+    lines
 }

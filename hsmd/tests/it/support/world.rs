@@ -71,7 +71,8 @@ impl World {
             r#"{more}
 ledger = "{ledger}"
 policy = "{folder}/policy.toml"
-audit = "{folder}/audit"
+chain_copy = "{folder}/copy/chain.jsonl"
+room_floor = "1MiB"
 metrics = "unix:{folder}/metrics.sock"
 [hsm]
 module = "{MODULE}"

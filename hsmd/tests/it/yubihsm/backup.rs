@@ -11,13 +11,13 @@ use std::{
 use hsmd::{
     chain::{Advance, Keeper},
     clock::{System, TrustedClock},
-    ledger::Ledger,
     token::backend::KeyIds,
     token::signer::Signer,
 };
 use yubihsm::{Capability, Client, Connector as Mock, Credentials, Domain, Uuid, wrap::Algorithm};
 
 use super::{emulator::Connector, mock};
+use crate::support;
 
 const WRAP_KEY: u16 = 100;
 const ROTATE: Advance = Advance { from: None, taint: false };
@@ -41,7 +41,7 @@ fn device(wrap_key: [u8; 32]) -> (Mock, Connector) {
 async fn keeper(mock: &Mock, folder: &Path, exportable: bool) -> Result<Arc<Keeper>, hsmd::chain::Error> {
     let settings = hsmd::token::backend::yubihsm::Settings { exportable, ..mock::settings(folder) };
     let (signer, _) = Signer::start(Box::new(mock::open(mock, settings).unwrap())).unwrap();
-    let ledger = Ledger::open(&format!("sqlite://{}/ledger.db", folder.display())).await?;
+    let ledger = support::ledger::open(&folder.join("ledger.db")).await?;
     let clock = TrustedClock::new(Box::new(System::start()));
     Ok(Arc::new(Keeper::start(ledger, signer, clock, KeyIds::default()).await?))
 }

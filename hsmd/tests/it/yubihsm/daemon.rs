@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use hsmd::{
     chain::{Advance, Keeper},
     clock::{System, TrustedClock},
-    ledger::Ledger,
     token::backend::{KeyIds, yubihsm::attestation::Attestation},
     token::signer::Signer,
 };
@@ -19,6 +18,7 @@ use super::{
     mock,
 };
 use crate::support::{
+    self,
     daemon::request,
     eventually, trail,
     world::{Database, World, now, service_key, sign_request, verify},
@@ -83,7 +83,7 @@ fn a_chain_lives_on_the_emulation_under_forced_auditing() {
     assert!((25..=31).contains(&told(DELETE_OBJECT)), "{}", told(DELETE_OBJECT));
     // Our audit trail names the newest entries that were kept, and through their digests all before.
     let kept: Vec<_> = entries.iter().map(|entry| entry.to_hex()).collect();
-    let lines = trail::read(&world.path().join("audit"));
+    let lines = trail::read(&world.ledger);
     let tied: Vec<_> = lines.iter().filter(|line| line.kind == Kind::Device).collect();
     let known = |line: &&trail::Line| kept.contains(&line.text("newest")) && line.raw("gaps") == "0";
     assert!(!tied.is_empty() && tied.iter().all(known), "{tied:?}");
@@ -171,11 +171,11 @@ fn a_wrong_password_is_a_matter_of_configuration_and_not_told() {
 async fn a_keeper_lives_on_the_mock() {
     let folder = tempfile::tempdir().unwrap();
     let mock = yubihsm::Connector::mockhsm();
-    let ledger = format!("sqlite://{}/ledger.db", folder.path().display());
+    let ledger = folder.path().join("ledger.db");
     let start = || async {
         let device = mock::open(&mock, mock::settings(folder.path())).unwrap();
         let (signer, _) = Signer::start(Box::new(device)).unwrap();
-        let ledger = Ledger::open(&ledger).await.unwrap();
+        let ledger = support::ledger::open(&ledger).await.unwrap();
         let clock = TrustedClock::new(Box::new(System::start()));
         Arc::new(Keeper::start(ledger, signer, clock, KeyIds::default()).await.unwrap())
     };

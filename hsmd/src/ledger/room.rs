@@ -1,0 +1,120 @@
+//! Room for the chain on a full disk (SQLite).
+//!
+//! Below a floor of free room no endorsement is written any more. What the chain still writes needs no new block: the
+//! WAL was grown before by being written to, and pages come from filler rows (*ballast*) that the same transaction
+//! deletes. On PostgreSQL no such promise is made.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use sea_orm::ConnectionTrait;
+
+use super::{Condition, Error, sql};
+
+/// Rows of ballast, 16 KiB each: as many pages as some thirty events with their lines take.
+const ROWS: i64 = 128;
+
+/// Rows that one transaction frees: eight pages and more, of which an event with its lines takes about six.
+const FREED_AT_ONCE: i64 = 2;
+
+/// Bytes that the ballast takes, about.
+const BALLAST: u64 = 128 * 16 * 1024;
+
+/// Readings of free room from which the days that are left are reckoned.
+const SPAN_MIN_SECONDS: u64 = 600;
+
+/// The room under the ledger.
+pub(super) struct Room {
+    folder: Option<PathBuf>,
+    floor: u64,
+    first: Option<(Instant, u64)>,
+    /// A write failed because there was no room, whatever the system says.
+    pub(super) refused: bool,
+}
+
+impl Room {
+    pub(super) fn new(file: Option<&Path>, floor: u64) -> Self {
+        let folder = file.and_then(Path::parent).map(Path::to_owned);
+        Self { folder, floor, first: None, refused: false }
+    }
+
+    /// Bytes that are free; nothing on PostgreSQL, or if the system does not say.
+    pub(super) fn free(&self) -> Option<u64> {
+        let folder = self.folder.as_ref()?;
+        let found = rustix::fs::statvfs(folder).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    /// Whether only the chain may write now.
+    pub(super) fn shortage(&self) -> Option<Condition> {
+        let free = self.free()?;
+        (free < self.floor || self.refused).then_some(Condition::NoRoom { free, floor: self.floor })
+    }
+
+    /// Whether there is room to fill up the ballast.
+    pub(super) fn is_ample(&self) -> bool {
+        self.free().is_some_and(|free| free >= self.floor.saturating_add(BALLAST.saturating_mul(2)))
+    }
+
+    /// Notes how much room is left. Answers for how many days it is enough if it is used up as since the start.
+    pub(super) fn note(&mut self) -> Option<u64> {
+        let free = self.free()?;
+        let (since, before) = *self.first.get_or_insert((Instant::now(), free));
+        days_left(since.elapsed().as_secs(), before, free, self.floor)
+    }
+}
+
+/// For how many days the room above the floor is enough, if `before` became `free` in so many seconds; nothing if that
+/// cannot be said.
+fn days_left(seconds: u64, before: u64, free: u64, floor: u64) -> Option<u64> {
+    let used = before.checked_sub(free).filter(|used| *used > 0 && seconds >= SPAN_MIN_SECONDS)?;
+    let left = u128::from(free.saturating_sub(floor));
+    let days = left.saturating_mul(u128::from(seconds)).checked_div(u128::from(used))? / 86_400;
+    u64::try_from(days).ok()
+}
+
+/// Frees pages for what the same transaction writes.
+pub(super) async fn free_ballast(on: &impl ConnectionTrait) -> Result<(), Error> {
+    const FREE: &str = "DELETE FROM ballast WHERE id IN (SELECT id FROM ballast ORDER BY id LIMIT $1)";
+    sql::execute(on, FREE, [FREED_AT_ONCE.into()]).await?;
+    Ok(())
+}
+
+/// Fills up the ballast; answers whether a row was missing. Random bytes: zeros may take no room.
+pub(super) async fn fill_ballast(on: &impl ConnectionTrait) -> Result<bool, Error> {
+    const FILL: &str = "WITH RECURSIVE wanted(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM wanted WHERE id < $1) \
+                        INSERT INTO ballast (id, filler) SELECT id, randomblob(16000) FROM wanted \
+                        WHERE id NOT IN (SELECT id FROM ballast)";
+    Ok(sql::execute(on, FILL, [ROWS.into()]).await? > 0)
+}
+
+/// Has the WAL take blocks for some hundred transactions, by writing that much to it.
+pub(super) async fn grow_wal(on: &impl ConnectionTrait) -> Result<(), Error> {
+    if !fill_ballast(on).await? {
+        sql::execute(on, "UPDATE ballast SET filler = randomblob(16000)", []).await?;
+    }
+    // From here on it is written from its beginning again.
+    sql::all(on, "PRAGMA wal_checkpoint(RESTART)", []).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_reckoned_from_what_was_used() {
+        const DAY: u64 = 86_400;
+        for (seconds, before, free, floor, days) in [
+            (DAY, 1000, 900, 100, Some(8)),
+            (DAY, 1000, 900, 950, Some(0)),
+            (DAY, 900, 900, 100, None),
+            (DAY, 900, 1000, 100, None),
+            (599, 1000, 900, 100, None),
+        ] {
+            assert_eq!(days_left(seconds, before, free, floor), days, "{seconds} {before} {free} {floor}");
+        }
+    }
+}
