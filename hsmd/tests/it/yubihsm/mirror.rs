@@ -5,7 +5,6 @@ use std::{path::Path, sync::Arc};
 use hsmd::{
     chain::{Advance, Keeper},
     clock::{System, TrustedClock},
-    ledger::Ledger,
     token::{
         Tokens,
         backend::{
@@ -88,9 +87,8 @@ impl Pair {
 
     async fn start(&self) -> Arc<Keeper> {
         let [first, second] = self.open().map(|device| Signer::start(device).unwrap().0);
-        let ledger = format!("sqlite://{}/ledger.db", self.folder.path().display());
-        let (ledger, clock) =
-            (Ledger::open(&ledger).await.unwrap(), TrustedClock::new(Box::new(System::start())));
+        let ledger = crate::support::ledger::open(&self.folder.path().join("ledger.db")).await.unwrap();
+        let clock = TrustedClock::new(Box::new(System::start()));
         let tokens = Tokens::pair(first, second);
         Arc::new(Keeper::start(ledger, tokens, clock, KeyIds::default()).await.unwrap())
     }
