@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use keychain::{
     Code, Refusal, Timestamp, limits,
-    statement::{Entries, Head},
+    statement::{Entries, Head, ServiceRevocation},
 };
 
-use crate::ledger::Stated;
+use crate::ledger::{RevokedService, Stated};
 
 /// What a head that is made at `now` lists: all that has not ended.
 pub(super) fn entries(stated: &Stated, now: Timestamp, skew: Duration) -> Entries {
@@ -16,11 +16,25 @@ pub(super) fn entries(stated: &Stated, now: Timestamp, skew: Duration) -> Entrie
     let last = now.plus(limits::ACCESS_KEY_LIFETIME).plus(skew);
     let denied = stated.denied.iter().filter(|entry| entry.end > now);
     let keys = stated.revoked.iter().filter(|entry| entry.end > now);
+    let services = stated.services.iter().filter(|entry| entry.end > now);
+    let service = |entry: &RevokedService| {
+        let (endorsed_up_to, until) = (entry.endorsed_up_to, entry.end.min(last));
+        (entry.service.clone(), ServiceRevocation { endorsed_up_to, until })
+    };
     Entries {
         denied: denied.map(|entry| entry.subject).collect(),
         keys: keys.map(|entry| (entry.subject, entry.end.min(last))).collect(),
-        ..Entries::default()
+        services: services.map(service).collect(),
     }
+}
+
+/// Whether two lists refuse the same; ends may differ, which lie beyond any endorsement at most.
+pub(super) fn is_same(ours: &Entries, theirs: &Entries) -> bool {
+    let marks = |entries: &Entries| {
+        let services = entries.services.iter().map(|(name, it)| (name.clone(), it.endorsed_up_to));
+        services.collect::<Vec<_>>()
+    };
+    ours.denied == theirs.denied && ours.keys.keys().eq(theirs.keys.keys()) && marks(ours) == marks(theirs)
 }
 
 /// Refuses to show a head that lacks what an earlier one of its event listed and what has not ended: the ledger
@@ -58,6 +72,11 @@ mod tests {
         Entry { subject, since: at(0), end: at(end) }
     }
 
+    fn service(name: &str, endorsed_up_to: u64, end: i64) -> RevokedService {
+        let (service, since, end) = (name.to_owned(), at(0), at(end));
+        RevokedService { service, endorsed_up_to, since, end, closed: true }
+    }
+
     fn key(number: u8) -> PublicKey {
         SigningKey::from_seed(&[number; 32]).unwrap().public_key()
     }
@@ -69,6 +88,7 @@ mod tests {
         let stated = Stated {
             denied: vec![entry(a, 10), entry(b, 20)],
             revoked: vec![entry(key(1), 10), entry(key(2), 400 * day)],
+            services: vec![service("edge:a", 7, 10), service("edge:b", 8, 400 * day)],
             ..Stated::default()
         };
         for (now, denied, keys) in [
@@ -79,8 +99,12 @@ mod tests {
             (400 * day, vec![], vec![]),
         ] {
             let listed = entries(&stated, at(now), SKEW);
-            assert_eq!(listed.denied.into_iter().collect::<Vec<_>>(), denied, "{now}");
-            assert_eq!(listed.keys, keys.into_iter().collect(), "{now}");
+            assert_eq!(listed.denied, denied.into_iter().collect(), "{now}");
+            assert_eq!(listed.keys, keys.iter().copied().collect(), "{now}");
+            let services: Vec<_> = listed.services.values().map(|it| (it.endorsed_up_to, it.until)).collect();
+            let expected: Vec<_> =
+                keys.iter().map(|(of, until)| (if *of == key(1) { 7 } else { 8 }, *until)).collect();
+            assert_eq!(services, expected, "{now}");
         }
     }
 }
