@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use keychain::{
-    Code, Refusal, Timestamp, limits,
+    Code, Digest, Refusal, Timestamp,
+    chain::windows,
+    limits,
     statement::{Entries, Head},
 };
 
-use crate::ledger::Stated;
+use crate::{chain::View, ledger::Stated};
 
 /// What a head that is made at `now` lists: all that has not ended.
 pub(super) fn entries(stated: &Stated, now: Timestamp, skew: Duration) -> Entries {
@@ -21,6 +23,22 @@ pub(super) fn entries(stated: &Stated, now: Timestamp, skew: Duration) -> Entrie
         keys: keys.map(|entry| (entry.subject, entry.end.min(last))).collect(),
         ..Entries::default()
     }
+}
+
+/// All that the ledger states, ended or not.
+pub(super) fn all(stated: &Stated) -> Entries {
+    Entries {
+        denied: stated.denied.iter().map(|entry| entry.subject).collect(),
+        keys: stated.revoked.iter().map(|entry| (entry.subject, entry.end)).collect(),
+        ..Entries::default()
+    }
+}
+
+/// When no verifier's window reaches a generation any more; `None` for one that is not in the chain. The newest has
+/// no end.
+pub(super) fn denial_end(view: &View, id: &Digest, skew: Duration) -> Option<Timestamp> {
+    let next = view.after(view.find(id)?)?;
+    Some(next.event().created_at.plus(windows::AUTHD).plus(skew))
 }
 
 /// Refuses to show a head that lacks what an earlier one of its event listed and what has not ended: the ledger
@@ -43,7 +61,7 @@ pub(super) fn demand_nothing_lost(
 
 #[cfg(test)]
 mod tests {
-    use keychain::{Digest, PublicKey, SigningKey};
+    use keychain::{PublicKey, SigningKey};
 
     use super::*;
     use crate::ledger::Entry;
@@ -78,7 +96,7 @@ mod tests {
             (400 * day, vec![], vec![]),
         ] {
             let listed = entries(&stated, at(now), SKEW);
-            assert_eq!(listed.denied.into_iter().collect::<Vec<_>>(), denied, "{now}");
+            assert_eq!(listed.denied, denied.into_iter().collect(), "{now}");
             assert_eq!(listed.keys, keys.into_iter().collect(), "{now}");
         }
     }

@@ -10,6 +10,7 @@
 mod issue;
 mod issued;
 mod listed;
+mod published;
 
 use std::{
     collections::BTreeSet,
@@ -31,6 +32,7 @@ use crate::{
 };
 
 pub use issued::Issued;
+pub use published::{Finding, REPORT_MAX, REPORTED_MAX, Report};
 
 /// How often the ledger is asked for what another hsmd on it had denied or revoked.
 pub const READ_EVERY: Duration = Duration::from_secs(10);
