@@ -20,7 +20,7 @@ use crate::{
     chain::statement,
     clock::{self, AheadMax, Clock},
     http::tls,
-    policy::{Entrance, Operation, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
+    policy::{Allows, Entrance, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
     token::backend::KeyIds,
     token::{Source, Which},
 };
@@ -177,10 +177,11 @@ impl Config {
         Rule {
             who: Who::Loopback,
             socket: Some(entrance.address),
-            operations: vec![Operation::Endorse],
-            service: Some(self.insecure_plain_http_service.clone()),
-            purposes: vec![(Purpose::Response, Purpose::Response.longest_lifetime())],
-            rate: Rate::default(),
+            allows: Allows::Endorsements {
+                service: self.insecure_plain_http_service.clone(),
+                purposes: vec![(Purpose::Response, Purpose::Response.longest_lifetime())],
+            },
+            rate: Rate::usual(Role::Endorse),
         }
     }
 }

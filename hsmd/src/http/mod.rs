@@ -10,6 +10,7 @@ mod chain;
 mod clock;
 mod crowd;
 mod generation;
+mod handshake;
 mod recover;
 mod serve;
 mod sign;

@@ -2,12 +2,17 @@
 //!
 //! They speak HTTP/1.1, whose heads the server bounds (128 KiB, 96 fields); HTTP/2 is not built in.
 
-use std::{any::Any, io, os::fd::AsFd, time::Duration};
+use std::{any::Any, io, net::TcpListener, os::fd::AsFd, time::Duration};
 
-use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_http::HttpService;
+use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, map_config};
+use actix_tls::accept::{
+    TlsError,
+    rustls_0_23::{Acceptor, TlsStream, reexports::ServerConfig},
+};
 use actix_web::{
     App, HttpServer,
-    dev::{Extensions, Server, Service, ServiceRequest, ServiceResponse},
+    dev::{AppConfig, Extensions, Server, Service, ServiceRequest, ServiceResponse},
     http::ConnectionType,
     rt::net::{TcpStream, UnixStream},
     web,
@@ -18,6 +23,7 @@ use systemd::listen::{self, Socket};
 use super::{
     Door, border,
     crowd::{Crowd, Place},
+    handshake::{Bounded, Handshakes},
     routes,
 };
 use crate::{
@@ -37,6 +43,9 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(3);
 /// How long a connection may be idle. Longer than services keep one (90 s).
 const IDLE_MAX: Duration = Duration::from_mins(2);
 
+/// How long the end of a connection may take.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
+
 /// How long requests under way may take once the daemon is asked to stop, in seconds.
 const DRAIN_MAX: u64 = 15;
 
@@ -50,9 +59,18 @@ pub struct Listener {
 
 /// Serves one socket, on a thread of its own, until its handle stops it.
 pub fn serve(listener: Listener) -> io::Result<Server> {
-    let role = listener.door.policy.role();
-    let tls = listener.door.tls.clone();
     let door = web::Data::new(listener.door);
+    match (listener.socket, &door.tls) {
+        (Socket::Tcp(socket), Some(tls)) => serve_tls(socket, tls.server_config()?, door),
+        (socket, None) => serve_plain(socket, door),
+        (Socket::Unix(_), Some(_)) => {
+            Err(io::Error::other("a Unix socket was passed where TLS is configured"))
+        }
+    }
+}
+
+fn serve_plain(socket: Socket, door: web::Data<Door>) -> io::Result<Server> {
+    let role = door.policy.role();
     let (gate, crowd) = (door.policy.clone(), Crowd::default());
     let app = move || App::new().app_data(door.clone()).configure(routes(role)).wrap_fn(refuse_beyond);
     let server = HttpServer::new(app)
@@ -62,16 +80,48 @@ pub fn serve(listener: Listener) -> io::Result<Server> {
         .keep_alive(IDLE_MAX)
         .shutdown_timeout(DRAIN_MAX)
         .disable_signals()
-        .tls_handshake_timeout(HANDSHAKE_MAX)
         .on_connect(move |connection, data| remember_caller(connection, data, &gate, &crowd));
-    let server = match (listener.socket, tls) {
-        (Socket::Tcp(socket), Some(tls)) => server.listen_rustls_0_23(socket, tls.server_config()?)?,
-        (socket, None) => listen::attach(server, socket)?,
-        (Socket::Unix(_), Some(_)) => {
-            return Err(io::Error::other("a Unix socket was passed where TLS is configured"));
-        }
+    Ok(listen::attach(server, socket)?.run())
+}
+
+/// The same with TLS. The server that is put together here differs from the other in what stands before the
+/// handshake: `HttpServer` has no place for it.
+fn serve_tls(socket: TcpListener, tls: ServerConfig, door: web::Data<Door>) -> io::Result<Server> {
+    let role = door.policy.role();
+    let (gate, crowd, handshakes) = (door.policy.clone(), Crowd::default(), Handshakes::default());
+    let server = Server::build()
+        .workers(1)
+        .max_concurrent_connections(CONNECTIONS_MAX)
+        .shutdown_timeout(DRAIN_MAX)
+        .disable_signals();
+    let shutdown = server.graceful_shutdown_signal();
+    let stack = move || {
+        let app = App::new().app_data(door.clone()).configure(routes(role)).wrap_fn(refuse_beyond);
+        let app = app.into_factory().map_err(|error: actix_web::Error| error.error_response());
+        let (gate, crowd, shutdown) = (gate.clone(), crowd.clone(), shutdown.clone());
+        let http = HttpService::build()
+            .client_request_timeout(HEAD_MAX)
+            .client_disconnect_timeout(CLOSE_MAX)
+            .keep_alive(IDLE_MAX)
+            .graceful_shutdown_signal(move || {
+                let shutdown = shutdown.clone();
+                async move { shutdown.notified().await }
+            })
+            .on_connect_ext(move |connection: &TlsStream<TcpStream>, data: &mut Extensions| {
+                remember_caller(connection, data, &gate, &crowd);
+            })
+            .h1(map_config(app, |()| AppConfig::default()));
+        let mut acceptor = Acceptor::new(tls.clone());
+        acceptor.set_handshake_timeout(HANDSHAKE_MAX);
+        Bounded::new(acceptor, handshakes.clone())
+            .map_err(TlsError::into_service_error)
+            .map(|stream: TlsStream<TcpStream>| {
+                let peer = stream.get_ref().0.peer_addr().ok();
+                (stream, peer)
+            })
+            .and_then(http.map_err(TlsError::Service))
     };
-    Ok(server.run())
+    Ok(server.listen("tls", socket, stack)?.run())
 }
 
 /// Notes who connected, once, at accept: the kernel's word, which a process cannot change afterwards, or the

@@ -10,7 +10,7 @@ use keychain::Digest;
 use serde::Deserialize;
 use systemd::config::{self, Error};
 
-use super::{Entrance, Operation, Policy, Rule, row::Named, row::Row};
+use super::{Entrance, Operation, Policy, Role, Rule, row::Named};
 use crate::clock::Clock;
 
 /// Most rows. Each request looks through all of them.
@@ -88,7 +88,7 @@ impl PolicyFile {
 #[serde(deny_unknown_fields)]
 struct Written {
     #[serde(default)]
-    allow: Vec<Row>,
+    allow: Vec<Rule<Named>>,
 }
 
 fn read(path: &Path, scope: &Scope) -> Result<Policy, Error> {
@@ -99,21 +99,36 @@ fn read(path: &Path, scope: &Scope) -> Result<Policy, Error> {
         return Err(wrong(format!("has more than {ROWS_MAX} rows")));
     }
     let mut rules = Vec::with_capacity(allow.len());
-    for (place, row) in allow.iter().enumerate() {
+    for (place, row) in allow.into_iter().enumerate() {
+        let who = row.who.clone();
         let rule =
-            row.rule().map_err(|error| wrong(format!("cannot look users up in /etc/passwd: {error}")))?;
-        match (rule, &row.who) {
-            (Some(rule), _) => rules.push((place + 1, rule)),
+            row.find().map_err(|error| wrong(format!("cannot look users up in /etc/passwd: {error}")))?;
+        match rule {
+            Some(rule) => rules.push((place + 1, rule)),
             // Matches nobody: a row may stand there before its user is made.
-            (None, Named::User(user)) => {
-                tracing::warn!(%user, "a row of the policy names a user that /etc/passwd does not have");
+            None => {
+                tracing::warn!(user = %who, "a row of the policy names a user that /etc/passwd does not have");
             }
-            (None, Named::San(_)) => {}
         }
     }
     check(&rules, scope).map_err(wrong)?;
+    demand_an_owner(&rules, scope).map_err(|because| wrong(because.to_owned()))?;
     let rules = rules.into_iter().map(|(_, rule)| rule).chain(scope.fixed.iter().cloned()).collect();
     Ok(Policy::new(rules, Digest::of(&text), scope.skew))
+}
+
+/// Refuses a file in which nobody can taint: one that was cut short or emptied by a full disk, or whose operators are
+/// users that this host does not have. In force it would lock out those who have to act.
+fn demand_an_owner(rules: &[(usize, Rule)], scope: &Scope) -> Result<(), &'static str> {
+    if rules.is_empty() {
+        return Err("has no row that allows anybody anything");
+    }
+    let has_admin = scope.entrances.iter().any(|entrance| entrance.role == Role::Admin);
+    let is_owned = rules.iter().any(|(_, rule)| rule.allows.operations().contains(&Operation::Taint));
+    if has_admin && !is_owned {
+        return Err("has no row that lets a user of this host taint: an operator needs one");
+    }
+    Ok(())
 }
 
 /// Checks what one row alone does not show. Rows are numbered from 1, as they stand in the file.
@@ -138,25 +153,24 @@ fn check_socket(rule: &Rule, scope: &Scope) -> Result<(), String> {
     let entrance = scope.entrances.iter().find(|entrance| entrance.address == *socket);
     let entrance =
         entrance.ok_or_else(|| format!("key `socket`: hsmd.toml has no [[listen]] at `{socket}`"))?;
-    match rule.operations.iter().find(|operation| operation.role() != entrance.role) {
-        None => Ok(()),
-        Some(operation) => Err(format!(
-            "key `socket`: `{socket}` has role {}, and {} is not asked for there",
-            entrance.role.as_str(),
-            operation.as_str()
-        )),
+    if rule.allows.role() == entrance.role {
+        return Ok(());
     }
+    let operation = rule.allows.operations().first().copied().unwrap_or(Operation::Endorse);
+    Err(format!(
+        "key `socket`: `{socket}` has role {}, and {} is not asked for there",
+        entrance.role.as_str(),
+        operation.as_str()
+    ))
 }
 
 /// Whether two rows could both decide the same request.
 fn overlap(one: &Rule, other: &Rule) -> bool {
     let same_socket = one.socket.is_none() || other.socket.is_none() || one.socket == other.socket;
-    let both = |operation: &Operation| {
-        let same_purpose = one
-            .purposes
-            .iter()
-            .any(|(purpose, _)| other.purposes.iter().any(|(theirs, _)| theirs == purpose));
-        other.operations.contains(operation) && (*operation != Operation::Endorse || same_purpose)
-    };
-    one.who == other.who && same_socket && one.operations.iter().any(both)
+    let (one_allows, other_allows) = (&one.allows, &other.allows);
+    let is_theirs = |purpose| other_allows.purposes().iter().any(|(theirs, _)| *theirs == purpose);
+    let same_purpose = one_allows.purposes().iter().any(|(purpose, _)| is_theirs(*purpose));
+    let is_shared = |operation| other_allows.operations().contains(operation);
+    let same_operation = one_allows.operations().iter().any(is_shared);
+    one.who == other.who && same_socket && (same_purpose || same_operation)
 }

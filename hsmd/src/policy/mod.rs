@@ -5,7 +5,8 @@
 //! through; nothing that it says about itself counts, and nothing in between decides anything. Reading the
 //! chain and the health is open to whoever can connect: the chain is public.
 //!
-//! A row allows one caller some operations. The first row of the file that names caller, socket, operation
+//! A row has two shapes: as written in the file, and as requests are judged by it ([`Rule`]). A row allows one
+//! caller some operations. The first row of the file that names caller, socket, operation
 //! and purpose decides; no two rows can name the same. Each request is judged by the policy in force when it
 //! comes, whatever was in force when its connection was opened.
 
@@ -32,25 +33,70 @@ pub use file::{Change, PolicyFile, Scope};
 pub use gate::{Entrance, Gate};
 pub use operation::{Operation, Role};
 pub use rate::{Bucket, Rate};
+pub use row::Named;
 pub use san::San;
 pub use service::Service;
 pub use users::User;
 
-/// One row: this caller, through this socket, may do this, so often.
+/// One row as requests are judged by it: this caller, through this socket, may do this, so often. A caller of the kind
+/// [`Named`] is not looked up yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct Rule<W = Who> {
     /// Who.
-    pub who: Who,
+    pub who: W,
     /// Through which socket; any of the right role if unset.
     pub socket: Option<Address>,
     /// What.
-    pub operations: Vec<Operation>,
-    /// The name that its endorsements bear; none without operation endorse.
-    pub service: Option<Service>,
-    /// What its keys may be for, each with the longest life.
-    pub purposes: Vec<(Purpose, Duration)>,
+    pub allows: Allows,
     /// How often, over all of these.
     pub rate: Rate,
+}
+
+/// What a row allows: one of the two roles of a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allows {
+    /// Endorsements of a service's keys.
+    Endorsements {
+        /// The name that they bear.
+        service: Service,
+        /// What the keys may be for, each with the longest life.
+        purposes: Vec<(Purpose, Duration)>,
+    },
+    /// What operators ask for.
+    Operations(Vec<Operation>),
+}
+
+impl Allows {
+    /// The kind of socket that it is asked for through.
+    pub const fn role(&self) -> Role {
+        match self {
+            Self::Endorsements { .. } => Role::Endorse,
+            Self::Operations(_) => Role::Admin,
+        }
+    }
+
+    /// The operations of operators among it.
+    pub fn operations(&self) -> &[Operation] {
+        match self {
+            Self::Endorsements { .. } => &[],
+            Self::Operations(operations) => operations,
+        }
+    }
+
+    /// The longest lives of keys by purpose.
+    pub fn purposes(&self) -> &[(Purpose, Duration)] {
+        match self {
+            Self::Endorsements { purposes, .. } => purposes,
+            Self::Operations(_) => &[],
+        }
+    }
+
+    /// Service and longest life of a key for `purpose`.
+    fn endorses(&self, purpose: Purpose) -> Option<(&Service, Duration)> {
+        let Self::Endorsements { service, purposes } = self else { return None };
+        let (_, longest) = purposes.iter().find(|(allowed, _)| *allowed == purpose)?;
+        Some((service, *longest))
+    }
 }
 
 /// A policy: what one reading of the file gave.
@@ -117,14 +163,12 @@ impl Policy {
         (now, at): (Timestamp, Duration),
     ) -> Result<Permission, Refusal> {
         let not_for = Refusal::new(Code::Forbidden, "the caller may not have keys endorsed for this purpose");
-        let mut rows = self
-            .matching(entrance, caller)
-            .filter(|(rule, _)| rule.operations.contains(&Operation::Endorse))
-            .peekable();
+        let is_endorsement = |(rule, _): &&(Rule, _)| rule.allows.role() == Role::Endorse;
+        let mut rows = self.matching(entrance, caller).filter(is_endorsement).peekable();
         rows.peek().ok_or(unknown())?;
         let found = rows.find_map(|(rule, bucket)| {
-            let longest = rule.purposes.iter().find(|(purpose, _)| *purpose == request.purpose)?.1;
-            Some((rule.service.clone()?, longest, bucket))
+            let (service, longest) = rule.allows.endorses(request.purpose)?;
+            Some((service.clone(), longest, bucket))
         });
         let (service, longest, bucket) = found.ok_or(not_for.clone())?;
         if request.purpose == Purpose::Access && !service.is_authd() {
@@ -154,7 +198,7 @@ impl Policy {
         let mut rows = self.matching(entrance, caller).peekable();
         rows.peek().ok_or(unknown())?;
         let (_, bucket) = rows
-            .find(|(rule, _)| rule.operations.contains(&operation))
+            .find(|(rule, _)| rule.allows.operations().contains(&operation))
             .ok_or(Refusal::new(Code::Forbidden, "no row of the policy lets the caller do this"))?;
         bucket.take(at).map_err(too_often)?;
         Ok(Authority { caller: caller.clone(), operation })
@@ -164,7 +208,7 @@ impl Policy {
         self.rows.iter().filter(move |(rule, _)| {
             rule.who.is(caller)
                 && rule.socket.as_ref().is_none_or(|socket| *socket == entrance.address)
-                && rule.operations.iter().any(|operation| operation.role() == entrance.role)
+                && rule.allows.role() == entrance.role
         })
     }
 

@@ -8,22 +8,42 @@ use std::{
 
 use serde::Deserialize;
 
+use super::Role;
+
 /// Most that a rate may count.
 const COUNT_MAX: u32 = 1_000_000;
 
-/// So many in each period: `"60/min"`. As many may come at once, and then one each time that a part of the
-/// period has passed: with `"60/min"` sixty, then one a second. For smaller bursts write a shorter period.
+/// So many in each period: `"60/min"`. As many may come at once unless a burst is given, and then one each time that
+/// a part of the period has passed: with `"60/min"` sixty, then one a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Rate {
     count: u32,
     period: Duration,
+    /// How many may come at once.
+    burst: u32,
 }
 
-impl Default for Rate {
-    /// A YubiHSM signs some 800 times a minute: one caller is left short of that.
-    fn default() -> Self {
-        Self { count: 600, period: Duration::from_mins(1) }
+impl Rate {
+    /// The rate of a row that gives none.
+    ///
+    /// A service has one key or two endorsed at its start and again every few hours, and once more after a rotation or
+    /// a taint. An intruder on its host has no more than this, of which each key has to be revoked.
+    /// Operators are not kept from a taint by the operations before it.
+    pub const fn usual(role: Role) -> Self {
+        let period = Duration::from_mins(1);
+        match role {
+            Role::Admin => Self { count: 600, period, burst: 600 },
+            Role::Endorse => Self { count: 5, period, burst: 10 },
+        }
+    }
+
+    /// The same with another burst.
+    pub(super) fn with_burst(self, burst: u32) -> Result<Self, String> {
+        if !(1..=COUNT_MAX).contains(&burst) {
+            return Err(format!("key `burst`: write 1 to {COUNT_MAX}"));
+        }
+        Ok(Self { burst, ..self })
     }
 }
 
@@ -45,7 +65,8 @@ impl TryFrom<String> for Rate {
         };
         let plain = count.bytes().all(|byte| byte.is_ascii_digit());
         let count = count.parse().ok().filter(|count| plain && (1..=COUNT_MAX).contains(count));
-        Ok(Self { count: count.ok_or_else(wrong)?, period })
+        let count = count.ok_or_else(wrong)?;
+        Ok(Self { count, period, burst: count })
     }
 }
 
@@ -77,8 +98,9 @@ impl Bucket {
     /// Takes one token at `now` (of a monotonic clock), or says how long to wait for one.
     pub fn take(&self, now: Duration) -> Result<(), Duration> {
         let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = (*full).max(now) + self.rate.period / self.rate.count;
-        let wait = next.saturating_sub(now + self.rate.period);
+        let pause = self.rate.period / self.rate.count;
+        let next = (*full).max(now) + pause;
+        let wait = next.saturating_sub(now + pause * self.rate.burst);
         if wait.is_zero() {
             *full = next;
             return Ok(());

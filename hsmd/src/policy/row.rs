@@ -1,35 +1,35 @@
-//! A row of `policy.toml`, as it stands there.
+//! A row of `policy.toml` as written, and what requests are judged by made of it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use keychain::endorsement::Purpose;
 use serde::Deserialize;
 use systemd::{config::Span, listen::Address};
 
-use super::{Operation, Rate, Role, Rule, San, Service, User, Who};
-
-/// `[[allow]]`: one caller, and what it may do.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Written")]
-pub(super) struct Row {
-    pub(super) who: Named,
-    socket: Option<Address>,
-    operations: Vec<Operation>,
-    service: Option<Service>,
-    purposes: Vec<(Purpose, Duration)>,
-    rate: Rate,
-}
+use super::{Allows, Operation, Rate, Role, Rule, San, Service, User, Who};
 
 /// A caller, as the file names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Named {
+pub enum Named {
+    /// The holder of a client certificate with this name.
     San(San),
+    /// Processes of this user.
     User(User),
 }
 
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::San(san) => san.fmt(f),
+            Self::User(user) => user.fmt(f),
+        }
+    }
+}
+
+/// `[[allow]]`: one caller, and what it may do, as an operator writes it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+pub(super) struct Written {
     user: Option<User>,
     san: Option<San>,
     socket: Option<Address>,
@@ -39,6 +39,7 @@ struct Written {
     longest_access: Option<Span>,
     longest_response: Option<Span>,
     rate: Option<Rate>,
+    burst: Option<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -48,25 +49,19 @@ enum PurposeName {
     Response,
 }
 
-impl Row {
-    /// The rule, or nothing for a user that this host does not have.
-    pub(super) fn rule(&self) -> std::io::Result<Option<Rule>> {
-        let who = match &self.who {
-            Named::San(san) => Some(Who::Named(san.clone())),
+impl Rule<Named> {
+    /// The rule with its caller looked up; `None` for a user that this host does not have.
+    pub(super) fn find(self) -> std::io::Result<Option<Rule>> {
+        let who = match self.who {
+            Named::San(san) => Some(Who::Named(san)),
             Named::User(user) => user.number()?.map(Who::User),
         };
-        Ok(who.map(|who| Rule {
-            who,
-            socket: self.socket.clone(),
-            operations: self.operations.clone(),
-            service: self.service.clone(),
-            purposes: self.purposes.clone(),
-            rate: self.rate,
-        }))
+        let (socket, allows, rate) = (self.socket, self.allows, self.rate);
+        Ok(who.map(|who| Rule { who, socket, allows, rate }))
     }
 }
 
-impl TryFrom<Written> for Row {
+impl TryFrom<Written> for Rule<Named> {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
@@ -76,16 +71,25 @@ impl TryFrom<Written> for Row {
             _ => return Err("a row names its caller once: give either `user` or `san`".to_owned()),
         };
         check_operations(&written.operations)?;
-        let endorses = written.operations.contains(&Operation::Endorse);
-        let purposes = if endorses { purposes(&written)? } else { no_purposes(&written)? };
-        Ok(Self {
-            who,
-            socket: written.socket,
-            operations: written.operations,
-            service: written.service,
-            purposes,
-            rate: written.rate.unwrap_or_default(),
-        })
+        let allows = if written.operations.contains(&Operation::Endorse) {
+            let (service, purposes) = endorsements(&written)?;
+            Allows::Endorsements { service, purposes }
+        } else {
+            demand_no_endorsements(&written)?;
+            Allows::Operations(written.operations)
+        };
+        let usual = Rate::usual(allows.role());
+        let rate = match (written.rate, written.burst) {
+            (rate, None) => rate.unwrap_or(usual),
+            (rate, Some(burst)) => rate.unwrap_or(usual).with_burst(burst)?,
+        };
+        Ok(Self { who, socket: written.socket, allows, rate })
+    }
+}
+
+impl<'de> Deserialize<'de> for Rule<Named> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Written::deserialize(deserializer)?.try_into().map_err(serde::de::Error::custom)
     }
 }
 
@@ -110,7 +114,7 @@ fn check_operations(operations: &[Operation]) -> Result<(), String> {
     Ok(())
 }
 
-fn purposes(written: &Written) -> Result<Vec<(Purpose, Duration)>, String> {
+fn endorsements(written: &Written) -> Result<(Service, Vec<(Purpose, Duration)>), String> {
     let Some(service) = &written.service else {
         return Err("key `service`: is missing; it is what endorsements name".to_owned());
     };
@@ -133,7 +137,8 @@ fn purposes(written: &Written) -> Result<Vec<(Purpose, Duration)>, String> {
             return Err(format!("key `{key}`: its purpose is not among `purposes`"));
         }
     }
-    names.iter().map(|name| longest(*name, written)).collect()
+    let purposes = names.iter().map(|name| longest(*name, written)).collect::<Result<_, _>>()?;
+    Ok((service.clone(), purposes))
 }
 
 fn longest(name: PurposeName, written: &Written) -> Result<(Purpose, Duration), String> {
@@ -152,7 +157,7 @@ fn longest(name: PurposeName, written: &Written) -> Result<(Purpose, Duration), 
     Ok((purpose, own))
 }
 
-fn no_purposes(written: &Written) -> Result<Vec<(Purpose, Duration)>, String> {
+fn demand_no_endorsements(written: &Written) -> Result<(), String> {
     for (key, given) in [
         ("service", written.service.is_some()),
         ("purposes", written.purposes.is_some()),
@@ -163,5 +168,5 @@ fn no_purposes(written: &Written) -> Result<Vec<(Purpose, Duration)>, String> {
             return Err(format!("key `{key}`: is for operation endorse; leave it out"));
         }
     }
-    Ok(Vec::new())
+    Ok(())
 }

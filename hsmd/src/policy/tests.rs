@@ -57,7 +57,7 @@ user = 3
 operations = ["rotate"]
 [[allow]]
 user = 0
-operations = ["rotate", "taint", "revoke-keys", "recover"]
+operations = ["rotate", "taint", "revoke-keys", "recover", "accept-clock"]
 [[allow]]
 user = 9
 operations = ["endorse"]
@@ -69,6 +69,9 @@ user = 9
 operations = ["taint"]
 rate = "1/h"
 "#;
+
+/// A row that keeps a policy from being nobody's.
+const OWNER: &str = "[[allow]]\nuser = 99\noperations = [\"taint\"]\n";
 
 struct Script(Arc<Mutex<Duration>>);
 
@@ -93,10 +96,11 @@ fn scope() -> Scope {
     let fixed = Rule {
         who: Who::Loopback,
         socket: Some(address("127.0.0.1:8082")),
-        operations: vec![Operation::Endorse],
-        service: Some(Service::insecure()),
-        purposes: vec![(Purpose::Response, HALF)],
-        rate: Rate::default(),
+        allows: Allows::Endorsements {
+            service: Service::insecure(),
+            purposes: vec![(Purpose::Response, HALF)],
+        },
+        rate: Rate::usual(Role::Endorse),
     };
     Scope {
         entrances: ["endorse", "other", "admin", "fd", "loopback"].map(entrance).to_vec(),
@@ -243,15 +247,18 @@ fn who_may_have_what_endorsed() {
         let expected = expected.map(str::to_owned).map_err(str::to_owned);
         assert_eq!(verdict, expected, "{socket} {caller:?} {purpose:?} {life:?}");
     }
-    assert_eq!(Stage::new("").endorse("endorse", user(0).as_ref(), Response, HOUR), Err("BA303".to_owned()));
+    assert_eq!(
+        Stage::new(OWNER).endorse("endorse", user(0).as_ref(), Response, HOUR),
+        Err("BA303".to_owned())
+    );
 }
 
 #[test]
 fn who_may_do_what_operators_do() {
-    use Operation::{Endorse, Recover, RevokeKeys, Rotate, Taint};
+    use Operation::{AcceptClock, Endorse, Recover, RevokeKeys, Rotate, Taint};
     let stage = Stage::new(POLICY);
     for (socket, caller, allowed) in [
-        ("admin", user(0), vec![Recover, RevokeKeys, Rotate, Taint]),
+        ("admin", user(0), vec![AcceptClock, Recover, RevokeKeys, Rotate, Taint]),
         ("endorse", user(0), vec![]),
         ("fd", user(0), vec![]),
         ("admin", user(3), vec![Rotate]),
@@ -317,11 +324,51 @@ fn how_often() {
 fn what_changes_is_told_before_it_does() {
     let stage = Stage::new(POLICY);
     assert_eq!(stage.policy.change(&stage.policy.read().unwrap()), None);
-    std::fs::write(stage.file.path(), "").unwrap();
+    std::fs::write(stage.file.path(), OWNER).unwrap();
     let next = stage.policy.read().unwrap();
-    let change = Change { before: Digest::of(POLICY), after: Digest::of(""), rows: 1 };
+    let change = Change { before: Digest::of(POLICY), after: Digest::of(OWNER), rows: 2 };
     assert_eq!(stage.policy.change(&next), Some(change));
     assert_eq!(stage.policy.current().digest(), Digest::of(POLICY));
+}
+
+/// A file that a full disk cut short, or whose operators are gone, would lock out those who have to act.
+#[test]
+fn a_policy_that_nobody_owns_is_refused() {
+    let endorse = POLICY.split("[[allow]]").find(|row| row.contains("edge:short")).unwrap();
+    let endorse = format!("[[allow]]{endorse}");
+    let gone = OWNER.replace("user = 99", "user = \"nobody-of-that-name\"");
+    let stage = Stage::new(POLICY);
+    for (text, because) in [
+        ("", "no row that allows anybody anything"),
+        ("\n# all commented out\n", "no row that allows anybody anything"),
+        (gone.as_str(), "no row that allows anybody anything"),
+        (&endorse, "no row that lets a user of this host taint"),
+        (&format!("{endorse}{gone}"), "no row that lets a user of this host taint"),
+        ("[[allow]]\nuser = 1\noperations = [\"rotate\"]\n", "no row that lets a user of this host taint"),
+    ] {
+        let error = Stage::try_new(text).err().unwrap();
+        assert!(error.contains(because), "{error}");
+        let error = stage.rewrite(text).unwrap_err();
+        assert!(error.contains(because), "{error}");
+        assert_eq!(stage.policy.current().digest(), Digest::of(POLICY), "the last good one stays");
+    }
+    assert!(Stage::try_new(&format!("{endorse}{OWNER}")).is_ok());
+}
+
+/// Without a rate a service has a handful of keys endorsed a minute, and some at once when it starts.
+#[test]
+fn how_often_without_a_rate() {
+    let stage = Stage::new(&POLICY.replace("service = \"edge:here\"", "service = \"edge:here\"\nburst = 3"));
+    for (socket, caller, burst) in [("endorse", 1, 10), ("endorse", 3, 3), ("other", 3, 10)] {
+        let caller = user(caller);
+        let sign = || stage.endorse(socket, caller.as_ref(), Purpose::Response, HOUR);
+        let let_through = (0..100).filter(|_| sign().is_ok()).count();
+        assert_eq!(let_through, burst, "{socket} {caller:?}");
+        assert_eq!(sign(), Err("BA604 after 12".to_owned()));
+    }
+    for _ in 0..100 {
+        assert_eq!(stage.administer("admin", user(0).as_ref(), Operation::Taint), Ok(()));
+    }
 }
 
 /// A good row, and what becomes of it with some lines exchanged or added.
@@ -329,7 +376,7 @@ fn what_changes_is_told_before_it_does() {
 fn a_policy_that_cannot_be_meant_is_refused_with_its_line_key_and_fix() {
     const GOOD: &str =
         "[[allow]]\nuser = 1\noperations = [\"endorse\"]\nservice = \"edge:a\"\npurposes = [\"response\"]\n";
-    assert!(Stage::try_new(GOOD).is_ok());
+    assert!(Stage::try_new(&format!("{GOOD}{OWNER}")).is_ok());
     let more = |line: &str| format!("{GOOD}{line}\n");
     let instead = |from: &str, to: &str| GOOD.replace(from, to);
     let admin = "[[allow]]\nuser = 1\noperations = [\"taint\"]\n";
@@ -356,6 +403,8 @@ fn a_policy_that_cannot_be_meant_is_refused_with_its_line_key_and_fix() {
         (more("longest_access = \"1h\""), vec!["`longest_access`", "`purposes`"]),
         (more("rate = \"often\""), vec!["line 6", "`rate`", "60/min"]),
         (more("rate = 60"), vec!["line 6", "`rate`"]),
+        (more("burst = 0"), vec!["line 1", "`burst`", "1 to 1000000"]),
+        (more("burst = \"some\""), vec!["line 6", "`burst`"]),
         (more("socket = \"unix:/nowhere\""), vec!["row 1", "`socket`", "[[listen]]"]),
         (more("socket = \"unix:/admin\""), vec!["row 1", "`socket`", "admin"]),
         (format!("{admin}service = \"authd\""), vec!["`service`", "leave it out"]),
@@ -372,7 +421,8 @@ fn a_policy_that_cannot_be_meant_is_refused_with_its_line_key_and_fix() {
     // The same user by name and by number; nobody of that name.
     let by_name = format!("{}{}", instead("user = 1", "user = 0"), instead("user = 1", "user = \"root\""));
     assert!(Stage::try_new(&by_name).err().unwrap().contains("uid 0"));
-    Stage::try_new(&instead("user = 1", "user = \"nobody-of-that-name\"")).unwrap();
+    let unmade = instead("user = 1", "user = \"nobody-of-that-name\"");
+    Stage::try_new(&format!("{unmade}{OWNER}")).unwrap();
     // Two rows for one caller that never meet.
     Stage::try_new(&format!("{GOOD}{admin}")).unwrap();
 }

@@ -89,9 +89,20 @@ fn the_policy_is_exchanged_under_open_connections_and_a_bad_one_is_not_taken() {
     assert_eq!(request(&world.socket("admin"), "POST", "/rotate", "{}").code(), "BA303");
 
     for (text, part) in [
-        (good.replace("[\"rotate\"", "[\"rotete\""), "`rotete`"),
+        (good.replace("\"rotate\"", "\"rotete\""), "`rotete`"),
         (format!("{good}[[alow]]\n"), "`alow`"),
         ("= ".to_owned(), "line 1"),
+        // As a full disk leaves it.
+        (String::new(), "no row that allows anybody anything"),
+        ("# nothing\n".to_owned(), "no row that allows anybody anything"),
+        (
+            good.split("[[allow]]").take(4).collect::<Vec<_>>().join("[[allow]]"),
+            "no row that lets a user of this host taint",
+        ),
+        (
+            "[[allow]]\nuser = \"nobody-at-all\"\noperations = [\"taint\"]\n".to_owned(),
+            "allows anybody anything",
+        ),
     ] {
         world.write_policy(&text);
         let status = hsmd.reload();
@@ -197,7 +208,9 @@ fn a_request_is_judged_when_it_is_whole() {
     // They are being read by now: what comes after them over another connection was answered.
     request(&world.socket("edge"), "GET", "/chain", "").ok();
     request(&world.socket("admin"), "GET", "/chain", "").ok();
-    world.write_policy("");
+    let uid = rustix::process::geteuid().as_raw();
+    let others = world.policy().replace(&format!("user = {uid}\n"), &format!("user = {}\n", uid + 2));
+    world.write_policy(&others);
     hsmd.reload();
     for (stream, body) in begun {
         let answer = end(stream, body);

@@ -1,8 +1,8 @@
 //! Who gets what through the socket for other hosts.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    io::{ErrorKind, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -188,6 +188,35 @@ fn what_was_recorded_or_altered_on_the_way_is_worth_nothing() {
     let altered = through(address).verdict("POST", "/sign", &body());
     assert!(altered.starts_with("alert BadRecordMac") || altered == "closed", "{altered}");
     assert_eq!(remote.world.endorsed(), 1, "something else was endorsed");
+    hsmd.stop();
+}
+
+/// Opens a connection from another address of this host.
+fn connect_from(source: Ipv4Addr, target: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let descriptor = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&descriptor, &SocketAddr::from((source, 0))).unwrap();
+    connect(&descriptor, &target).unwrap();
+    descriptor.into()
+}
+
+/// Connections of one address that say nothing take no place of another's: it is answered while they are still open.
+#[test]
+fn idle_connections_of_one_address_hold_up_no_other() {
+    const IDLE: usize = 600;
+    let remote = Remote::new();
+    let mut hsmd = remote.start();
+    let client = remote.client(Some(&remote.authority.client(&["URI:keelson:edge:far"])));
+    let from = Ipv4Addr::new(127, 0, 0, 2);
+    // A machine that is so busy that the first ends meanwhile proves nothing.
+    let answered_before_the_first_ended = (0..5).any(|_| {
+        let idle: Vec<_> = (0..IDLE).map(|_| connect_from(from, remote.address())).collect();
+        assert_eq!(client.verdict("POST", "/sign", &body()), "200");
+        let mut first = &idle[0];
+        first.set_nonblocking(true).unwrap();
+        first.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    });
+    assert!(answered_before_the_first_ended);
     hsmd.stop();
 }
 
