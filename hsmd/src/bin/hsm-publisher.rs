@@ -56,9 +56,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let told = Arc::clone(&health);
     let metrics = metrics.serve(&config.metrics, move || read(&told))?;
     let source = Source::new(&config.socket()).map_err(Failure::software)?;
+    let report_to = Source::new(&config.report_socket()).map_err(Failure::software)?;
     tokio::select! {
         () = shutdown::signal() => {}
-        () = carry(source, directory, &health) => {}
+        () = carry(source, report_to, directory, &health) => {}
     }
     notify::stopping();
     metrics.stop(false).await;
@@ -70,17 +71,17 @@ fn say_ok() {
     println!("ok");
 }
 
-async fn carry(source: Source, directory: Directory, health: &Shared) {
+async fn carry(source: Source, report_to: Source, directory: Directory, health: &Shared) {
     let (to, mut events) = mpsc::channel(TOLD_MAX);
     let chain = tokio::spawn(follow(source.clone(), to));
     let (to, mut statements) = mpsc::channel(TOLD_MAX);
-    let stated = tokio::spawn(follow_statements(source.clone(), to));
+    let stated = tokio::spawn(follow_statements(source, to));
     let mut changes = directory.changes();
     let mut carried = Carried {
         chain: Carrier::new(directory.clone()),
         statements: StatementCarrier::new(directory),
         clock: System::start(),
-        reports: Reports { source, reported: None, problem: None },
+        reports: Reports { source: report_to, reported: None, problem: None },
     };
     let mut sweep = time::interval(SWEEP);
     let mut tick = time::interval(TICK);

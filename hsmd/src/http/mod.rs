@@ -10,9 +10,11 @@ mod chain;
 mod clock;
 mod crowd;
 mod generation;
+mod published;
 mod handshake;
 mod recover;
 mod serve;
+mod services;
 mod sign;
 mod statements;
 pub mod tls;
@@ -67,8 +69,13 @@ fn routes(role: Role) -> impl FnOnce(&mut web::ServiceConfig) {
                         .default_service(web::to(border::method_not_allowed)),
                 );
                 config.service(border::resource("/recover", web::post().to(recover::recover)));
+                config.service(border::resource("/revoke-service", web::post().to(services::revoke_service)));
+                config.service(border::resource("/open-service", web::post().to(services::open_service)));
                 let revoke_keys = web::post().to(statements::revoke_keys);
                 config.service(border::resource("/revoke-keys", revoke_keys));
+            }
+            Role::Publish => {
+                config.service(border::resource("/published", web::post().to(published::published)));
             }
         }
         config

@@ -102,14 +102,12 @@ fn check_operations(operations: &[Operation]) -> Result<(), String> {
             return Err(format!("key `operations`: {} stands twice", operation.as_str()));
         }
     }
-    let mixed = operations.iter().any(|operation| operation.role() == Role::Admin)
-        && operations.contains(&Operation::Endorse);
-    if mixed {
-        return Err(
-            "key `operations`: endorse is asked for through other sockets than the rest; give it a row \
-                    of its own"
-                .to_owned(),
-        );
+    let mut roles = operations.iter().map(|operation| operation.role());
+    let first = roles.next();
+    if roles.any(|role| Some(role) != first) {
+        return Err("key `operations`: endorse, and report, are asked for through other sockets than the rest; give \
+                    each a row of its own"
+            .to_owned());
     }
     Ok(())
 }
