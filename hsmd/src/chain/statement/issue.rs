@@ -47,6 +47,10 @@ impl Statements {
         let (live, created_at) = (view.live().id(), view.live().event().created_at);
         let now = self.keeper.clock().date_head(created_at)?.to_millis();
         let newest = self.newest();
+        if newest.head.is_none() {
+            self.compare_with_kept(&view, &stated).await?;
+        }
+        self.demand_signing()?;
         let due = listed::entries(&stated, now, self.settings.skew);
         let lists_the_same = newest.head.as_ref().is_some_and(|head| listed::is_same(head.entries(), &due));
         if newest.generation() == Some(live) && lists_the_same && !self.until_due().is_zero() {

@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use keychain::{
-    Code, Refusal, Timestamp, limits,
+    Code, Digest, Refusal, Timestamp,
+    chain::windows,
+    limits,
     statement::{Entries, Head, ServiceRevocation},
 };
 
-use crate::ledger::{RevokedService, Stated};
+use crate::{
+    chain::View,
+    ledger::{RevokedService, Stated},
+};
 
 /// What a head that is made at `now` lists: all that has not ended.
 pub(super) fn entries(stated: &Stated, now: Timestamp, skew: Duration) -> Entries {
@@ -37,6 +42,29 @@ pub(super) fn is_same(ours: &Entries, theirs: &Entries) -> bool {
     ours.denied == theirs.denied && ours.keys.keys().eq(theirs.keys.keys()) && marks(ours) == marks(theirs)
 }
 
+/// All that the ledger states, ended or not.
+pub(super) fn all(stated: &Stated) -> Entries {
+    Entries {
+        denied: stated.denied.iter().map(|entry| entry.subject).collect(),
+        keys: stated.revoked.iter().map(|entry| (entry.subject, entry.end)).collect(),
+        services: stated
+            .services
+            .iter()
+            .map(|entry| {
+                let (endorsed_up_to, until) = (entry.endorsed_up_to, entry.end);
+                (entry.service.clone(), ServiceRevocation { endorsed_up_to, until })
+            })
+            .collect(),
+    }
+}
+
+/// When no verifier's window reaches a generation any more; `None` for one that is not in the chain. The newest has
+/// no end.
+pub(super) fn denial_end(view: &View, id: &Digest, skew: Duration) -> Option<Timestamp> {
+    let next = view.after(view.find(id)?)?;
+    Some(next.event().created_at.plus(windows::AUTHD).plus(skew))
+}
+
 /// Refuses to show a head that lacks what an earlier one of its event listed and what has not ended: the ledger
 /// lost it.
 pub(super) fn demand_nothing_lost(
@@ -57,7 +85,7 @@ pub(super) fn demand_nothing_lost(
 
 #[cfg(test)]
 mod tests {
-    use keychain::{Digest, PublicKey, SigningKey};
+    use keychain::{PublicKey, SigningKey};
 
     use super::*;
     use crate::ledger::Entry;

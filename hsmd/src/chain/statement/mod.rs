@@ -9,7 +9,10 @@
 
 mod issue;
 mod issued;
+mod judge;
 mod listed;
+mod published;
+mod take_over;
 
 use std::{
     collections::BTreeSet,
@@ -31,6 +34,9 @@ use crate::{
 };
 
 pub use issued::Issued;
+use judge::Judged;
+pub use published::{Finding, REPORT_MAX, REPORTED_MAX, Report, Restored};
+pub use take_over::{Choice, TakenOver};
 
 /// How often the ledger is asked for what another hsmd on it had denied or revoked.
 pub const READ_EVERY: Duration = Duration::from_secs(10);
@@ -114,6 +120,10 @@ pub struct Statements {
     made: Mutex<Instant>,
     /// Why the newest attempt to make statements failed.
     problem: Mutex<Option<String>>,
+    /// When this process began to make heads.
+    since: Timestamp,
+    /// What the comparisons with the published chain came to.
+    judged: Mutex<Judged>,
 }
 
 impl Statements {
@@ -121,6 +131,8 @@ impl Statements {
     /// statements cannot be signed is a matter of [`Self::run`].
     pub async fn open(keeper: Arc<Keeper>, settings: Settings) -> Result<Self, Error> {
         let statements = Self {
+            since: keeper.now(),
+            judged: Mutex::default(),
             keeper,
             settings,
             issuing: tokio::sync::Mutex::new(()),
@@ -143,6 +155,7 @@ impl Statements {
             // That no statement can be made is told at once, and is a problem once the newest is too old.
             health.warn("head", self.problem());
             health.note("head", self.staleness());
+            health.warn("published", self.uncompared());
             let pause = if outcome.is_ok() { read_every.min(self.until_due()) } else { PAUSE };
             tokio::select! {
                 _ = chain.changed() => {}
