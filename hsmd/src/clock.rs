@@ -96,7 +96,7 @@ impl Default for Settings {
 
 /// That the clock is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the clock is not trusted: {cause} (since {since}); {}", cause.cure())]
+#[error("{}: {cause} (since {since}); {}", cause.verdict(), cause.cure())]
 pub struct Doubt {
     /// Why.
     pub cause: Cause,
@@ -106,8 +106,7 @@ pub struct Doubt {
 
 impl From<&Doubt> for Refusal {
     fn from(doubt: &Doubt) -> Self {
-        Self::new(Code::Unavailable, "the clock of the HSM service is not trusted")
-            .with("clock", doubt.cause.as_str())
+        Self::new(Code::Unavailable, doubt.cause.verdict()).with("clock", doubt.cause.as_str())
     }
 }
 
@@ -166,8 +165,7 @@ struct State {
     compared: bool,
     /// Known dates, each with the monotonic clock when it became known.
     known: BTreeMap<Source, Reading>,
-    /// The doubt, with the wall clock when it began.
-    doubt: Option<(Doubt, Timestamp)>,
+    doubt: Option<Doubt>,
     /// The date of the newest taint that was made in doubt.
     tainted_at: Option<Timestamp>,
 }
@@ -210,7 +208,6 @@ impl TrustedClock {
         let evidence = Evidence {
             anchor: state.anchor.map(|(anchor, _)| anchor),
             latest: state.latest(),
-            doubted_at: state.doubt.map(|(_, wall)| wall),
             ahead_max: self.settings.ahead_max,
         };
         let verdict = if state.compared {
@@ -243,7 +240,7 @@ impl TrustedClock {
         } else if ahead <= PATIENCE {
             Ok(Dating::Wait(ahead))
         } else {
-            let cause = Cause::Behind { by: ahead, of: Source::Event };
+            let cause = Cause::EventAhead { by: ahead };
             Err(Doubt { cause, since: self.last_trusted(&self.state()) })
         }
     }
@@ -308,17 +305,17 @@ impl TrustedClock {
     }
 
     fn doubt(&self, state: &mut State, cause: Cause, now: Reading) -> Doubt {
-        let (since, doubted_at) = match state.doubt {
-            Some((known, doubted_at)) if known.cause.is_like(cause) => (known.since, doubted_at),
+        let since = match state.doubt {
+            Some(known) if known.cause.is_like(cause) => known.since,
             _ => {
                 if cause != Cause::NotCompared {
-                    tracing::error!(%cause, cure = cause.cure(), "the clock is not trusted");
+                    tracing::error!(%cause, cure = cause.cure(), wall = %now.wall, "the clock is not trusted");
                 }
-                (self.last_trusted(state), now.wall)
+                self.last_trusted(state)
             }
         };
         let doubt = Doubt { cause, since };
-        state.doubt = Some((doubt, doubted_at));
+        state.doubt = Some(doubt);
         doubt
     }
 
@@ -345,7 +342,7 @@ impl State {
     }
 
     fn believe(&mut self, now: Reading) {
-        if let Some((doubt, _)) = self.doubt.take().filter(|(doubt, _)| doubt.cause != Cause::NotCompared) {
+        if let Some(doubt) = self.doubt.take().filter(|doubt| doubt.cause != Cause::NotCompared) {
             tracing::warn!(cause = %doubt.cause, since = %doubt.since, "the clock is trusted again");
             self.anchor = Some((now, !self.known.is_empty()));
         }

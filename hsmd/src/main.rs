@@ -21,6 +21,7 @@ use hsmd::{
     daemon::{
         self,
         config::{Config, Socket},
+        tokens,
     },
     http::{Door, Listener, serve},
     ledger::{self, Condition, Ledger},
@@ -94,12 +95,12 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         ending = work(&keeper, &health) => Err(ending),
         ending = supervise(&keeper) => Err(ending),
         () = device::tend(&keeper, &health) => Ok(()),
-        () = token::tend(&keeper, &health) => Ok(()),
+        () = tokens::watch(&keeper, &health) => Ok(()),
         () = statements.run(&health) => Ok(()),
         () = follow(reload, &audit, &keeper, &health) => Ok(()),
         () = trail::attend(&audit, &keeper) => Ok(()),
         () = follow_ledger(&keeper, &health) => Ok(()),
-        () = daemon::clock::follow(&keeper, &health) => Ok(()),
+        () = daemon::clock::follow(&keeper, &health, || notify::status(&status(&keeper, &health))) => Ok(()),
     };
     // Whoever cannot go on does not wait for a token that does not answer.
     ended.map_err(restart)?;
@@ -182,7 +183,7 @@ async fn open(config: &Config) -> Result<(Keeper, Threads), Failure> {
         Unopened::Thread(error) => Failure::software(error),
         Unopened::Token(fault) => failure(fault.into()),
     })?;
-    match settle(config, tokens).await {
+    match settle(config, tokens.requiring_both(config.requires_both_tokens())).await {
         Ok(keeper) => Ok((keeper, threads)),
         Err(error) => {
             abandon(threads).await;

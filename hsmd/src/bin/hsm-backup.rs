@@ -1,6 +1,7 @@
-//! hsm-backup: the chain's keys of a YubiHSM 2, exported under a wrap key and imported into a spare device.
+//! hsm-backup: the officers' acts. The chain's keys of a YubiHSM 2, exported under a wrap key and imported into a spare
+//! device; two tokens paired so that they mirror each other, and one of them replaced.
 //!
-//! It runs beside hsmd, by hand, with an authentication key of its own: hsmd's cannot export.
+//! It runs beside hsmd, by hand, with the officers' secrets: hsmd's own cannot make wrap keys.
 
 use std::{
     fs::{self, OpenOptions},
@@ -12,9 +13,19 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use hsmd::token::backend::yubihsm::{
-    Link,
-    backup::{self, Backup},
+use hsmd::{
+    daemon::config::Config,
+    token::{
+        backend::{
+            self as backend, Backend,
+            officer::{self, Officer},
+            yubihsm::{
+                Link,
+                backup::{self, Backup},
+            },
+        },
+        ceremony,
+    },
 };
 use keychain::chain::{SignedEvent, verify_whole};
 use serde_json::value::RawValue;
@@ -53,6 +64,16 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         backup: PathBuf,
     },
+    /// Pair the two tokens of `hsmd.toml`: from the next two rotations on they mirror each other
+    Pair {
+        #[command(flatten)]
+        officers: Officers,
+    },
+    /// Pair anew after one of the two tokens was replaced, and carry the chain's keys to the replacement
+    Replace {
+        #[command(flatten)]
+        officers: Officers,
+    },
     /// See that a backup holds what the chain needs to go on
     Verify {
         /// The backup
@@ -62,6 +83,19 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         chain: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+struct Officers {
+    /// The configuration of hsmd, which names the tokens
+    #[arg(long, value_name = "FILE", default_value = "/etc/hsmd/hsmd.toml")]
+    config: PathBuf,
+    /// The file or credential with the PIN of the first token's security officer, readable by nobody else
+    #[arg(long, value_name = "FILE", default_value = "officer-pin")]
+    officer_pin: String,
+    /// The same of the second token
+    #[arg(long, value_name = "FILE", default_value = "second-officer-pin")]
+    second_officer_pin: String,
 }
 
 #[derive(Debug, Args)]
@@ -102,6 +136,11 @@ fn run(verb: Verb) -> Result<String, Failure> {
             let imported = backup.import(&device.open()?).map_err(Failure::unavailable)?;
             Ok(format!("{imported} of {} keys imported, the others were there", backup.keys().len()))
         }
+        Verb::Pair { officers } => {
+            let id = ceremony::pair(&mut officers.log_in()?).map_err(Failure::unavailable)?;
+            Ok(format!("the tokens are paired by the wrap key {id}; keys are on both after two rotations"))
+        }
+        Verb::Replace { officers } => officers.replace(),
         Verb::Verify { backup, chain } => {
             let (backup, chain) = (read_backup(&backup)?, read_chain(&chain)?);
             let newest = chain.last().ok_or_else(|| Failure::config("the chain is empty"))?;
@@ -109,6 +148,40 @@ fn run(verb: Verb) -> Result<String, Failure> {
             let number = newest.event().sequence_number;
             Ok(format!("the backup holds the signing key and the next of generation {number}"))
         }
+    }
+}
+
+impl Officers {
+    fn log_in(&self) -> Result<[Box<dyn Officer>; 2], Failure> {
+        let config = Config::load(&self.config)?;
+        let [first, second] = config.officers([&self.officer_pin, &self.second_officer_pin])?;
+        let log_in =
+            |settings| officer::log_in(settings).map_err(|fault| Failure::unavailable(fault.with_causes()));
+        Ok([log_in(first)?, log_in(second)?])
+    }
+
+    fn replace(&self) -> Result<String, Failure> {
+        let id = ceremony::give(&mut self.log_in()?).map_err(Failure::unavailable)?;
+        // The officers are logged out by now: a token has one of them or a user.
+        let carried = ceremony::carry(&mut self.users()?, id).map_err(Failure::unavailable)?;
+        ceremony::keep_only(&mut self.log_in()?, id).map_err(Failure::unavailable)?;
+        let ceremony::Carried { mirrored, staying, .. } = carried;
+        let rest = if staying == 0 {
+            String::new()
+        } else {
+            format!("; {staying} were made to stay on one token, so rotate twice")
+        };
+        Ok(format!("the tokens are paired by the wrap key {id}; {mirrored} keys are on both and sign{rest}"))
+    }
+
+    fn users(&self) -> Result<[Box<dyn Backend>; 2], Failure> {
+        let config = Config::load(&self.config)?;
+        let (first, Some(second)) = config.tokens() else {
+            return Err(Failure::config("hsmd.toml has no `[second_hsm]` to carry keys to"));
+        };
+        let open =
+            |settings| backend::open(settings).map_err(|fault| Failure::unavailable(fault.with_causes()));
+        Ok([open(first()?)?, open(second()?)?])
     }
 }
 

@@ -125,7 +125,7 @@ impl Keeper {
         }
         failure_point::pass(step, "after-turn");
         let committed = [newest.public_key, next];
-        let made = self.make_key(self.key_ids.of(after_next), &committed, &next).await?;
+        let made = self.make_key(self.key_ids.of(after_next), &committed).await?;
         let key = made.key;
         failure_point::pass(step, "after-key");
         let draft = Draft::next(newest, &next, &key.public_key.digest(), created_at, taint);
@@ -135,7 +135,7 @@ impl Keeper {
         if matches!(
             committed,
             Err(Error::Hsm(_) | Error::Unverifiable(_) | Error::Ledger(ledger::Error::Taken(_)))
-        ) && let Err(fault) = self.tokens.discard(&made).await
+        ) && let Err(fault) = self.tokens.retire(key.public_key).await
         {
             tracing::warn!(%fault, id = %key.id, "a key made in vain is left for the reconciliation");
         }

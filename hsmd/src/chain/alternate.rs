@@ -1,6 +1,6 @@
-//! What two tokens change: the next key may be out of reach, and what is out of reach proves nothing.
+//! Two slots: one may be silent, and its keys are surveyed once it answers.
 
-use std::sync::{Arc, PoisonError, atomic::Ordering};
+use std::sync::{Arc, PoisonError};
 
 use keychain::{Code, PublicKey, Refusal};
 
@@ -25,23 +25,16 @@ impl Keeper {
     /// The next key, and the view that names it. Refuses to leave a generation that cannot be left now, before
     /// anything is made for it. To be called in turn only.
     pub(super) async fn demand_next(&self, view: Arc<View>) -> Result<(Arc<View>, PublicKey), Error> {
-        let view = if self.tokens.owe_a_look() { self.look_at_all().await? } else { view };
-        if let Some(fault) = self.tokens.silence_about(view.next().as_ref()) {
-            return Err(Error::NextSilent(fault));
+        let view = if self.tokens.needs_survey() { self.survey_again().await? } else { view };
+        match view.next() {
+            Some(next) => Ok((view, next)),
+            None => Err(self.tokens.silence().map_or(Error::Unsettled, Error::NextSilent)),
         }
-        if !self.proven.load(Ordering::Relaxed) {
-            let live = view.live().event().public_key;
-            // That no token is known to be silent now proves nothing: it was when the ledger was last held
-            // against what is on them.
-            return Err(self.tokens.silence_about(Some(&live)).map_or(Error::Unsettled, Error::Unproven));
-        }
-        let next = view.next().ok_or(Error::Unsettled)?;
-        Ok((view, next))
     }
 
-    /// Looks at both tokens, one of which was silent at the last look. What it has kept may show that the ledger
+    /// Surveys both tokens, one of which was silent at the last survey. What it has kept may show that the ledger
     /// is behind: then nothing that was visible is trusted any more. To be called in turn only.
-    pub(super) async fn look_at_all(&self) -> Result<Arc<View>, Error> {
+    pub(super) async fn survey_again(&self) -> Result<Arc<View>, Error> {
         match self.reconcile().await {
             Ok(view) => {
                 let view = Arc::new(view);
@@ -54,14 +47,14 @@ impl Keeper {
                 Err(error)
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot look at both tokens yet");
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot survey both tokens yet");
                 Err(error)
             }
         }
     }
 }
 
-/// What is told to whoever asked for what a silent token keeps from being done.
+/// The answer to a request that a silent token keeps from being done.
 pub(super) fn refusal(error: &Error, fault: &Fault) -> Refusal {
     let refusal = Refusal::new(Code::Unavailable, "a token of the HSM does not answer");
     let refusal = match fault {

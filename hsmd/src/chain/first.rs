@@ -1,7 +1,5 @@
 //! The first start: two keys and event 0, which gives the chain its identity.
 
-use std::sync::atomic::Ordering;
-
 use keychain::chain::Draft;
 
 use super::{Error, Keeper, View};
@@ -9,8 +7,8 @@ use crate::{
     clock::Dating,
     failure_point::{self, Step},
     ledger::Contents,
+    token::Survey,
     token::signer::Class,
-    token::{Survey, Which},
 };
 
 impl Keeper {
@@ -56,21 +54,19 @@ impl Keeper {
                  empty tokens or `hsm.key_ids` of its own"
             )));
         }
-        let keys = survey.keys().map(|(which, key)| (which, key.handle));
-        for (which, handle) in keys.chain(survey.halves().map(|(which, half)| (which, half.handle))) {
-            self.tokens.destroy(which, handle).await?;
+        let keys = survey.keys().map(|(slot, key)| (slot, key.handle));
+        for (slot, handle) in keys.chain(survey.halves().map(|(slot, half)| (slot, half.handle))) {
+            self.tokens.destroy(slot, handle).await?;
         }
         let Dating::At(created_at) = self.clock.date_after(None)? else { return Err(Error::Unsettled) };
         failure_point::pass(Step::First, "before-keys");
-        let zero = self.make_key_on(Which::First, self.key_ids.of(0), &[]).await?.key;
+        let zero = self.make_key(self.key_ids.of(0), &[]).await?.key;
         failure_point::pass(Step::First, "between-keys");
-        let apart = if self.tokens.are_two() { Which::Second } else { Which::First };
-        let one = self.make_key_on(apart, self.key_ids.of(1), &[zero.public_key]).await?.key;
+        let one = self.make_key(self.key_ids.of(1), &[zero.public_key]).await?.key;
         failure_point::pass(Step::First, "after-keys");
         let draft = Draft::first(&zero.public_key, &one.public_key.digest(), created_at);
         let signature = self.sign(zero.public_key, draft.payload().as_bytes(), Class::Chain).await?;
         let event = draft.seal(&signature)?;
-        self.proven.store(true, Ordering::Relaxed);
         failure_point::pass(Step::First, "after-sign");
         failure_point::write(Step::First, "before-commit")?;
         self.ledger.commit(None, &event, Vec::new()).await?;
@@ -81,7 +77,7 @@ impl Keeper {
     }
 }
 
-/// A chain begins with a key on each token: what a silent one holds may be another chain's, too.
+/// A chain begins with its keys on both tokens: what a silent one holds may be another chain's, too.
 fn demand_all(survey: &Survey) -> Result<(), Error> {
-    survey.silent().map_or(Ok(()), |fault| Err(Error::FirstNeedsBoth(fault.again())))
+    survey.silent().map_or(Ok(()), |fault| Err(Error::FirstNeedsBoth(fault.clone())))
 }

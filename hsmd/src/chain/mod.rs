@@ -74,14 +74,10 @@ pub enum Error {
     /// Ledger and token do not belong together.
     #[error("ledger and token contradict each other: {0}")]
     Contradiction(String),
-    /// The live key's token is silent, and has been since hsmd started: the ledger may be older than the chain.
-    #[error(
-        "the live key's token has not answered since hsmd started, so that the ledger may lack the chain's newest \
-         event: import the newest published chain first (`opsctl hsm recover --chain FILE --discard-unfinished`)"
-    )]
-    Unproven(#[source] Fault),
     /// The next key's token is silent.
-    #[error("the next key is on a token that does not answer; endorsements go on, bring it back")]
+    #[error(
+        "the next key is on a token that does not answer, and on no other; endorsements go on, bring it back"
+    )]
     NextSilent(#[source] Fault),
     /// The token failed.
     #[error("the HSM failed")]
@@ -129,9 +125,7 @@ impl From<&Error> for Refusal {
                 Self::new(Code::Unavailable, "a token of the HSM does not answer").with("token", *token)
             }
             Error::Hsm(_) => Self::new(Code::Unavailable, "the HSM does not answer"),
-            Error::FirstNeedsBoth(fault) | Error::NextSilent(fault) | Error::Unproven(fault) => {
-                alternate::refusal(error, fault)
-            }
+            Error::FirstNeedsBoth(fault) | Error::NextSilent(fault) => alternate::refusal(error, fault),
             Error::Unrecoverable(refusal) => refusal.clone(),
             Error::Unsettled => Self::new(Code::Unavailable, "token and ledger are being reconciled"),
             Error::Ledger(error) => error.into(),
@@ -175,11 +169,6 @@ pub struct Keeper {
     verified: RwLock<Option<Arc<View>>>,
     /// Whether the token holds keys that nothing needs and that could not be destroyed yet.
     strays: AtomicBool,
-    /// Whether the ledger's newest event is known to be the chain's: its key was seen on a token, or the published
-    /// chain was brought.
-    proven: AtomicBool,
-    /// Whether an operator is just saying that nobody has seen what was unfinished.
-    discarding: AtomicBool,
     /// Why token and ledger are not reconciled, if that was tried and failed.
     trouble: RwLock<Option<String>>,
     /// The sequence number of the newest visible event, for those who wait for the next.
@@ -219,8 +208,6 @@ impl Keeper {
             view: RwLock::new(None),
             verified: RwLock::new(None),
             strays: AtomicBool::new(false),
-            proven: AtomicBool::new(false),
-            discarding: AtomicBool::new(false),
             trouble: RwLock::new(None),
             head: watch::Sender::new(0),
             suspicion: Notify::new(),
@@ -337,8 +324,8 @@ impl Keeper {
         let _turn = self.turn.lock().await;
         let view = self.settled_in_turn().await?;
         if self.ledger.newest().await? == Some(view.live().id()) {
-            if self.tokens.owe_a_look() {
-                return self.look_at_all().await;
+            if self.tokens.needs_survey() {
+                return self.survey_again().await;
             }
             if self.has_strays() {
                 self.sweep().await;

@@ -14,9 +14,13 @@ use crate::{
     failure_point::{self, Step},
     ledger::Contents,
     token::backend::{Fault, Half, Key, KeyId},
-    token::{Survey, Which},
+    token::{Slot, Survey},
 };
-use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 impl Keeper {
     /// Finishes or undoes what was interrupted, and answers the chain as it then stands.
@@ -49,18 +53,30 @@ impl Keeper {
         for id in surplus.unknown_ids() {
             self.demand_explained(newest.sequence_number, key_intent, id)?;
         }
-        self.demand_no_failover(&survey, &newest, &surplus)?;
         match survey.silent() {
             // Not even what an interrupted step explains is destroyed: the ledger may be older than it looks.
-            Some(fault) if live.is_none() && next.is_none() => return Err(Error::Hsm(fault.again())),
+            Some(fault) if live.is_none() && next.is_none() => return Err(Error::Hsm(fault.clone())),
             Some(_) => {}
             None => self.clear_away(&surplus).await,
         }
-        if live.is_some() {
-            self.proven.store(true, Ordering::Relaxed);
+        if self.tokens.are_mirrored() {
+            for slot in [Slot::First, Slot::Second] {
+                self.tokens.set_aside(slot, surplus.foreign.contains(&slot));
+            }
         }
         self.tokens.note_surveyed(&survey);
+        self.carry(&survey, [live, next]).await;
         View::new(events, next).ok_or(Error::Unsettled)
+    }
+
+    /// Copies the keys that the newest event names to the token that lacks them. A failure is the mirror's, and health
+    /// says so; the chain goes on.
+    async fn carry(&self, survey: &Survey, named: [Option<PublicKey>; 2]) {
+        for key in named.into_iter().flatten().filter(|key| survey.wants_carrying(key)) {
+            if let Err(fault) = self.tokens.carry(key).await {
+                tracing::warn!(%fault, %key, "a key cannot be carried to the other token yet");
+            }
+        }
     }
 
     /// Destroys what the newest event does not name.
@@ -73,14 +89,15 @@ impl Keeper {
             return;
         }
         let mut left_over = 0_u32;
-        for (_, key) in &surplus.keys {
-            tracing::info!(id = %key.id, key = %key.public_key, "destroying a key that the ledger does not name");
-            left_over += note_destroyed(Some(key.id), self.tokens.retire(key.public_key).await);
+        let keys: BTreeMap<_, _> = surplus.keys.iter().map(|(_, key)| (key.public_key, key.id)).collect();
+        for (key, id) in keys {
+            tracing::info!(%id, %key, "destroying a key that the ledger does not name");
+            left_over += note_destroyed(Some(id), self.tokens.retire(key).await);
             failure_point::pass(Step::Settle, "amid-sweep");
         }
-        for (which, half) in &surplus.halves {
+        for (slot, half) in &surplus.halves {
             tracing::info!(id = ?half.id, "destroying half a key");
-            left_over += note_destroyed(half.id, self.tokens.destroy(*which, half.handle).await);
+            left_over += note_destroyed(half.id, self.tokens.destroy(*slot, half.handle).await);
         }
         failure_point::pass(Step::Settle, "after-sweep");
         self.strays.store(left_over > 0, Ordering::Relaxed);
@@ -113,45 +130,19 @@ impl Keeper {
             next.saturating_add_signed(i64::from(distance))
         )))
     }
-
-    /// Refuses a ledger that may be from before a failover. A rotation makes its key beside the live one; a key
-    /// of the generation after the next that is beside the next one was made while the live one's token was
-    /// silent, and the event that commits to it may be one that this ledger has never heard of. Once the ledger
-    /// was proven to be the newest, and since it did not go backwards, it is an attempt in vain.
-    fn demand_no_failover(
-        &self,
-        survey: &Survey,
-        newest: &Event,
-        surplus: &Surplus<'_>,
-    ) -> Result<(), Error> {
-        let place =
-            |is_it: &dyn Fn(&Key) -> bool| survey.keys().find(|(_, key)| is_it(key)).map(|(which, _)| which);
-        let live = place(&|key| key.public_key == newest.public_key);
-        let next = place(&|key| key.public_key.digest() == newest.rotation_hash);
-        let (Some(live), Some(next)) = (live, next) else { return Ok(()) };
-        let after_next = self.key_ids.of(newest.sequence_number.saturating_add(2));
-        let knows = self.proven.load(Ordering::Relaxed) || self.discarding.load(Ordering::Relaxed);
-        if knows || live == next || !surplus.unknown.contains(&(next, after_next)) {
-            return Ok(());
-        }
-        Err(Error::Behind(format!(
-            "a token has a key under id {after_next} beside the next one, as a rotation leaves it that went on without \
-             the live key's token, but the ledger ends with {}: import the newest published chain (`opsctl hsm recover \
-             --chain FILE`); if nobody has a newer event, with --discard-unfinished",
-            newest.sequence_number
-        )))
-    }
 }
 
 /// What is on the tokens besides the keys that the newest event names.
 ///
-/// A token that has no key of this chain may be another's, put in the wrong place: nothing on it is destroyed. But a
-/// key on it that this ledger cannot have made is one that it should know.
+/// A token that has keys, and none of this chain, may be another's, put in the wrong slot: it is set aside, and nothing
+/// on it is destroyed. But a key on it that this ledger cannot have made is one that it should know.
 struct Surplus<'a> {
-    keys: Vec<(Which, &'a Key)>,
-    halves: Vec<(Which, &'a Half)>,
+    keys: Vec<(Slot, &'a Key)>,
+    halves: Vec<(Slot, &'a Half)>,
     /// Ids of what no event explains, on whichever token.
-    unknown: Vec<(Which, KeyId)>,
+    unknown: Vec<KeyId>,
+    /// Slots with another chain's keys alone.
+    foreign: BTreeSet<Slot>,
 }
 
 impl<'a> Surplus<'a> {
@@ -160,23 +151,25 @@ impl<'a> Surplus<'a> {
         let newest = events.last().map(SignedEvent::event);
         let is_named = |key: &Key| newest.is_some_and(|newest| is_named(key, newest));
         let is_ours = |key: &Key| is_named(key) || of_an_event.contains(&key.public_key);
-        let ours: Vec<_> = survey.keys().filter(|(_, key)| is_ours(key)).map(|(which, _)| which).collect();
-        let strangers = survey.keys().filter(|(_, key)| !is_ours(key)).map(|(which, key)| (which, key.id));
-        let halves = survey.halves().filter_map(|(which, half)| Some((which, half.id?)));
+        let ours: Vec<_> = survey.keys().filter(|(_, key)| is_ours(key)).map(|(slot, _)| slot).collect();
+        let foreign: BTreeSet<_> =
+            survey.keys().map(|(slot, _)| slot).filter(|slot| !ours.contains(slot)).collect();
+        let strangers = survey.keys().filter(|(_, key)| !is_ours(key)).map(|(_, key)| key.id);
+        let halves = survey.halves().filter_map(|(_, half)| half.id);
         let unknown = strangers.chain(halves).collect();
         let surplus = survey.keys().filter(|(_, key)| !is_named(key));
-        let (keys, others): (Vec<_>, Vec<_>) = surplus.partition(|(which, _)| ours.contains(which));
-        for (which, key) in others {
-            let token = which.as_str();
+        let (keys, others): (Vec<_>, Vec<_>) = surplus.partition(|(slot, _)| ours.contains(slot));
+        for (slot, key) in others {
+            let token = slot.as_str();
             tracing::warn!(token, id = %key.id, "a key is on a token that has none of this chain's; it is left alone");
         }
         let halves =
-            survey.halves().filter(|(which, half)| half.id.is_none() || ours.contains(which)).collect();
-        Self { keys, halves, unknown }
+            survey.halves().filter(|(slot, half)| half.id.is_none() || !foreign.contains(slot)).collect();
+        Self { keys, halves, unknown, foreign }
     }
 
     fn unknown_ids(&self) -> impl Iterator<Item = KeyId> {
-        self.unknown.iter().map(|(_, id)| *id)
+        self.unknown.iter().copied()
     }
 }
 

@@ -6,11 +6,7 @@
 //! every event that the ledger has, and ends with a generation whose two keys are on the token: the token
 //! proves that it is the chain, and that none of it is missing but perhaps an event which nobody has seen.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use keychain::{
     Code, Digest, Refusal,
@@ -104,21 +100,13 @@ impl Keeper {
     async fn recover_in_turn(&self, brought: &Brought, unfinished: Unfinished) -> Result<Recovered, Error> {
         let _turn = self.turn.lock().await;
         let imported = self.import(brought, unfinished).await?;
-        let discards = unfinished == Unfinished::Discard;
-        self.discarding.store(discards, Ordering::Relaxed);
         let settled = self.settled_in_turn().await;
-        self.discarding.store(false, Ordering::Relaxed);
         let view = match settled {
             Err(Error::Behind(_)) if imported == 0 => {
                 return Err(unrecoverable("the chain has no event that the ledger lacks"));
             }
             settled => settled?,
         };
-        if discards {
-            // Whoever says that nobody has seen more than the chain brought, of which the ledger now has all, says
-            // that the ledger has the chain's newest event.
-            self.proven.store(true, Ordering::Relaxed);
-        }
         failure_point::pass(Step::Recover, "after-settle");
         let live = view.live().event();
         Ok(Recovered {

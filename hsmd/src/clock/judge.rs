@@ -78,6 +78,11 @@ pub enum Cause {
         /// The latest known date.
         of: Source,
     },
+    /// It is trusted, and the newest event is dated ahead of it: an event after that would be, too.
+    EventAhead {
+        /// How far.
+        by: Duration,
+    },
     /// It moved against the monotonic clock while the daemon ran.
     Jumped {
         /// How far.
@@ -95,8 +100,17 @@ impl Cause {
         match self {
             Self::Ahead { .. } => "ahead",
             Self::Behind { .. } => "behind",
+            Self::EventAhead { .. } => "event-ahead",
             Self::Jumped { .. } => "jumped",
             Self::NotCompared => "not-compared",
+        }
+    }
+
+    /// What follows from it.
+    pub const fn verdict(self) -> &'static str {
+        match self {
+            Self::EventAhead { .. } => "no event can be dated",
+            _ => "the clock is not trusted",
         }
     }
 
@@ -104,6 +118,9 @@ impl Cause {
     pub const fn cure(self) -> &'static str {
         match self {
             Self::NotCompared => "the ledger has to be read first",
+            Self::EventAhead { .. } => {
+                "wait until then, for verifiers use no generation before its date; `opsctl taint` works meanwhile"
+            }
             Self::Ahead { .. } | Self::Behind { .. } | Self::Jumped { .. } => {
                 "set the clock right; if it is right, see `opsctl hsm clock` and then run `opsctl hsm clock accept`"
             }
@@ -126,6 +143,7 @@ impl fmt::Display for Cause {
                 let direction = if *ahead { "ahead" } else { "back" };
                 write!(f, "it moved {direction} by {} while hsmd ran", span(by))
             }
+            Self::EventAhead { by } => write!(f, "the newest event is dated {} ahead of it", span(by)),
             Self::NotCompared => f.write_str("it has not been held against the ledger yet"),
         }
     }
@@ -147,8 +165,6 @@ pub(super) struct Evidence {
     pub(super) anchor: Option<Reading>,
     /// The latest known date, with the monotonic clock when it became known; `None` for a ledger without events.
     pub(super) latest: Option<(Source, Reading)>,
-    /// The wall clock when the present doubt began; `None` if there is none.
-    pub(super) doubted_at: Option<Timestamp>,
     /// How far ahead it may be.
     pub(super) ahead_max: AheadMax,
 }
@@ -188,13 +204,10 @@ fn judge_running(
     }
     // A machine that was paused wakes with a monotonic clock that missed the pause. The time service's word, given
     // after the jump, is believed as far ahead as at a start. Backwards it is not believed: what was signed by the
-    // later time would be contradicted.
-    let confirmed = || {
-        let set_at = synchronized()?;
-        let doubted_at = evidence.doubted_at?;
-        (set_at >= doubted_at && set_at <= now.wall.plus(TOLERANCE)).then_some(())
-    };
-    if ahead > TOLERANCE && by <= evidence.ahead_max.synchronized && confirmed().is_some() {
+    // later time would be contradicted. A word that was given before the jump bears a date before the expected one.
+    let confirmed =
+        || synchronized().is_some_and(|set_at| set_at > expected && set_at <= now.wall.plus(TOLERANCE));
+    if ahead > TOLERANCE && by <= evidence.ahead_max.synchronized && confirmed() {
         return Ok(());
     }
     Err(Cause::Jumped { by, ahead: ahead > TOLERANCE })
@@ -240,11 +253,10 @@ mod tests {
         Reading { wall: at(wall), monotonic: span(monotonic) }
     }
 
-    fn evidence(anchor: Option<(i64, i64)>, latest: Option<i64>, doubted_at: Option<i64>) -> Evidence {
+    fn evidence(anchor: Option<(i64, i64)>, latest: Option<i64>) -> Evidence {
         Evidence {
             anchor: anchor.map(|(wall, monotonic)| reading(wall, monotonic)),
             latest: latest.map(|latest| (Source::Ledger, reading(latest, 0))),
-            doubted_at: doubted_at.map(at),
             ahead_max: AHEAD_MAX,
         }
     }
@@ -281,39 +293,39 @@ mod tests {
             (DAY + 1, 0, Some(0), Some(0), ahead(DAY + 1)),
             (400 * DAY, 0, Some(0), Some(400 * DAY), ahead(400 * DAY)),
         ] {
-            let verdict_now =
-                judge(reading(wall, monotonic), &evidence(None, latest, None), || set_at.map(at));
+            let verdict_now = judge(reading(wall, monotonic), &evidence(None, latest), || set_at.map(at));
             assert_eq!(verdict_now, verdict, "{wall} {monotonic} {latest:?} {set_at:?}");
         }
     }
 
     #[test]
     fn while_it_runs_the_clock_is_held_against_the_monotonic_one() {
-        for (wall, monotonic, latest, doubted_at, set_at, verdict) in [
-            (HOUR, HOUR, 0, None, None, Ok(())),
-            (400 * DAY, 400 * DAY, 0, None, None, Ok(())),
-            (HOUR + MINUTE, HOUR, 0, None, None, Ok(())),
-            (HOUR + MINUTE + 1, HOUR, 0, None, None, jumped(MINUTE + 1, true)),
-            (HOUR - MINUTE, HOUR, 0, None, None, Ok(())),
-            (HOUR - MINUTE - 1, HOUR, 0, None, None, jumped(MINUTE + 1, false)),
-            (400 * DAY, 0, 0, None, None, jumped(400 * DAY, true)),
+        for (wall, monotonic, latest, set_at, verdict) in [
+            (HOUR, HOUR, 0, None, Ok(())),
+            (400 * DAY, 400 * DAY, 0, None, Ok(())),
+            (HOUR + MINUTE, HOUR, 0, None, Ok(())),
+            (HOUR + MINUTE + 1, HOUR, 0, None, jumped(MINUTE + 1, true)),
+            (HOUR - MINUTE, HOUR, 0, None, Ok(())),
+            (HOUR - MINUTE - 1, HOUR, 0, None, jumped(MINUTE + 1, false)),
+            (400 * DAY, 0, 0, None, jumped(400 * DAY, true)),
             // Set back, also before the ledger's last trusted time: the jump is the cause.
-            (-3 * DAY, 0, 0, None, None, jumped(3 * DAY, false)),
+            (-3 * DAY, 0, 0, None, jumped(3 * DAY, false)),
             // In step with the monotonic clock, and yet before what another hsmd wrote.
-            (0, 0, HOUR, None, None, behind(HOUR)),
+            (0, 0, HOUR, None, behind(HOUR)),
             // A pause, and the time service's word after it.
-            (HOUR, 0, 0, Some(HOUR), None, jumped(HOUR, true)),
-            (HOUR, 0, 0, Some(HOUR), Some(HOUR - 1), jumped(HOUR, true)),
-            (HOUR, 0, 0, Some(HOUR), Some(HOUR), Ok(())),
-            (HOUR, 0, 0, Some(HOUR), Some(2 * HOUR), jumped(HOUR, true)),
-            (DAY, 0, 0, Some(DAY), Some(DAY), Ok(())),
-            (DAY + 1, 0, 0, Some(DAY), Some(DAY), jumped(DAY + 1, true)),
+            (HOUR, 0, 0, Some(0), jumped(HOUR, true)),
+            (HOUR, 0, 0, Some(1), Ok(())),
+            (HOUR, 0, 0, Some(HOUR), Ok(())),
+            (HOUR, MINUTE, 0, Some(MINUTE), jumped(HOUR - MINUTE, true)),
+            (HOUR, 0, 0, Some(2 * HOUR), jumped(HOUR, true)),
+            (DAY, 0, 0, Some(DAY), Ok(())),
+            (DAY + 1, 0, 0, Some(DAY), jumped(DAY + 1, true)),
             // Backwards its word does not count.
-            (-HOUR, 0, -DAY, Some(-HOUR), Some(-HOUR), jumped(HOUR, false)),
+            (-HOUR, 0, -DAY, Some(-HOUR), jumped(HOUR, false)),
         ] {
-            let evidence = evidence(Some((0, 0)), Some(latest), doubted_at);
+            let evidence = evidence(Some((0, 0)), Some(latest));
             let verdict_now = judge(reading(wall, monotonic), &evidence, || set_at.map(at));
-            assert_eq!(verdict_now, verdict, "{wall} {monotonic} {latest} {doubted_at:?} {set_at:?}");
+            assert_eq!(verdict_now, verdict, "{wall} {monotonic} {latest} {set_at:?}");
         }
     }
 }

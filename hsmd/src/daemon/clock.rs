@@ -11,8 +11,8 @@ const JUDGED: Duration = Duration::from_secs(2);
 /// judged at start by a date so much too old.
 const KEPT: Duration = Duration::from_secs(30);
 
-/// Judges the clock again and again, and tells `health`.
-pub async fn follow(keeper: &Keeper, health: &Health) {
+/// Judges the clock again and again, tells `health`, and calls `changed` when that is news.
+pub async fn follow(keeper: &Keeper, health: &Health, changed: impl Fn()) {
     let mut kept: Option<Instant> = None;
     let mut judged = tokio::time::interval(JUDGED);
     loop {
@@ -21,7 +21,9 @@ pub async fn follow(keeper: &Keeper, health: &Health) {
         // Before the ledger was read the chain is not ready, and says why.
         let problem = doubt.filter(|doubt| doubt.cause != Cause::NotCompared);
         metrics::gauge!("hsmd_clock_trusted").set(if problem.is_none() { 1.0 } else { 0.0 });
-        health.note("clock", problem.map(|doubt| doubt.to_string()));
+        if health.note("clock", problem.map(|doubt| doubt.to_string())) {
+            changed();
+        }
         if doubt.is_none() && kept.is_none_or(|kept| kept.elapsed() >= KEPT) {
             match keeper.keep_trusted_time().await {
                 Ok(()) => kept = Some(Instant::now()),

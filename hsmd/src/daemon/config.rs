@@ -14,6 +14,7 @@ use keychain::endorsement::Purpose;
 use serde::Deserialize;
 use systemd::{
     config::{self, Error, Span},
+    exit::Failure,
     listen::{Address, Mode},
 };
 
@@ -23,8 +24,8 @@ use crate::{
     http::tls,
     ledger,
     policy::{Allows, Entrance, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
-    token::backend::KeyIds,
-    token::{Source, Which},
+    token::backend::{KeyIds, officer::OfficerSettings},
+    token::{Slot, Source},
 };
 
 pub use listen::Socket;
@@ -73,6 +74,9 @@ pub struct Config {
     pub insecure_plain_http_service: Service,
     hsm: Hsm,
     second_hsm: Option<Hsm>,
+    /// Whether rotations wait while one of two tokens is silent.
+    #[serde(default)]
+    require_both_tokens: bool,
     #[serde(default)]
     listen: Vec<Listen>,
 }
@@ -105,6 +109,9 @@ impl Config {
         {
             return wrong(&format!("second_hsm.{key}"), because);
         }
+        if config.require_both_tokens && config.second_hsm.is_none() {
+            return wrong("require_both_tokens", "needs `[second_hsm]`");
+        }
         if !HEAD_INTERVALS.contains(&config.head_interval.duration()) {
             return wrong(
                 "head_interval",
@@ -127,13 +134,26 @@ impl Config {
 
     /// Where the token is, or both are; what tells that reads the PIN each time.
     pub fn tokens(&self) -> (Source, Option<Source>) {
-        let key_ids = self.key_ids();
-        let source = |hsm: &Hsm, which| -> Source {
+        let (key_ids, mirrored) = (self.key_ids(), self.second_hsm.is_some());
+        let source = |hsm: &Hsm, slot| -> Source {
             let hsm = hsm.clone();
-            Box::new(move || hsm.settings(which, key_ids))
+            Box::new(move || hsm.settings(slot, key_ids, mirrored))
         };
-        let second = self.second_hsm.as_ref().map(|second| source(second, Which::Second));
-        (source(&self.hsm, Which::First), second)
+        let second = self.second_hsm.as_ref().map(|second| source(second, Slot::Second));
+        (source(&self.hsm, Slot::First), second)
+    }
+
+    /// Whether rotations wait while one of two tokens is silent.
+    pub const fn requires_both_tokens(&self) -> bool {
+        self.require_both_tokens
+    }
+
+    /// Where the officers' acts of a pairing are done.
+    pub fn officers(&self, pins: [&str; 2]) -> Result<[OfficerSettings; 2], Failure> {
+        let second = self.second_hsm.as_ref();
+        let second = second.ok_or_else(|| Failure::config("hsmd.toml has no `[second_hsm]` to pair with"))?;
+        let [first_pin, second_pin] = pins;
+        Ok([self.hsm.officer(first_pin)?, second.officer(second_pin)?])
     }
 
     /// Where the ledger is, and what goes with it.
@@ -199,7 +219,7 @@ impl Config {
                 service: self.insecure_plain_http_service.clone(),
                 purposes: vec![(Purpose::Response, Purpose::Response.longest_lifetime())],
             },
-            rate: Rate::usual(Role::Endorse),
+            rate: Rate::LABORATORY,
         }
     }
 }

@@ -8,3 +8,4 @@ pub mod health;
 pub mod process;
 pub mod reload;
 pub mod supervise;
+pub mod tokens;

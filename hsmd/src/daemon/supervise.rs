@@ -89,22 +89,24 @@ mod tests {
     #[test]
     fn only_a_module_that_fails_for_long_ends_the_process() {
         let lost = |call: &str| Fault::Lost { call: call.to_owned(), source: "planned".into() };
+        let failed =
+            || Fault::ModuleFailed { call: "Function::Initialize".to_owned(), source: "planned".into() };
+        let silent = |fault| Fault::Silent { token: "first", source: std::sync::Arc::new(fault) };
         let start = Instant::now();
         let later = start + MODULE_FAILS_MAX;
-        for (call, ending) in [
-            ("Function::Initialize", Some(Ending::ModuleFails)),
-            ("Function::GetSlotList", Some(Ending::ModuleFails)),
-            ("Function::OpenSession", None),
-            ("Function::Sign", None),
-            ("the search for the token", None),
+        for (fault, ending) in [
+            (failed(), Some(Ending::ModuleFails)),
+            (silent(failed()), Some(Ending::ModuleFails)),
+            (lost("Function::OpenSession"), None),
+            (silent(lost("Function::Sign")), None),
         ] {
             let mut failure = ModuleFailure::default();
-            assert_eq!(failure.note(Some(&lost(call)), start), None);
-            assert_eq!(failure.note(Some(&lost(call)), later), ending, "{call}");
+            assert_eq!(failure.note(Some(&fault), start), None);
+            assert_eq!(failure.note(Some(&fault), later), ending, "{fault:?}");
         }
         let mut failure = ModuleFailure::default();
-        assert_eq!(failure.note(Some(&lost("Function::Initialize")), start), None);
+        assert_eq!(failure.note(Some(&failed()), start), None);
         assert_eq!(failure.note(None, start), None);
-        assert_eq!(failure.note(Some(&lost("Function::Initialize")), later), None, "it worked meanwhile");
+        assert_eq!(failure.note(Some(&failed()), later), None, "it worked meanwhile");
     }
 }

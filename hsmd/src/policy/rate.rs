@@ -25,6 +25,10 @@ pub struct Rate {
 }
 
 impl Rate {
+    /// That of whoever tries something out through the insecure plain-HTTP address. A YubiHSM signs some 800 times a
+    /// minute: the laboratory is left short of that.
+    pub const LABORATORY: Self = Self { count: 600, period: Duration::from_mins(1), burst: 600 };
+
     /// The rate of a row that gives none.
     ///
     /// A service has one key or two endorsed at its start and again every few hours, and once more after a rotation or

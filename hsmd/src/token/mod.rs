@@ -1,46 +1,47 @@
-//! One token or two, each with its [`Signer`], behind one face.
+//! One slot or two, each with its token and the [`Signer`] that talks to it, behind one face.
 //!
-//! With two, the live key is on one and the next on the other, so that the chain goes on past the loss of
-//! either: of the live key's by a rotation, of the next key's without one. A key is signed for by the token that
-//! holds it. Nothing waits for a token that does not answer but, once, whoever finds that out: it is noted as
-//! *silent*, asked again every two seconds by [`tend()`], and meanwhile nothing on it is believed absent.
-//!
-//! With one token every call goes straight to its signer.
+//! Two slots are mirrors: a key is made on one, carried to the other under a wrap key and proven on both by a
+//! signature, before anything commits to it. Either token then signs, rotates and taints alone. A slot whose token
+//! does not answer is noted as *silent*, asked again every two seconds ([`Tokens::ask_silent`]), and meanwhile nothing
+//! on it is believed absent.
 
 pub mod backend;
+pub mod ceremony;
+mod member;
+mod mirror;
 mod open;
-mod place;
 pub mod signer;
 mod state;
 mod survey;
-mod tend;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use keychain::{PublicKey, Signature};
 
 use crate::{
-    token::backend::{Fault, Handle, Kept, Key, KeyId},
+    token::backend::{Fault, Handle, Kept, Key},
     token::signer::{Class, Signer},
 };
-use place::Place;
+use member::Member;
 
-pub use open::{Source, Threads, Unopened, open};
-pub use state::TokenState;
+pub use open::{Source, Threads, Unopened, open, start};
+pub use state::{TokenState, warning};
 pub use survey::Survey;
-pub use tend::tend;
 
-/// Which token.
+/// Which slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Which {
+pub enum Slot {
     /// That of `[hsm]`.
     First,
     /// That of `[second_hsm]`.
     Second,
 }
 
-impl Which {
-    /// The token's name in health, metrics and messages.
+impl Slot {
+    /// The slot's name in health, metrics and messages.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::First => "first",
@@ -49,148 +50,145 @@ impl Which {
     }
 }
 
-/// A key that was just made, and the token that it was made on.
-#[derive(Clone, Copy, Debug)]
+/// A key that was just made, and the slots that hold it.
+#[derive(Clone, Debug)]
 pub struct Made {
-    /// The token.
-    pub which: Which,
-    /// The key.
+    /// The key, as the first of the slots holds it.
     pub key: Key,
+    /// The slots.
+    pub on: Vec<Slot>,
 }
 
-/// The tokens of one hsmd: at least one, at most two.
+/// The tokens of one hsmd: at least one, at most two. Cloning shares them.
 #[derive(Clone)]
 pub struct Tokens {
-    first: Arc<Place>,
-    second: Option<Arc<Place>>,
+    first: Arc<Member>,
+    second: Option<Arc<Member>>,
+    /// Whether a key is made on both tokens or not at all.
+    require_both: bool,
+    /// Why the newest key could not be mirrored.
+    unmirrored: Arc<Mutex<Option<Fault>>>,
 }
 
 impl From<Signer> for Tokens {
     fn from(signer: Signer) -> Self {
-        Self { first: Arc::new(Place::opened(Which::First, signer)), second: None }
+        Self::of(Member::opened(Slot::First, signer, true), None)
     }
 }
 
 impl Tokens {
     /// Two tokens that are open.
     pub fn pair(first: Signer, second: Signer) -> Self {
-        let first = Arc::new(Place::opened(Which::First, first));
-        Self { first, second: Some(Arc::new(Place::opened(Which::Second, second))) }
+        let second = Member::opened(Slot::Second, second, false);
+        Self::of(Member::opened(Slot::First, first, false), Some(second))
     }
 
-    /// Whether there are two.
-    pub const fn are_two(&self) -> bool {
+    fn of(first: Member, second: Option<Member>) -> Self {
+        let second = second.map(Arc::new);
+        Self { first: Arc::new(first), second, require_both: false, unmirrored: Arc::default() }
+    }
+
+    /// Makes a key on both tokens or not at all: rotations wait while one of two tokens is silent.
+    #[must_use]
+    pub fn requiring_both(mut self, require_both: bool) -> Self {
+        self.require_both = require_both;
+        self
+    }
+
+    /// Whether there are two slots, which mirror each other.
+    pub const fn are_mirrored(&self) -> bool {
         self.second.is_some()
     }
 
-    /// Where a key is to be made that must not be where `other` is: the tokens to try, the best first. The last
-    /// is tried only because one token is better than no key.
-    pub fn apart_from(&self, other: Option<&PublicKey>) -> Vec<Which> {
-        let mut places: Vec<_> = self.places().collect();
-        places.sort_by_key(|place| (place.is_silent(), other.is_some_and(|other| place.holds(other))));
-        // A silent one is not even tried while the other answers.
-        let answering = places.iter().filter(|place| !place.is_silent()).count();
-        places.truncate(answering.max(1));
-        places.into_iter().map(|place| place.which).collect()
+    /// Sets a slot aside whose token holds another chain's keys, or takes it into use again: nothing is made, carried
+    /// or signed there.
+    pub fn set_aside(&self, slot: Slot, aside: bool) {
+        self.member(slot).set_aside(aside);
     }
 
-    /// Whether a token holds keys, and none that is ours: it is another chain's, put in the wrong place.
-    pub fn is_foreign(&self, which: Which, is_ours: impl Fn(&PublicKey) -> bool) -> bool {
-        self.are_two() && self.place(which).holds_only_others(is_ours)
-    }
-
-    /// Makes a key pair under `id` on that token. With two tokens it waits no longer than a device takes.
-    pub async fn generate(&self, which: Which, id: KeyId) -> Result<Made, Fault> {
-        let key = match self.alone() {
-            Some(signer) => signer.generate(id).await?,
-            None => self.place(which).generate(id).await?,
-        };
-        Ok(Made { which, key })
-    }
-
-    /// Signs a SHA-256 digest with the key whose public half is `public_key`, on the token that holds it.
+    /// Signs a SHA-256 digest with the key whose public half is `public_key`, on any token that holds it.
     pub async fn sign(
         &self,
         public_key: PublicKey,
         digest: [u8; 32],
         class: Class,
     ) -> Result<Signature, Fault> {
-        match self.alone() {
-            Some(signer) => signer.sign(public_key, digest, class).await,
-            None => self.holder_of(&public_key)?.sign(public_key, digest, class).await,
+        let mut failed = None;
+        for member in self.holders(&public_key) {
+            match member.sign(public_key, digest, class).await {
+                // Another may hold the key or have room in its queue.
+                Err(fault) => failed = Some(weightier(failed, fault)),
+                signed => return signed,
+            }
         }
+        Err(failed.unwrap_or(Fault::NoSuchKey(public_key)))
     }
 
-    /// Destroys the key whose public half is `public_key`, wherever it is; nothing if it is nowhere.
+    /// Destroys the key whose public half is `public_key` on every slot that answers. A copy on a silent one is
+    /// surplus at the next survey.
     pub async fn retire(&self, public_key: PublicKey) -> Result<(), Fault> {
-        if let Some(signer) = self.alone() {
-            return signer.retire(public_key).await;
+        let (mut retired, mut silent, mut failed) = (false, None, None);
+        // Also where it is not known to be: officers may have carried it there.
+        for member in self.members().filter(|member| !member.is_aside()) {
+            match member.retire(public_key).await {
+                Ok(()) => retired = true,
+                Err(fault @ Fault::Silent { .. }) => silent = Some(fault),
+                // The copy on the other slot goes in any case.
+                Err(fault) => failed = Some(fault),
+            }
         }
-        let mut outcome = Ok(());
-        let mut holders: Vec<_> = self.places().filter(|place| place.holds(&public_key)).collect();
-        if holders.is_empty() {
-            holders = self.places().collect();
-        }
-        for place in holders {
-            outcome = outcome.and(place.retire(public_key).await);
-        }
-        outcome
+        failed.or(silent.filter(|_| !retired)).map_or(Ok(()), Err)
     }
 
-    /// Destroys a key that was just made in vain. With two tokens not by its handle: the fault of one may have cost
-    /// the other, behind the same module, the connection that the handle is of.
-    pub async fn discard(&self, made: &Made) -> Result<(), Fault> {
-        match self.alone() {
-            Some(signer) => signer.destroy(made.key.handle).await,
-            None => self.place(made.which).retire(made.key.public_key).await,
-        }
-    }
-
-    /// Destroys what a handle of that token's newest listing names.
-    pub async fn destroy(&self, which: Which, handle: Handle) -> Result<(), Fault> {
-        match self.alone() {
-            Some(signer) => signer.destroy(handle).await,
-            None => self.place(which).destroy(handle).await,
-        }
+    /// Destroys what a handle of that slot's newest listing names.
+    pub async fn destroy(&self, slot: Slot, handle: Handle) -> Result<(), Fault> {
+        self.member(slot).destroy(handle).await
     }
 
     /// The device's certificate about a key, DER, checked; none where the device issues none.
     pub async fn attest(&self, public_key: PublicKey) -> Result<Option<Vec<u8>>, Fault> {
-        match self.alone() {
-            Some(signer) => signer.attest(public_key).await,
-            None => self.holder_of(&public_key)?.attest(public_key).await,
+        let mut failed = None;
+        for member in self.holders(&public_key) {
+            match member.attest(public_key).await {
+                Err(fault) => failed = Some(weightier(failed, fault)),
+                attested => return attested,
+            }
         }
+        Err(failed.unwrap_or(Fault::NoSuchKey(public_key)))
     }
 
     /// How many more objects fit on the fuller token; none where none tells.
     pub async fn free_objects(&self) -> Result<Option<u32>, Fault> {
-        if let Some(signer) = self.alone() {
-            return signer.free_objects().await;
+        let (mut free, mut silent) = (None, None);
+        for member in self.members() {
+            match member.free_objects().await {
+                Ok(more) => free = free.into_iter().chain(more).min(),
+                Err(fault @ Fault::Silent { .. }) => silent = Some(fault),
+                Err(fault) => return Err(fault),
+            }
         }
-        let mut free = None;
-        for place in self.places().filter(|place| !place.is_silent()) {
-            let more = place.free_objects().await?;
-            free = free.into_iter().chain(more).min();
-        }
-        Ok(free)
-    }
-
-    /// Why a key cannot be used now: its token is silent. Nothing if it can, or none is known to hold it although
-    /// all answer.
-    pub fn silence_about(&self, public_key: Option<&PublicKey>) -> Option<Fault> {
-        if !self.are_two() {
-            return None;
-        }
-        match public_key.and_then(|key| self.holder(key)) {
-            Some(place) => place.silence(),
-            None => self.places().find_map(Place::silence),
+        match silent {
+            Some(fault) if self.members().all(Member::is_silent) => Err(fault),
+            _ => Ok(free),
         }
     }
 
-    /// Whether a token answers that was silent when the tokens were last surveyed: what is on it was not looked
-    /// at since.
-    pub fn owe_a_look(&self) -> bool {
-        self.are_two() && self.places().any(|place| !place.is_silent() && !place.is_surveyed())
+    /// The slot that does not answer, as the fault that names it.
+    pub fn silence(&self) -> Option<Fault> {
+        self.members().find_map(Member::silence)
+    }
+
+    /// Whether a token answers that was silent when the tokens were last surveyed: what is on it is not known.
+    pub fn needs_survey(&self) -> bool {
+        self.are_mirrored() && self.members().any(|member| !member.is_silent() && !member.is_surveyed())
+    }
+
+    /// Asks the tokens that are silent or idle whether they answer.
+    pub async fn ask_silent(&self) {
+        match &self.second {
+            Some(second) => drop(tokio::join!(self.first.ask_silent(), second.ask_silent())),
+            None => self.first.ask_silent().await,
+        }
     }
 
     /// Requests in the queues or at the tokens now, of each class.
@@ -221,47 +219,61 @@ impl Tokens {
         self.signers().any(Signer::has_ended)
     }
 
-    /// For how long a call has not returned that only a new process can end: that of the one token; of two, that
-    /// of the token which holds the live key, or may. The other's stands in nobody's way.
+    /// For how long a call has not returned that only a new process can end. While another token signs with the live
+    /// key, none.
     pub fn at_the_token(&self, live: Option<&PublicKey>) -> Option<Duration> {
-        if let Some(signer) = self.alone() {
-            return signer.at_the_token();
-        }
-        match live.and_then(|live| self.holder(live)) {
-            Some(place) => place.hangs_for(),
-            // A token that was never listed is presumed to hold it.
-            None => self.places().filter_map(Place::hangs_for).max(),
+        let holds = |member: &&Member| live.is_some_and(|live| member.holds(live));
+        let known = self.members().any(|member| holds(&member));
+        let holders = self.members().filter(|member| holds(member) || !known);
+        let hangs: Vec<_> = holders.map(Member::hangs_for).collect();
+        if known {
+            // One that does not hang signs.
+            hangs.into_iter().min().flatten()
+        } else {
+            // A token that was never listed is presumed to hold the live key.
+            hangs.into_iter().max().flatten()
         }
     }
 
-    /// The signer, if there is one token only.
-    fn alone(&self) -> Option<&Signer> {
-        if self.are_two() { None } else { self.first.signer() }
-    }
-
-    fn places(&self) -> impl Iterator<Item = &Place> {
+    fn members(&self) -> impl Iterator<Item = &Member> {
         std::iter::once(&self.first).chain(&self.second).map(AsRef::as_ref)
     }
 
     fn signers(&self) -> impl Iterator<Item = &Signer> {
-        self.places().filter_map(Place::signer)
+        self.members().filter_map(Member::signer)
     }
 
-    fn place(&self, which: Which) -> &Place {
-        match (which, &self.second) {
-            (Which::Second, Some(second)) => second,
+    fn member(&self, slot: Slot) -> &Member {
+        match (slot, &self.second) {
+            (Slot::Second, Some(second)) => second,
             _ => &self.first,
         }
     }
 
-    /// The token that holds a key, as far as is known; of two that do, the one that answers.
-    fn holder(&self, public_key: &PublicKey) -> Option<&Place> {
-        self.places().filter(|place| place.holds(public_key)).min_by_key(|place| place.is_silent())
+    /// The slots that hold a key, as far as is known, those that answer first; all if none is known to.
+    fn holders(&self, public_key: &PublicKey) -> Vec<&Member> {
+        let usable = || self.members().filter(|member| !member.is_aside());
+        let mut holders: Vec<_> = usable().filter(|member| member.holds(public_key)).collect();
+        if holders.is_empty() {
+            holders = usable().collect();
+        }
+        holders.sort_by_key(|member| member.is_silent());
+        holders
     }
 
-    /// The same; a key that no token is known to hold may be on the silent one.
-    fn holder_of(&self, public_key: &PublicKey) -> Result<&Place, Fault> {
-        let unknown = || self.silence_about(None).unwrap_or(Fault::NoSuchKey(*public_key));
-        self.holder(public_key).ok_or_else(unknown)
+    fn note_unmirrored(&self, fault: Option<Fault>) {
+        *self.unmirrored.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    fn unmirrored(&self) -> Option<Fault> {
+        self.unmirrored.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Of two faults the one to report: a key that one token lacks may be on the one that is silent.
+fn weightier(before: Option<Fault>, fault: Fault) -> Fault {
+    match before {
+        Some(before) if matches!(fault, Fault::NoSuchKey(_)) => before,
+        _ => fault,
     }
 }

@@ -1,4 +1,4 @@
-//! How tokens are opened: one as it must be, of two whichever comes, and the other as soon as it does.
+//! How tokens are opened: each by a thread of its own, which tries until the token is there.
 
 use std::{
     io,
@@ -12,23 +12,28 @@ use std::{
 
 use systemd::exit::Failure;
 
-use super::{Tokens, Which, place::Place};
+use super::{
+    Slot, Tokens,
+    member::{Member, Stage},
+};
 use crate::{
-    daemon::supervise::HANG_MAX,
-    token::backend::{self, Backend, Fault, Settings},
+    token::backend::{self, Backend, Cause, Fault, Settings},
     token::signer::Signer,
 };
 
 /// How long a token is waited for once the other is open.
 const TOGETHER: Duration = Duration::from_secs(10);
 
-/// How often it is looked.
-const LOOK: Duration = Duration::from_millis(10);
+/// How long any token is waited for: longer than any device takes.
+const OPEN_MAX: Duration = Duration::from_secs(30);
+
+/// How often it is asked how far they are.
+const CHECK: Duration = Duration::from_millis(10);
 
 /// The pause after a token could not be opened; doubled each time, up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_secs(2);
 
-/// The longest such pause: each attempt may cost the other token, behind the same module, its session.
+/// The longest such pause of one of two: each attempt may cost the other token, behind the same module, its session.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 
 /// Tells where a token is, with its PIN read anew.
@@ -43,7 +48,7 @@ pub enum Unopened {
     Settings(Failure),
     /// The token said no; of two the first.
     Token(Fault),
-    /// A thread could not be started, or ended badly.
+    /// A thread could not be started.
     Thread(io::Error),
 }
 
@@ -59,117 +64,97 @@ struct Running {
 
 /// Opens the token, or two. Of two it is enough that one opens: the other is tried on in the background.
 pub async fn open(first: Source, second: Option<Source>) -> Result<(Tokens, Threads), Unopened> {
-    match second {
-        None => open_one(first().map_err(Unopened::Settings)?).await,
-        Some(second) => open_two([first, second]).await,
+    let (tokens, threads) = start(first, second)?;
+    match tokens.opened().await {
+        Ok(()) => Ok((tokens, threads)),
+        Err(unopened) => {
+            threads.end();
+            Err(unopened)
+        }
     }
 }
 
-async fn open_one(settings: Settings) -> Result<(Tokens, Threads), Unopened> {
-    let opening = tokio::task::spawn_blocking(move || backend::open(settings));
-    let opened = tokio::time::timeout(HANG_MAX, opening).await.map_err(|_| Unopened::Hangs)?;
-    let backend = opened.map_err(|error| Unopened::Thread(error.into()))?.map_err(Unopened::Token)?;
-    let (signer, thread) = Signer::start(backend).map_err(Unopened::Thread)?;
-    let threads = Threads::default();
-    threads.add(thread);
-    Ok((signer.into(), threads))
-}
-
-async fn open_two(sources: [Source; 2]) -> Result<(Tokens, Threads), Unopened> {
+/// Begins to open the token, or two, and does not wait: until a token is open it is silent.
+pub fn start(first: Source, second: Option<Source>) -> Result<(Tokens, Threads), Unopened> {
     let (threads, identities) = (Threads::default(), Arc::default());
-    let mut openings = Vec::new();
+    let alone = second.is_none();
+    let sources = [(Slot::First, Some(first)), (Slot::Second, second)];
+    let sources: Vec<_> = sources.into_iter().filter_map(|(slot, source)| Some((slot, source?))).collect();
     // Both are read before a thread begins with either.
-    let [first, second] = &sources;
-    let settings = [first().map_err(Unopened::Settings)?, second().map_err(Unopened::Settings)?];
-    for ((which, source), settings) in [Which::First, Which::Second].into_iter().zip(sources).zip(settings) {
-        let opening = Arc::new(Opening::new(which, source, Arc::clone(&identities), threads.clone()));
-        openings.push(Arc::clone(&opening));
-        let name = format!("open-{}", which.as_str());
+    let settings: Vec<_> =
+        sources.iter().map(|(_, source)| source().map_err(Unopened::Settings)).collect::<Result<_, _>>()?;
+    let mut members = Vec::new();
+    for ((slot, source), settings) in sources.into_iter().zip(settings) {
+        let member = Arc::new(Member::unopened(slot, alone));
+        members.push(Arc::clone(&member));
+        let opening =
+            Opening { member, source, alone, identities: Arc::clone(&identities), threads: threads.clone() };
+        let name = format!("open-{}", slot.as_str());
         let run = move || opening.run(settings);
         threads.add(thread::Builder::new().name(name).spawn(run).map_err(Unopened::Thread)?);
     }
-    let outcome = wait(&openings).await;
-    if let Err(unopened) = outcome {
-        threads.end();
-        return Err(unopened);
-    }
-    let mut places = openings.iter().map(|opening| Arc::clone(&opening.place));
-    let (first, second) = (places.next(), places.next());
-    let first = first.ok_or(Unopened::Hangs)?;
-    Ok((Tokens { first, second }, threads))
+    let mut members = members.into_iter();
+    let first = members.next().ok_or(Unopened::Hangs)?;
+    Ok((Tokens { first, second: members.next(), require_both: false, unmirrored: Arc::default() }, threads))
 }
 
-/// Waits until both are open, or one is and the other has failed or been waited for.
-async fn wait(openings: &[Arc<Opening>]) -> Result<(), Unopened> {
-    let start = Instant::now();
-    loop {
-        let stages: Vec<_> = openings.iter().map(|opening| opening.stage()).collect();
-        if let Some(Stage::Same(fault)) = stages.iter().find(|stage| matches!(stage, Stage::Same(_))) {
-            return Err(Unopened::Token(fault.again()));
+impl Tokens {
+    /// Waits until all are open, or one is and the other has failed or been waited for.
+    pub async fn opened(&self) -> Result<(), Unopened> {
+        let start = Instant::now();
+        loop {
+            let stages: Vec<_> = self.members().map(Member::stage).collect();
+            if let Some(Stage::Same(fault)) = stages.iter().find(|stage| matches!(stage, Stage::Same(_))) {
+                return Err(Unopened::Token(fault.clone()));
+            }
+            let opened = stages.iter().any(|stage| matches!(stage, Stage::Open));
+            let waits = stages.iter().any(|stage| matches!(stage, Stage::Opening));
+            if opened && (!waits || start.elapsed() >= TOGETHER) {
+                return Ok(());
+            }
+            if !waits {
+                let first = stages.into_iter().find_map(|stage| match stage {
+                    Stage::Failed(fault) => Some(fault),
+                    _ => None,
+                });
+                return Err(first.map_or(Unopened::Hangs, Unopened::Token));
+            }
+            if start.elapsed() >= OPEN_MAX {
+                return Err(Unopened::Hangs);
+            }
+            tokio::time::sleep(CHECK).await;
         }
-        let opened = stages.iter().any(|stage| matches!(stage, Stage::Open));
-        let waits = stages.iter().any(|stage| matches!(stage, Stage::Opening));
-        if opened && (!waits || start.elapsed() >= TOGETHER) {
-            return Ok(());
-        }
-        if !waits {
-            let first = stages.into_iter().find_map(|stage| match stage {
-                Stage::Failed(fault) => Some(fault),
-                _ => None,
-            });
-            return Err(first.map_or(Unopened::Hangs, Unopened::Token));
-        }
-        if start.elapsed() >= HANG_MAX {
-            return Err(Unopened::Hangs);
-        }
-        tokio::time::sleep(LOOK).await;
     }
 }
 
-/// One of two tokens, while it is opened.
+/// One token, while it is opened.
 struct Opening {
-    place: Arc<Place>,
+    member: Arc<Member>,
     source: Source,
+    alone: bool,
     identities: Arc<Mutex<Vec<String>>>,
     threads: Threads,
-    stage: Mutex<Stage>,
-}
-
-enum Stage {
-    Failed(Fault),
-    Open,
-    Opening,
-    /// It is the other token.
-    Same(Fault),
 }
 
 impl Opening {
-    fn new(which: Which, source: Source, identities: Arc<Mutex<Vec<String>>>, threads: Threads) -> Self {
-        let place = Arc::new(Place::unopened(which));
-        Self { place, source, identities, threads, stage: Mutex::new(Stage::Opening) }
-    }
-
     /// The thread: tries until the token is open. A refused PIN is not presented again.
     fn run(&self, settings: Settings) {
         let (mut settings, mut pause) = (Ok(settings), PAUSE_MIN);
         while !self.threads.are_ending() {
-            self.place.note_opening(true);
+            self.member.note_opening(true);
             let opened = settings.map_err(|failure: Failure| Fault::NoSuchToken(failure.to_string()));
             let stage = match opened.and_then(backend::open) {
                 Ok(backend) => self.take(backend),
                 Err(fault) => Stage::Failed(fault),
             };
-            self.place.note_opening(false);
-            if let Stage::Failed(fault) | Stage::Same(fault) = &stage {
-                self.place.note_silence(fault.told());
-            }
-            let ends = !matches!(&stage, Stage::Failed(fault) if !matches!(fault, Fault::Pin { .. }));
-            *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
-            if ends {
+            self.member.note_opening(false);
+            let failed = matches!(&stage, Stage::Failed(fault) if !matches!(fault, Fault::Pin { .. }));
+            self.member.note_stage(stage);
+            if !failed {
                 return;
             }
             self.rest(pause);
-            pause = pause.saturating_mul(2).min(PAUSE_MAX);
+            pause = if self.alone { PAUSE_MIN } else { pause.saturating_mul(2).min(PAUSE_MAX) };
             settings = (self.source)();
         }
     }
@@ -189,11 +174,12 @@ impl Opening {
         match Signer::start(backend) {
             Ok((signer, thread)) => {
                 self.threads.add(thread);
-                self.place.adopt(signer);
+                self.member.adopt(signer);
                 Stage::Open
             }
             Err(error) => {
-                Stage::Failed(Fault::Lost { call: "the start of a thread".to_owned(), source: error.into() })
+                let (call, source) = ("the start of a thread".to_owned(), Cause::new(error));
+                Stage::Failed(Fault::Lost { call, source })
             }
         }
     }
@@ -202,16 +188,6 @@ impl Opening {
         let start = Instant::now();
         while let Some(left) = pause.checked_sub(start.elapsed()).filter(|_| !self.threads.are_ending()) {
             thread::park_timeout(left);
-        }
-    }
-
-    /// How far it has come; what is told of a failure is a copy.
-    fn stage(&self) -> Stage {
-        match &*self.stage.lock().unwrap_or_else(PoisonError::into_inner) {
-            Stage::Failed(fault) => Stage::Failed(fault.again()),
-            Stage::Open => Stage::Open,
-            Stage::Opening => Stage::Opening,
-            Stage::Same(fault) => Stage::Same(fault.again()),
         }
     }
 }

@@ -17,7 +17,7 @@ use std::{sync::Arc, thread, time::Duration, time::Instant};
 use keychain::{PublicKey, Signature};
 use tokio::sync::oneshot;
 
-use crate::token::backend::{Backend, DeviceLog, Fault, Handle, Inventory, Key, KeyId};
+use crate::token::backend::{Backend, DeviceLog, Fault, Handle, Inventory, Key, KeyId, WrapKeyId, Wrapped};
 use progress::Progress;
 use queue::{Next, Queue, Wanted, Work};
 use vault::Vault;
@@ -73,6 +73,27 @@ impl Signer {
         let (reply, answer) = oneshot::channel();
         self.0.queue.push(class, Work::Sign(Wanted::new(public_key, digest, reply)))?;
         wait(answer).await
+    }
+
+    /// The wrap keys that keys can be carried under, proven to confine them.
+    pub async fn wrap_keys(&self) -> Result<Vec<WrapKeyId>, Fault> {
+        self.ask("wrap keys", Vault::wrap_keys).await
+    }
+
+    /// Encrypts a key under a wrap key.
+    pub async fn wrap(&self, public_key: PublicKey, under: WrapKeyId) -> Result<Wrapped, Fault> {
+        self.ask("wrap", move |vault| vault.wrap(&public_key, under)).await
+    }
+
+    /// Takes in a key that another token encrypted, under `id`, and proves that it signs.
+    pub async fn unwrap(
+        &self,
+        id: KeyId,
+        public_key: PublicKey,
+        wrapped: Wrapped,
+        under: WrapKeyId,
+    ) -> Result<(), Fault> {
+        self.ask("unwrap", move |vault| vault.unwrap(id, &public_key, &wrapped, under)).await
     }
 
     /// Lists what is on the token.

@@ -1,76 +1,88 @@
-//! How the two tokens stand, for those who have to see to them.
+//! How the slots stand, for operators.
 
 use keychain::{PublicKey, chain::Event};
 
-use super::{Tokens, place::Place};
-use crate::token::backend::Fault;
+use super::{Tokens, member::Member};
 
-/// How one of two tokens stands.
+/// How one of two slots stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenState {
     /// Its name.
     pub name: &'static str,
     /// Why it does not answer; nothing if it does.
     pub silent: Option<String>,
-    /// Whether it holds the live key, as far as is known; a key that the other lacks is presumed on the silent one.
+    /// Whether it holds the live key, as far as is known.
     pub live: bool,
     /// The same of the next key.
     pub next: bool,
+    /// Whether it holds another chain's keys, so that it is not used.
+    pub aside: bool,
+    /// Why a key could not be mirrored that is on one slot only, whichever slot that is about.
+    pub unmirrored: Option<String>,
 }
 
 impl Tokens {
-    /// How each of two tokens stands; nothing if there is one. `newest` is the event that names the keys; none is
-    /// known to be anywhere while token and ledger were not reconciled.
+    /// How each of two slots stands; empty if there is one. `newest` is the event that names the keys.
     pub fn states(&self, newest: Option<&Event>) -> Vec<TokenState> {
         let is_live = |key: &PublicKey| newest.is_some_and(|event| event.public_key == *key);
         let is_next = |key: &PublicKey| newest.is_some_and(|event| event.rotation_hash == key.digest());
-        let presumed = [self.is_anywhere(is_live), self.is_anywhere(is_next)];
-        let presumed = presumed.map(|known| newest.is_some() && !known);
-        let state = |place: &Place| {
-            let silent = place.silence().map(because);
-            let [live, next] = presumed.map(|presumed| presumed && silent.is_some());
-            let (live, next) = (live || place.holds_one(is_live), next || place.holds_one(is_next));
-            TokenState { name: place.which.as_str(), silent, live, next }
+        let same = |is_it: &dyn Fn(&PublicKey) -> bool| {
+            self.members().all(|member| member.holds_one(is_it) == self.first.holds_one(is_it))
         };
-        if self.are_two() { self.places().map(state).collect() } else { Vec::new() }
-    }
-
-    fn is_anywhere(&self, is_it: impl Fn(&PublicKey) -> bool) -> bool {
-        self.places().any(|place| place.holds_one(&is_it))
+        let mirrored = same(&is_live) && same(&is_next);
+        let unmirrored = self.unmirrored().filter(|_| !mirrored).map(|fault| fault.with_causes());
+        let state = |member: &Member| TokenState {
+            name: member.slot.as_str(),
+            silent: member.silence().map(|fault| fault.root().with_causes()),
+            live: member.holds_one(is_live),
+            next: member.holds_one(is_next),
+            aside: member.is_aside(),
+            unmirrored: unmirrored.clone(),
+        };
+        if self.are_mirrored() { self.members().map(state).collect() } else { Vec::new() }
     }
 }
 
-/// What somebody has to see to; nothing if the live key is on one token, the next on the other, and both answer.
-pub(super) fn warning(states: &[TokenState]) -> Option<String> {
+/// What an operator has to do; nothing if both keys are on both tokens and both answer.
+pub fn warning(states: &[TokenState]) -> Option<String> {
     let [first, second] = states else { return None };
-    let silent = [first, second].into_iter().find_map(|state| Some((state, state.silent.as_ref()?)));
-    if let Some((state, because)) = silent {
-        let fix = match (state.live, state.next) {
-            (true, true) => "nothing is signed, both keys are on it: bring it back",
-            (true, false) => {
-                "endorsements fail: bring it back, or go on with the other token (`opsctl rotate`)"
-            }
-            (_, true) => "endorsements go on, but no rotation is possible: bring it back",
-            _ => "everything goes on without it: bring it back, or put another in its place",
-        };
-        return Some(format!("the token `{}` does not answer ({because}); {fix}", state.name));
-    }
-    match [first, second].map(|state| (state.live, state.next)) {
-        [(true, true), (false, false)] | [(false, false), (true, true)] => {
-            let name = if first.live { first.name } else { second.name };
-            Some(format!("both keys are on one token, `{name}`; rotate, which puts one on the other"))
+    for (state, other) in [(first, second), (second, first)] {
+        if let Some(because) = &state.silent {
+            let alone = match (state.live && !other.live, state.next && !other.next) {
+                (true, _) => "nothing is signed, since it alone holds the live key: bring it back, or rotate",
+                (_, true) => "it alone holds the next key, so that no rotation is possible: bring it back",
+                _ => {
+                    "the other signs and rotates, and nothing must happen to the other: bring it back, or replace it \
+                     (`opsctl hsm replace`)"
+                }
+            };
+            return Some(format!("the token `{}` does not answer ({because}); {alone}", state.name));
         }
-        // Not known yet, or lost both: then that is what hsmd is not ready for.
-        [(false, false), (false, false)] => None,
-        [(_, false), (_, false)] => Some("no token holds the next key: see `hsmd/RECOVERY.md`".to_owned()),
-        _ => None,
+        if state.aside {
+            return Some(format!(
+                "the token `{}` holds another chain's keys and is not used: put the right one in its slot",
+                state.name
+            ));
+        }
     }
-}
-
-fn because(fault: Fault) -> String {
-    match fault {
-        Fault::Silent { because, .. } => because,
-        fault => fault.told(),
+    if !(first.live || second.live || first.next || second.next) {
+        // Not known yet, or lost: a state of the chain.
+        return None;
+    }
+    let because = first.unmirrored.as_ref().map_or(String::new(), |because| format!("; {because}"));
+    let single = |on_first: bool, on_second: bool| on_first != on_second;
+    match (single(first.live, second.live), single(first.next, second.next)) {
+        (false, false) => None,
+        (live, next) => {
+            let (what, until) = match (live, next) {
+                (true, true) => ("the live and the next key are", "two rotations"),
+                (true, false) => ("the live key is", "the next rotation"),
+                _ => ("the next key is", "two rotations"),
+            };
+            let on_first = if live { first.live } else { first.next };
+            let name = if on_first { first.name } else { second.name };
+            Some(format!("{what} on one token only, `{name}`, until {until}{because}"))
+        }
     }
 }
 
@@ -79,45 +91,58 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_told_with_the_token_and_the_fix() {
+    fn each_way_to_stand_has_its_cure() {
         let state = |name, silent: bool, live, next| TokenState {
             name,
             silent: silent.then(|| "unplugged".to_owned()),
             live,
             next,
+            aside: false,
+            unmirrored: Some("no wrap key".to_owned()),
         };
         let (first, second) = (|s, l, n| state("first", s, l, n), |s, l, n| state("second", s, l, n));
-        for (states, told) in [
+        let aside = TokenState { aside: true, ..second(false, false, false) };
+        for (states, text) in [
             (vec![], None),
-            (vec![first(false, true, false), second(false, false, true)], None),
+            (vec![first(false, true, true), second(false, true, true)], None),
             (vec![first(false, false, false), second(false, false, false)], None),
-            (vec![first(false, false, true), second(false, true, false)], None),
             (
-                vec![first(true, true, false), second(false, false, true)],
-                Some("`first` does not answer (unplugged); endorsements fail"),
+                vec![first(true, true, true), second(false, true, true)],
+                Some("`first` does not answer (unplugged); the other signs and rotates"),
             ),
             (
-                vec![first(false, true, false), second(true, false, true)],
-                Some("`second` does not answer (unplugged); endorsements go on"),
+                vec![first(false, true, true), second(true, false, false)],
+                Some("`second` does not answer (unplugged); the other signs and rotates"),
             ),
             (
-                vec![first(true, false, false), second(false, true, true)],
-                Some("`first` does not answer (unplugged); everything goes on"),
+                vec![first(true, true, true), second(false, false, true)],
+                Some("`first` does not answer (unplugged); nothing is signed"),
             ),
             (
-                vec![first(false, false, false), second(false, true, true)],
-                Some("both keys are on one token, `second`"),
+                vec![first(false, true, false), second(true, true, true)],
+                Some("`second` does not answer (unplugged); it alone holds the next key"),
             ),
             (
-                vec![first(false, true, false), second(false, false, false)],
-                Some("no token holds the next key"),
+                vec![first(false, true, true), second(false, false, false)],
+                Some(
+                    "live and the next key are on one token only, `first`, until two rotations; no wrap key",
+                ),
             ),
+            (
+                vec![first(false, false, true), second(false, true, true)],
+                Some("the live key is on one token only, `second`, until the next rotation"),
+            ),
+            (
+                vec![first(false, true, true), second(false, true, false)],
+                Some("the next key is on one token only, `first`"),
+            ),
+            (vec![first(false, true, true), aside], Some("`second` holds another chain's keys")),
         ] {
             let warning = warning(&states);
-            match told {
+            match text {
                 None => assert_eq!(warning, None),
-                Some(told) => {
-                    assert!(warning.as_ref().is_some_and(|text| text.contains(told)), "{warning:?}");
+                Some(text) => {
+                    assert!(warning.as_ref().is_some_and(|warning| warning.contains(text)), "{warning:?}");
                 }
             }
         }

@@ -153,6 +153,7 @@ fn settings(label: Option<&str>, key_ids: KeyIds) -> Settings {
         token_serial: None,
         pin: PIN.to_owned().into(),
         key_ids,
+        mirrored: false,
     }
 }
 

@@ -44,6 +44,9 @@ fn attempts(admin: bool) -> Vec<(String, &'static str)> {
             (bytes("POST", "/rotate", "", "{}"), "403 BA303"),
             (bytes("POST", "/taint", CLAIMS, "{\"reason\":\"x\"}"), "403 BA303"),
             (bytes("POST", "/recover", "", "[]"), "403 BA303"),
+            (bytes("POST", "/clock", CLAIMS, "{\"time\":\"2027-01-01T00:00:00.000Z\"}"), "403 BA303"),
+            (bytes("GET", "/clock", "", ""), "200"),
+            (bytes("DELETE", "/clock", "", ""), "405 BA107"),
             (bytes("POST", "/sign", "", &sign(Purpose::Response)), "404 BA106"),
             (bytes("GET", "/rotate", CLAIMS, ""), "405 BA107"),
         ];
@@ -57,6 +60,7 @@ fn attempts(admin: bool) -> Vec<(String, &'static str)> {
         (bytes("POST", "/sign", "", ""), "403 BA303"),
         (bytes("GET", "/sign", CLAIMS, ""), "405 BA107"),
         (bytes("POST", "/rotate", CLAIMS, "{}"), "404 BA106"),
+        (bytes("POST", "/clock", "", "{}"), "405 BA107"),
         (bytes("POST", "/../admin/rotate", "", "{}"), "404 BA106"),
         // A second request hidden behind the first.
         (bytes("GET", "/chain", "", &bytes("POST", "/sign", "", &sign(Purpose::Response))), "200"),

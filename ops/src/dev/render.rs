@@ -18,6 +18,8 @@ pub(crate) struct Hsmd {
     pub(crate) ledger: String,
     pub(crate) policy: PathBuf,
     pub(crate) chain_copy: PathBuf,
+    /// A developer's machine sleeps for weeks and tells of no time service.
+    pub(crate) clock_ahead_max_unsynchronized: &'static str,
     pub(crate) metrics: String,
     pub(crate) insecure_plain_http_endorse: SocketAddr,
     pub(crate) insecure_plain_http_service: &'static str,
@@ -65,6 +67,7 @@ impl Hsmd {
             ledger: sqlite(&folder.join("ledger.db")),
             policy: folder.join("policy.toml"),
             chain_copy: folder.join("copy/chain.jsonl"),
+            clock_ahead_max_unsynchronized: "10years",
             metrics: unix(&folder.join("metrics.sock")),
             insecure_plain_http_endorse: plain_http,
             insecure_plain_http_service: LABORATORY,

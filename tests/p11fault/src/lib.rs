@@ -12,4 +12,4 @@ mod module;
 mod plan;
 mod shim;
 
-pub use plan::{CALLS, CODES, CONTROL, MODULE, Mode, Plan, Rule, log_of};
+pub use plan::{CALLS, CODES, CONTROL, MIRROR_CALLS, MODULE, Mode, Plan, Rule, log_of};

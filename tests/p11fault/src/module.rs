@@ -263,6 +263,43 @@ unsafe extern "C" fn C_Sign(
     }
 }
 
+unsafe extern "C" fn C_WrapKey(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    wrap_key: CK_OBJECT_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    wrapped: *mut CK_BYTE,
+    length: *mut CK_ULONG,
+) -> CK_RV {
+    let forward = |loaded: &Loaded| match loaded.real.C_WrapKey {
+        // SAFETY: the arguments are passed on as they came.
+        Some(call) => unsafe { call(session, mechanism, wrap_key, key, wrapped, length) },
+        None => CKR_FUNCTION_NOT_SUPPORTED,
+    };
+    // A question for the length wraps nothing.
+    match loaded() {
+        Some(loaded) if wrapped.is_null() => forward(loaded),
+        _ => obey("C_WrapKey", Some(session), forward),
+    }
+}
+
+unsafe extern "C" fn C_UnwrapKey(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    wrap_key: CK_OBJECT_HANDLE,
+    wrapped: *mut CK_BYTE,
+    length: CK_ULONG,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    key: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    obey("C_UnwrapKey", Some(session), |loaded| match loaded.real.C_UnwrapKey {
+        // SAFETY: the arguments are passed on as they came.
+        Some(call) => unsafe { call(session, mechanism, wrap_key, wrapped, length, template, count, key) },
+        None => CKR_FUNCTION_NOT_SUPPORTED,
+    })
+}
+
 unsafe extern "C" fn C_GenerateKeyPair(
     session: CK_SESSION_HANDLE,
     mechanism: *mut CK_MECHANISM,
@@ -344,6 +381,8 @@ fn ours(real: &CK_FUNCTION_LIST) -> CK_FUNCTION_LIST {
         C_Verify: Some(C_Verify),
         C_GenerateKey: Some(C_GenerateKey),
         C_GenerateKeyPair: Some(C_GenerateKeyPair),
+        C_WrapKey: Some(C_WrapKey),
+        C_UnwrapKey: Some(C_UnwrapKey),
         C_SeedRandom: Some(C_SeedRandom),
         C_GenerateRandom: Some(C_GenerateRandom),
         ..*real

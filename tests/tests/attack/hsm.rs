@@ -85,6 +85,6 @@ async fn only_what_is_an_endorsement_is_signed() {
         println!("{body}");
         endorse.post("/sign", body.to_owned()).await.refused(Code::InvalidMessage);
     }
-    endorse.post("/sign", purpose).await.refused(Code::WrongPurpose);
+    endorse.post("/sign", purpose).await.refused(Code::InvalidMessage);
     endorse.post("/sign", " ".repeat(1_000_000)).await.refused(Code::TooLarge);
 }

@@ -31,7 +31,11 @@ async fn the_trail_is_read_with_the_commands_of_the_page() {
         .await
     };
     tells("covered   up to line").await;
-    world.admin().post("/taint", "{\"reason\":\"stolen disk image\"}").await;
+    let chain = world.admin().get("/chain").await.json();
+    let newest = chain.as_array().unwrap().last().unwrap()["payload"]["id"].as_str().unwrap().to_owned();
+    let taint = format!("{{\"generationId\":\"{newest}\",\"reason\":\"stolen disk image\"}}");
+    let answer = world.admin().post("/taint", taint).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
     // The checkpoint of the tainted generation counts nothing, and that of the next covers what came before.
     tells("worthless").await;
     let told = tells("covered   up to line").await;

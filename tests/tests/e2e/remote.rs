@@ -43,7 +43,9 @@ impl Host {
         let authority = Authority::make(path, "ca");
         authority.server("hsmd");
         let rows = [authority.client("far", "keelson:edge:far"), authority.client("authd", "keelson:authd")];
-        fs::write(path.join("policy.toml"), rows.concat()).unwrap();
+        // Without an operator a policy is nobody's, and refused.
+        let operator = "[[allow]]\nuser = \"root\"\noperations = [\"rotate\", \"taint\"]\n";
+        fs::write(path.join("policy.toml"), format!("{}{operator}", rows.concat())).unwrap();
         write_configuration(path);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());

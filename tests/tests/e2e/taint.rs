@@ -21,7 +21,10 @@ async fn generations(world: &World) -> BTreeSet<String> {
 }
 
 async fn rotate(world: &World, path: &str) -> Value {
-    let answer = world.admin().post(path, "{}").await;
+    let chain = world.admin().get("/chain").await.json();
+    let newest = chain.as_array().unwrap().last().unwrap()["payload"]["id"].as_str().unwrap().to_owned();
+    let member = if path == "/taint" { "generationId" } else { "from" };
+    let answer = world.admin().post(path, format!("{{\"{member}\":\"{newest}\"}}")).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     answer.json()
 }

@@ -8,9 +8,11 @@ use systemd::{credential, exit::Failure};
 use yubihsm::{Credentials, Domain, device::SerialNumber};
 
 use crate::{
-    token::Which,
+    token::Slot,
     token::backend::{
-        KeyIds, Settings, pkcs11,
+        KeyIds, Settings,
+        officer::OfficerSettings,
+        pkcs11,
         yubihsm::{self as device, Link},
     },
 };
@@ -69,6 +71,9 @@ impl Hsm {
         if second.key_ids.is_some() {
             return Err(("key_ids", "is one setting for both tokens: write it into `[hsm]` alone"));
         }
+        if self.backend != second.backend {
+            return Err(("backend", "is not that of `[hsm]`: keys are carried between tokens of one kind"));
+        }
         if let Some(key) = self.same_token(second) {
             return Err((key, "is that of `[hsm]`: the second token must be another one"));
         }
@@ -81,9 +86,6 @@ impl Hsm {
     /// The key by which two tables name one token for certain. Those that do so otherwise are found out once both
     /// are open.
     fn same_token(&self, second: &Self) -> Option<&'static str> {
-        if self.backend != second.backend {
-            return None;
-        }
         match self.backend {
             Kind::Pkcs11 => {
                 let named = |hsm: &Self| (hsm.token_label.clone(), hsm.token_serial.clone());
@@ -100,9 +102,9 @@ impl Hsm {
     }
 
     /// Where the token is; reads its PIN.
-    pub(super) fn settings(&self, which: Which, key_ids: KeyIds) -> Result<Settings, Failure> {
+    pub(super) fn settings(&self, slot: Slot, key_ids: KeyIds, mirrored: bool) -> Result<Settings, Failure> {
         let wrong = |(key, because): Wrong| Failure::config(format!("`{key}` {because}"));
-        let name = self.pin.as_deref().unwrap_or_else(|| default_pin(which));
+        let name = self.pin.as_deref().unwrap_or_else(|| default_pin(slot));
         let secret = credential::read(name, PIN_MAX)?;
         let pin = std::str::from_utf8(&secret)
             .map_err(|_| Failure::config(format!("the credential `{name}` is not text")))?;
@@ -110,17 +112,39 @@ impl Hsm {
             Kind::Pkcs11 => {
                 let (module, token_label, token_serial) = self.pkcs11().map_err(wrong)?;
                 let pin = AuthPin::new(pin.into());
-                Ok(Settings::Pkcs11(pkcs11::Settings { module, token_label, token_serial, pin, key_ids }))
+                let settings = pkcs11::Settings { module, token_label, token_serial, pin, key_ids, mirrored };
+                Ok(Settings::Pkcs11(settings))
             }
             Kind::YubiHsm => {
                 let mut settings = self.yubihsm().map_err(wrong)?;
                 settings.credentials = self.credentials(name, pin)?;
                 settings.key_ids = key_ids;
                 if self.device_log.is_none() {
-                    settings.device_log = default_device_log(which).into();
+                    settings.device_log = default_device_log(slot).into();
                 }
                 Ok(Settings::YubiHsm(settings))
             }
+        }
+    }
+
+    /// Where the token's officer logs in; reads the officer's PIN.
+    pub(super) fn officer(&self, pin: &str) -> Result<OfficerSettings, Failure> {
+        let wrong = |(key, because): Wrong| Failure::config(format!("`{key}` {because}"));
+        let secret = credential::read(pin, PIN_MAX)?;
+        let pin = std::str::from_utf8(&secret)
+            .map_err(|_| Failure::config(format!("the credential `{pin}` is not text")))?;
+        match self.backend {
+            Kind::Pkcs11 => {
+                let (module, token_label, token_serial) = self.pkcs11().map_err(wrong)?;
+                let pin = AuthPin::new(pin.into());
+                Ok(OfficerSettings::Pkcs11(pkcs11::OfficerSettings {
+                    module,
+                    token_label,
+                    token_serial,
+                    pin,
+                }))
+            }
+            Kind::YubiHsm => Err(Failure::config("pairing is not known for this backend")),
         }
     }
 
@@ -177,7 +201,7 @@ impl Hsm {
             domain,
             exportable: self.exportable.unwrap_or(false),
             key_ids: KeyIds::default(),
-            device_log: self.device_log.clone().unwrap_or_else(|| default_device_log(Which::First).into()),
+            device_log: self.device_log.clone().unwrap_or_else(|| default_device_log(Slot::First).into()),
         })
     }
 
@@ -213,17 +237,17 @@ fn link(connector: Option<&str>) -> Result<Link, Wrong> {
     Link::parse(connector).map_err(|because| (KEY, because))
 }
 
-const fn default_pin(which: Which) -> &'static str {
-    match which {
-        Which::First => "pin",
-        Which::Second => "second-pin",
+const fn default_pin(slot: Slot) -> &'static str {
+    match slot {
+        Slot::First => "pin",
+        Slot::Second => "second-pin",
     }
 }
 
-const fn default_device_log(which: Which) -> &'static str {
-    match which {
-        Which::First => "/var/lib/hsmd/device-log.jsonl",
-        Which::Second => "/var/lib/hsmd/second-device-log.jsonl",
+const fn default_device_log(slot: Slot) -> &'static str {
+    match slot {
+        Slot::First => "/var/lib/hsmd/device-log.jsonl",
+        Slot::Second => "/var/lib/hsmd/second-device-log.jsonl",
     }
 }
 
@@ -289,7 +313,6 @@ mod tests {
             second(PKCS11, &other),
             second(PKCS11, &PKCS11.replace("/m.so", "/other.so")),
             second(PKCS11, &format!("{PKCS11}token_serial = \"1\"")),
-            second(PKCS11, YUBIHSM),
             second(YUBIHSM, device),
         ] {
             let config = load(folder.path(), &good).unwrap();
@@ -298,6 +321,7 @@ mod tests {
         assert!(load(folder.path(), PKCS11).unwrap().tokens().1.is_none());
         for (table, key, cure) in [
             (second(PKCS11, PKCS11), "second_hsm.token_label", "must be another"),
+            (second(PKCS11, YUBIHSM), "second_hsm.backend", "of one kind"),
             (second(YUBIHSM, YUBIHSM), "second_hsm.connector", "must be another"),
             (second(device, device), "second_hsm.serial", "must be another"),
             (second(PKCS11, &other.replace("module", "#")), "second_hsm.module", "is needed"),

@@ -1,13 +1,13 @@
 //! How an HSM may fail.
 
+use std::{error::Error, fmt, sync::Arc};
+
 use keychain::PublicKey;
 
 use super::KeyId;
 
-type Source = Box<dyn std::error::Error + Send + Sync>;
-
-/// Why an HSM did not do what it was asked to.
-#[derive(Debug, thiserror::Error)]
+/// Why an HSM did not do what it was asked to. A clone shares what the module said.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Fault {
     /// More work is waiting for the token than its queue takes: ask again in a moment.
     #[error("the queue before the token is full ({capacity} requests); ask again")]
@@ -21,7 +21,7 @@ pub enum Fault {
         /// The file.
         path: String,
         /// What the system said.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// The handle is from before a reconnect.
     #[error("the object handle is from an earlier connection to the token")]
@@ -30,8 +30,11 @@ pub enum Fault {
     #[error("the token has no room for another key; destroy objects that nothing needs")]
     Full {
         /// What the module said.
-        source: Source,
+        source: Cause,
     },
+    /// A call has not returned.
+    #[error("a call has not returned; see to the device, then restart hsmd")]
+    Hangs,
     /// The id is another object's, on a device where an id names one object only.
     #[error(
         "the token has an object under id {0} already; if it is not hsmd's, give hsmd `hsm.key_ids` of its own"
@@ -43,7 +46,7 @@ pub enum Fault {
         /// What was being done.
         call: String,
         /// What the module said.
-        source: Source,
+        source: Cause,
     },
     /// The module cannot be loaded.
     #[error("cannot load the PKCS#11 module `{path}`; check `hsm.module`")]
@@ -51,7 +54,15 @@ pub enum Fault {
         /// The path of the module.
         path: String,
         /// What the loader said.
-        source: Source,
+        source: Cause,
+    },
+    /// The module itself failed, before any token came into question.
+    #[error("the PKCS#11 module failed in {call}")]
+    ModuleFailed {
+        /// What was being done.
+        call: String,
+        /// What the module said.
+        source: Cause,
     },
     /// The device answered something that no honest device answers.
     #[error("the token answered nonsense: {0}")]
@@ -62,11 +73,28 @@ pub enum Fault {
     /// No token has the label and serial number asked for, or several have.
     #[error("{0}")]
     NoSuchToken(String),
+    /// The two tokens have no wrap key in common.
+    #[error(
+        "the tokens have no wrap key in common: pair them (`opsctl hsm pair`, or `replace` after a loss)"
+    )]
+    NoWrapKey,
+    /// Keys that can leave the token under a wrap key would be readable for whoever has the PIN.
+    #[error("keys are not mirrored, since the user's PIN alone would read them on this token: {0}")]
+    NotConfined(&'static str),
+    /// The key was made so that it never leaves its token.
+    #[error("the key was made before the tokens were paired and cannot leave its token; rotate twice")]
+    NotExtractable,
+    /// The token is being opened.
+    #[error("it is being opened")]
+    Opening,
     /// The PIN was refused. It is not presented again: another attempt could lock the token.
-    #[error("the token refused the PIN; correct the credential `hsm.pin` and restart, it is not tried again")]
+    #[error(
+        "the token refused the PIN: correct the credential `hsm.pin`, or say that it is right (`opsctl hsm pin \
+         retry`); until then it is not tried again"
+    )]
     Pin {
         /// What the module said; absent when it is being reported again.
-        source: Option<Source>,
+        source: Option<Cause>,
     },
     /// The device understood and declined; trying again would not help.
     #[error("the token declined {call}")]
@@ -74,15 +102,15 @@ pub enum Fault {
         /// What was being done.
         call: String,
         /// What the module said.
-        source: Source,
+        source: Cause,
     },
-    /// One of two tokens does not answer; the other goes on.
-    #[error("the token `{token}` does not answer: {because}")]
+    /// The token in a slot does not answer.
+    #[error("the token `{token}` does not answer")]
     Silent {
-        /// Which of the two.
+        /// The slot's name.
         token: &'static str,
         /// What it said last, or what was waited for in vain.
-        because: String,
+        source: Arc<Fault>,
     },
     /// The thread that talks to the token has ended.
     #[error("the signer has stopped")]
@@ -98,7 +126,7 @@ pub enum Fault {
 impl Fault {
     /// Whether a new connection may cure it.
     pub const fn is_curable(&self) -> bool {
-        matches!(self, Self::Lost { .. } | Self::EarlierHandle)
+        matches!(self, Self::Lost { .. } | Self::ModuleFailed { .. } | Self::EarlierHandle)
     }
 
     /// Whether the device cannot be spoken to, whatever it is asked.
@@ -106,9 +134,12 @@ impl Fault {
         matches!(
             self,
             Self::EarlierHandle
+                | Self::Hangs
                 | Self::Lost { .. }
                 | Self::Module { .. }
+                | Self::ModuleFailed { .. }
                 | Self::NoSuchToken(_)
+                | Self::Opening
                 | Self::Pin { .. }
                 | Self::Silent { .. }
                 | Self::Stopped
@@ -116,46 +147,69 @@ impl Fault {
         )
     }
 
-    /// The fault and what the module said of it, on one line.
-    pub fn told(&self) -> String {
-        let first = std::error::Error::source(self);
-        let causes = std::iter::successors(first, |error| error.source());
-        causes.fold(self.to_string(), |told, cause| format!("{told}: {cause}"))
-    }
-
     /// Whether the module itself failed, before any token came into question.
     pub fn is_of_the_module(&self) -> bool {
-        matches!(self, Self::Lost { call, .. } if call.ends_with("::Initialize") || call.ends_with("::GetSlotList"))
-    }
-
-    /// The same fault for another who waited for the same call; what the module said as text.
-    #[must_use]
-    pub fn again(&self) -> Self {
-        let text = |source: &Source| -> Source { source.to_string().into() };
-        match self {
-            Self::Busy { capacity } => Self::Busy { capacity: *capacity },
-            Self::DeviceLog { path, source } => {
-                let source = std::io::Error::new(source.kind(), source.to_string());
-                Self::DeviceLog { path: path.clone(), source }
-            }
-            Self::EarlierHandle => Self::EarlierHandle,
-            Self::Full { source } => Self::Full { source: text(source) },
-            Self::IdTaken(id) => Self::IdTaken(*id),
-            Self::Lost { call, source } => Self::Lost { call: call.clone(), source: text(source) },
-            Self::Module { path, source } => Self::Module { path: path.clone(), source: text(source) },
-            Self::Nonsense(what) => Self::Nonsense(what),
-            Self::NoSuchKey(key) => Self::NoSuchKey(*key),
-            Self::NoSuchToken(what) => Self::NoSuchToken(what.clone()),
-            Self::Pin { source } => Self::Pin { source: source.as_ref().map(text) },
-            Self::Refused { call, source } => Self::Refused { call: call.clone(), source: text(source) },
-            Self::Silent { token, because } => Self::Silent { token, because: because.clone() },
-            Self::Stopped => Self::Stopped,
-            Self::Timeout { seconds } => Self::Timeout { seconds: *seconds },
-        }
+        matches!(self.root(), Self::ModuleFailed { .. })
     }
 
     /// Whether only an operator can cure it, by changing configuration.
-    pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Module { .. } | Self::NoSuchToken(_) | Self::Pin { .. })
+    pub fn is_configuration(&self) -> bool {
+        matches!(self.root(), Self::Module { .. } | Self::NoSuchToken(_) | Self::Pin { .. })
+    }
+
+    /// The fault behind a slot's silence; of any other the fault itself.
+    pub fn root(&self) -> &Self {
+        match self {
+            Self::Silent { source, .. } => source.root(),
+            fault => fault,
+        }
+    }
+
+    /// The fault and what the module said of it, on one line.
+    pub fn with_causes(&self) -> String {
+        let first = Error::source(self);
+        let causes = std::iter::successors(first, |error| (*error).source());
+        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
+    }
+}
+
+/// What a module or the system said.
+#[derive(Clone)]
+pub struct Cause(Arc<dyn Error + Send + Sync>);
+
+impl Cause {
+    /// An error as a cause.
+    pub fn new(error: impl Error + Send + Sync + 'static) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl From<&str> for Cause {
+    fn from(text: &str) -> Self {
+        Self(Arc::from(Box::<dyn Error + Send + Sync>::from(text)))
+    }
+}
+
+impl From<String> for Cause {
+    fn from(text: String) -> Self {
+        Self(Arc::from(Box::<dyn Error + Send + Sync>::from(text)))
+    }
+}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl Error for Cause {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
     }
 }

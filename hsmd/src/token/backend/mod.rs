@@ -8,21 +8,25 @@
 mod device_log;
 mod fault;
 mod key_id;
+pub mod officer;
 pub mod pkcs11;
+mod wrapped;
 pub mod yubihsm;
 
 use keychain::{PublicKey, Signature};
 
 pub use device_log::{DeviceLog, Kept};
-pub use fault::Fault;
+pub use fault::{Cause, Fault};
 pub use key_id::{KeyId, KeyIds};
+pub use wrapped::{WrapKeyId, Wrapped};
 
 /// An HSM that holds P-256 keys and signs with them.
 ///
 /// An implementation must keep these promises:
 ///
-/// - a private key is made inside the device, cannot leave it, and survives a power cut once
-///   [`Backend::generate`] has returned;
+/// - a private key is made inside the device and survives a power cut once [`Backend::generate`] has returned;
+///   it cannot leave the device but under a wrap key that whoever has only the PIN can neither read, make nor use
+///   for more than carrying a key to a device that confines it likewise;
 /// - a key is reported with a public key only if a signature by its private half verified under it, in
 ///   the same call (two half-made keys under one id must never be mixed up);
 /// - [`Backend::destroy`] destroys what its handle names and nothing else, and a handle from before a
@@ -57,6 +61,23 @@ pub trait Backend: Send {
     /// Destroys one key or half of one: the private part first, so that what an interruption leaves can
     /// no longer sign.
     fn destroy(&mut self, handle: Handle) -> Result<(), Fault>;
+
+    /// The wrap keys that keys can be carried under. [`Fault::NotConfined`] if a key under one of them would be
+    /// readable for whoever has the PIN; empty where keys never leave the device.
+    fn wrap_keys(&mut self) -> Result<Vec<WrapKeyId>, Fault> {
+        Ok(Vec::new())
+    }
+
+    /// Encrypts a key under a wrap key. [`Fault::NotExtractable`] if the key was made to stay.
+    fn wrap(&mut self, _: Handle, _: WrapKeyId) -> Result<Wrapped, Fault> {
+        Err(Fault::NoWrapKey)
+    }
+
+    /// Takes in a key that another device encrypted, under `id`, and proves that it signs as `public_key`. A taken
+    /// id is treated as by [`Backend::generate`].
+    fn unwrap(&mut self, _: KeyId, _: &PublicKey, _: &Wrapped, _: WrapKeyId) -> Result<Key, Fault> {
+        Err(Fault::NoWrapKey)
+    }
 
     /// The device's own certificate, DER, that it made this key itself and that the key cannot leave it; checked
     /// against the key. None where the device issues none.
@@ -145,6 +166,8 @@ pub struct Key {
     pub id: KeyId,
     /// The public half; unique.
     pub public_key: PublicKey,
+    /// Whether it can be carried to another token under a wrap key.
+    pub carriable: bool,
 }
 
 /// A private key without its public one or the other way round: what an interrupted generation or

@@ -1,9 +1,12 @@
 //! The PKCS#11 backend, on `cryptoki`.
 
+mod confine;
 mod module;
 mod objects;
+mod officer;
+mod wrap;
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use cryptoki::{
     context::{Function, Pkcs11},
@@ -14,10 +17,12 @@ use cryptoki::{
     slot::Slot,
     types::AuthPin,
 };
-use keychain::Signature;
+use keychain::{PublicKey, Signature};
 
-use super::{Backend, Fault, Handle, Inventory, Key, KeyId, KeyIds, Rung};
+use super::{Backend, Cause, Fault, Handle, Inventory, Key, KeyId, KeyIds, Rung, WrapKeyId, Wrapped};
 use module::{Turn, Use};
+
+pub use officer::{Officer, OfficerSettings};
 
 /// Where a PKCS#11 token is and how its keys are known.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub struct Settings {
     pub pin: AuthPin,
     /// The ids that keys are made under.
     pub key_ids: KeyIds,
+    /// Whether keys are made so that they can be carried to another token, if this one confines them.
+    pub mirrored: bool,
 }
 
 /// A token behind a PKCS#11 module.
@@ -47,6 +54,8 @@ pub struct Token {
     identity: Option<String>,
     /// Set once the PIN was refused: presenting it again could lock the token.
     pin_refused: bool,
+    /// The wrap keys that were tried, and why keys are not confined under them.
+    tried: BTreeMap<WrapKeyId, Option<&'static str>>,
 }
 
 /// A session that is logged in, and the initialisation of the module that it is of.
@@ -66,6 +75,7 @@ impl Token {
             epoch: 0,
             identity: None,
             pin_refused: false,
+            tried: BTreeMap::new(),
         };
         let mut outcome = token.connect();
         for rung in Rung::ALL {
@@ -101,7 +111,8 @@ impl Token {
 
     fn open_session(&mut self, module: &Turn<'_>) -> Result<Opened, Fault> {
         let context = module.context()?;
-        let (slot, identity) = find_slot(context, &self.settings).map_err(|fault| match fault {
+        let named = [&self.settings.token_label, &self.settings.token_serial].map(Option::as_deref);
+        let (slot, identity) = find_slot(context, named).map_err(|fault| match fault {
             Fault::NoSuchToken(seen) if self.identity.is_some() => {
                 Fault::Lost { call: "the search for the token".to_owned(), source: seen.into() }
             }
@@ -117,7 +128,7 @@ impl Token {
                 let refused = refuses_pin(&error);
                 self.pin_refused = refused;
                 close(session);
-                Err(if refused { Fault::Pin { source: Some(Box::new(error)) } } else { fault(error) })
+                Err(if refused { Fault::Pin { source: Some(Cause::new(error)) } } else { fault(error) })
             }
         }
     }
@@ -168,8 +179,13 @@ impl Backend for Token {
     }
 
     fn generate(&mut self, id: KeyId) -> Result<Key, Fault> {
-        let (private, public, public_key) = self.with(|session| objects::make(session, id))?;
-        Ok(Key { handle: self.handle(Some(private), Some(public)), id, public_key })
+        let carriable = match self.wrap_keys() {
+            Ok(wrap_keys) => !wrap_keys.is_empty(),
+            Err(Fault::NotConfined(_)) => false,
+            Err(fault) => return Err(fault),
+        };
+        let (private, public, public_key) = self.with(|session| objects::make(session, id, carriable))?;
+        Ok(Key { handle: self.handle(Some(private), Some(public)), id, public_key, carriable })
     }
 
     fn sign(&mut self, handle: Handle, digest: &[u8; 32]) -> Result<Signature, Fault> {
@@ -183,7 +199,8 @@ impl Backend for Token {
         let mut inventory = Inventory::default();
         for pair in found.pairs {
             let handle = self.handle(Some(pair.private), Some(pair.public));
-            inventory.keys.push(Key { handle, id: pair.id, public_key: pair.public_key });
+            let (id, public_key, carriable) = (pair.id, pair.public_key, pair.carriable);
+            inventory.keys.push(Key { handle, id, public_key, carriable });
         }
         for (id, private, public) in found.halves {
             inventory.halves.push(super::Half { handle: self.handle(private, public), id });
@@ -194,6 +211,56 @@ impl Backend for Token {
     fn destroy(&mut self, handle: Handle) -> Result<(), Fault> {
         let (private, public) = self.objects(handle)?;
         self.with(|session| objects::destroy(session, [private, public]))
+    }
+
+    fn wrap_keys(&mut self) -> Result<Vec<WrapKeyId>, Fault> {
+        if !self.settings.mirrored {
+            return Ok(Vec::new());
+        }
+        let found = self.with(wrap::find)?;
+        let mut confining = Vec::new();
+        for (id, handle) in found {
+            let unconfined = match self.tried.get(&id) {
+                Some(known) => *known,
+                None => match self.with(|session| confine::demand(session, handle)) {
+                    Ok(()) => None,
+                    Err(Fault::NotConfined(because)) => Some(because),
+                    Err(fault) => return Err(fault),
+                },
+            };
+            self.tried.insert(id, unconfined);
+            // One wrap key that yields bytes yields those of every key.
+            if let Some(because) = unconfined {
+                return Err(Fault::NotConfined(because));
+            }
+            confining.push(id);
+        }
+        Ok(confining)
+    }
+
+    fn wrap(&mut self, handle: Handle, under: WrapKeyId) -> Result<Wrapped, Fault> {
+        let (private, _) = self.objects(handle)?;
+        let private = private.ok_or(Fault::EarlierHandle)?;
+        self.with(|session| {
+            if !objects::is_carriable(session, private)? {
+                return Err(Fault::NotExtractable);
+            }
+            wrap::wrap(session, private, wrap_key(session, under)?)
+        })
+    }
+
+    fn unwrap(
+        &mut self,
+        id: KeyId,
+        public_key: &PublicKey,
+        wrapped: &Wrapped,
+        under: WrapKeyId,
+    ) -> Result<Key, Fault> {
+        let (private, public) = self.with(|session| {
+            objects::take_in(session, (id, public_key), wrapped, wrap_key(session, under)?)
+        })?;
+        let handle = self.handle(Some(private), Some(public));
+        Ok(Key { handle, id, public_key: *public_key, carriable: true })
     }
 
     fn reconnect(&mut self, rung: Rung) -> Result<(), Fault> {
@@ -211,6 +278,12 @@ impl Drop for Token {
     fn drop(&mut self) {
         self.close_session();
     }
+}
+
+/// The object of a wrap key.
+fn wrap_key(session: &Session, id: WrapKeyId) -> Result<ObjectHandle, Fault> {
+    let found = wrap::find(session)?.into_iter().find(|(found, _)| *found == id);
+    found.map(|(_, handle)| handle).ok_or(Fault::NoWrapKey)
 }
 
 /// A session that cannot be closed is left to the module's next initialisation.
@@ -237,7 +310,7 @@ const fn refuses_pin(error: &Error) -> bool {
 
 /// The slot of the one token that has the label and serial number asked for: never a slot's number,
 /// which changes when a device is plugged in; and which token that is. A slot that does not answer hides no other.
-fn find_slot(module: &Pkcs11, settings: &Settings) -> Result<(Slot, String), Fault> {
+fn find_slot(module: &Pkcs11, [label, serial]: [Option<&str>; 2]) -> Result<(Slot, String), Fault> {
     let (mut seen, mut matching, mut silent) = (Vec::new(), Vec::new(), None);
     for slot in module.get_slots_with_token().map_err(fault)? {
         let info = match module.get_token_info(slot) {
@@ -248,8 +321,8 @@ fn find_slot(module: &Pkcs11, settings: &Settings) -> Result<(Slot, String), Fau
                 continue;
             }
         };
-        let wants = |want: &Option<String>, have: &str| want.as_deref().is_none_or(|want| want == have);
-        if wants(&settings.token_label, info.label()) && wants(&settings.token_serial, info.serial_number()) {
+        let wants = |want: Option<&str>, have: &str| want.is_none_or(|want| want == have);
+        if wants(label, info.label()) && wants(serial, info.serial_number()) {
             let identity = [info.manufacturer_id(), info.model(), info.serial_number()].join(" ");
             matching.push((slot, identity));
         }
@@ -281,13 +354,17 @@ fn sign_mechanism() -> Mechanism<'static> {
 fn fault(error: Error) -> Fault {
     let Error::Pkcs11(code, function) = &error else {
         // An answer that makes no sense may be about an object that another process was just destroying.
-        return Fault::Lost { call: "a call".to_owned(), source: Box::new(error) };
+        return Fault::Lost { call: "a call".to_owned(), source: Cause::new(error) };
     };
     let call = function.to_string();
+    // Curable or not: it is the module that says so, not a token.
+    if matches!(function, Function::Initialize | Function::GetSlotList) {
+        return Fault::ModuleFailed { call, source: Cause::new(error) };
+    }
     match code {
         // A device that is full stays so on a new connection.
         RvError::DeviceMemory if matches!(function, Function::GenerateKeyPair) => {
-            Fault::Full { source: Box::new(error) }
+            Fault::Full { source: Cause::new(error) }
         }
         // Of a PIN only a login says anything: elsewhere it is a fault like another.
         RvError::PinIncorrect
@@ -313,7 +390,7 @@ fn fault(error: Error) -> Fault {
         | RvError::SlotIdInvalid
         | RvError::TokenNotPresent
         | RvError::TokenNotRecognized
-        | RvError::UserNotLoggedIn => Fault::Lost { call, source: Box::new(error) },
-        _ => Fault::Refused { call, source: Box::new(error) },
+        | RvError::UserNotLoggedIn => Fault::Lost { call, source: Cause::new(error) },
+        _ => Fault::Refused { call, source: Cause::new(error) },
     }
 }

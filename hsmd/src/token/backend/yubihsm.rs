@@ -255,6 +255,10 @@ impl Device {
         self.keys.get(index).copied().ok_or(Fault::EarlierHandle)
     }
 
+    fn key_of(&mut self, id: KeyId, public_key: PublicKey) -> Key {
+        Key { handle: self.handle(id, public_key), id, public_key, carriable: self.settings.exportable }
+    }
+
     /// The public key of the object under an id; none if there is none, or none of P-256.
     fn public_key(&mut self, id: KeyId) -> Result<Option<PublicKey>, Fault> {
         match self.call("get public key", |client| key::public(client, id)) {
@@ -296,7 +300,7 @@ impl Backend for Device {
         let public_key = self.public_key(id)?.ok_or(Fault::Nonsense("a new key that is not of P-256"))?;
         self.sign_as(id, &public_key, &key::proof())
             .map_err(|fault| fault::or_nonsense(fault, "a new key does not sign as itself"))?;
-        Ok(Key { handle: self.handle(id, public_key), id, public_key })
+        Ok(self.key_of(id, public_key))
     }
 
     fn sign(&mut self, handle: Handle, digest: &[u8; 32]) -> Result<Signature, Fault> {
@@ -311,7 +315,8 @@ impl Backend for Device {
         for id in listed.iter().filter_map(|id| ids.read(&id.to_be_bytes())) {
             let Some(public_key) = self.public_key(id)? else { continue };
             self.sign_as(id, &public_key, &key::proof())?;
-            inventory.keys.push(Key { handle: self.handle(id, public_key), id, public_key });
+            let key = self.key_of(id, public_key);
+            inventory.keys.push(key);
         }
         Ok(inventory)
     }

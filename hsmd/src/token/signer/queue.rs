@@ -203,11 +203,7 @@ impl Queue {
         let mut waiters = wanted.map(|wanted| wanted.waiters).unwrap_or_default().into_iter();
         let Some(first) = waiters.next() else { return };
         for waiter in waiters {
-            let outcome = match &outcome {
-                Ok(signature) => Ok(*signature),
-                Err(fault) => Err(fault.again()),
-            };
-            drop(waiter.send(outcome));
+            drop(waiter.send(outcome.clone()));
         }
         drop(first.send(outcome));
     }

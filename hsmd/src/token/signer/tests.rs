@@ -66,7 +66,7 @@ impl Gated {
 impl Backend for Gated {
     fn generate(&mut self, id: KeyId) -> Result<Key, Fault> {
         let handle = Handle { epoch: 0, number: 0 };
-        self.pass(format!("generate {id}"), Key { handle, id, public_key: key(1) })
+        self.pass(format!("generate {id}"), Key { handle, id, public_key: key(1), carriable: false })
     }
 
     fn sign(&mut self, _: Handle, digest: &[u8; 32]) -> Result<Signature, Fault> {
@@ -78,6 +78,7 @@ impl Backend for Gated {
             handle: Handle { epoch: 0, number: number.into() },
             id: KeyIds::default().of(number.into()),
             public_key: key(number),
+            carriable: false,
         };
         self.pass("list".to_owned(), Inventory { keys: vec![key(1), key(2)], halves: Vec::new() })
     }

@@ -1,14 +1,14 @@
 //! A backend and where its keys are: what lives on the thread, and climbs the ladder out of a fault.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
 use keychain::{PublicKey, Signature};
 
 use super::Progress;
-use crate::token::backend::{Backend, Fault, Handle, Inventory, Key, KeyId, Rung};
+use crate::token::backend::{Backend, Fault, Handle, Inventory, Key, KeyId, Rung, WrapKeyId, Wrapped};
 
 /// Retired keys that are remembered: signatures that waited while their generation was left ask for the
 /// newest few.
@@ -35,6 +35,38 @@ impl Vault {
         let key = self.climb(|vault| vault.call(|backend| backend.generate(id)))?;
         self.handles.insert(key.public_key, key.handle);
         Ok(key)
+    }
+
+    pub(super) fn wrap_keys(&mut self) -> Result<Vec<WrapKeyId>, Fault> {
+        self.climb(|vault| vault.call(|backend| backend.wrap_keys()))
+    }
+
+    pub(super) fn wrap(&mut self, public_key: &PublicKey, under: WrapKeyId) -> Result<Wrapped, Fault> {
+        self.climb(|vault| {
+            let handle = vault.find(public_key)?.ok_or(Fault::NoSuchKey(*public_key))?;
+            vault.call(|backend| backend.wrap(handle, under))
+        })
+    }
+
+    pub(super) fn unwrap(
+        &mut self,
+        id: KeyId,
+        public_key: &PublicKey,
+        wrapped: &Wrapped,
+        under: WrapKeyId,
+    ) -> Result<(), Fault> {
+        let mut again = false;
+        let key = self.climb(|vault| {
+            // The attempt before may have had its effect.
+            if again && let Some(handle) = vault.find(public_key)? {
+                return Ok(handle);
+            }
+            again = true;
+            vault.call(|backend| backend.unwrap(id, public_key, wrapped, under)).map(|key| key.handle)
+        })?;
+        self.retired.retain(|retired| retired != public_key);
+        self.handles.insert(*public_key, key);
+        Ok(())
     }
 
     pub(super) fn sign(&mut self, public_key: &PublicKey, digest: &[u8; 32]) -> Result<Signature, Fault> {
@@ -100,10 +132,24 @@ impl Vault {
     }
 
     fn list(&mut self) -> Result<Inventory, Fault> {
-        let inventory = self.call(|backend| backend.inventory())?;
+        let mut inventory = self.call(|backend| backend.inventory())?;
+        self.destroy_second_copies(&mut inventory)?;
         self.handles = inventory.keys.iter().map(|key| (key.public_key, key.handle)).collect();
         self.retired.retain(|key| !self.handles.contains_key(key));
         Ok(inventory)
+    }
+
+    /// A key that was carried twice, by two processes or because the first attempt failed after its effect, is there
+    /// twice: one of the copies goes.
+    fn destroy_second_copies(&mut self, inventory: &mut Inventory) -> Result<(), Fault> {
+        let mut seen = HashSet::new();
+        let (once, again): (Vec<_>, Vec<_>) =
+            inventory.keys.iter().copied().partition(|key| seen.insert(key.public_key));
+        inventory.keys = once;
+        again.into_iter().try_for_each(|key| {
+            tracing::info!(key = %key.public_key, "destroying a second copy of a key");
+            self.call(|backend| backend.destroy(key.handle))
+        })
     }
 
     /// Does `work`, and while it fails for a reason that a new connection may cure, reconnects a rung

@@ -36,11 +36,12 @@ impl Place {
         Self { world, control: folder.join("control"), plans: AtomicU64::new(0) }
     }
 
-    /// The same with a second token, labelled `spare`.
+    /// The same with a second token, labelled `spare`, that is paired with the first.
     pub fn pair() -> Self {
         let place = Self::new();
         place.world.softhsm.add_token("spare");
         place.add_second("token_label = \"spare\"");
+        place.world.softhsm.pair(place.world.path());
         place
     }
 

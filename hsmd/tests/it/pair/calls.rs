@@ -6,7 +6,7 @@ use super::tokens::{Pair, ROTATE, TAINT};
 use crate::support::memory::{Device, Plan};
 
 /// More calls than the whole script makes; reached only if the plan never ends.
-const CALLS_MAX: u64 = 100;
+const CALLS_MAX: u64 = 200;
 
 /// Devices of both kinds, and whether a call that fails has its effect.
 fn devices() -> impl Iterator<Item = (fn() -> Device, bool)> {
@@ -14,7 +14,7 @@ fn devices() -> impl Iterator<Item = (fn() -> Device, bool)> {
     kinds.into_iter().flat_map(|kind| [(kind, false), (kind, true)])
 }
 
-/// Start, two rotations, a taint; what was answered before something failed.
+/// Start, two rotations, a taint; the answers before something failed.
 async fn script(pair: &Pair) -> Result<Vec<Advanced>, Error> {
     let keeper = pair.start().await?;
     let mut done = Vec::new();
@@ -30,8 +30,8 @@ async fn script(pair: &Pair) -> Result<Vec<Advanced>, Error> {
 
 #[tokio::test]
 async fn death_at_every_call_of_either() {
+    let mut deaths = 0;
     for (device, after_effect) in devices() {
-        let mut deaths = 0;
         for at in 0..CALLS_MAX {
             let first = device();
             let pair = Pair::of(first.clone(), first.beside());
@@ -48,21 +48,21 @@ async fn death_at_every_call_of_either() {
             }
             let events = usize::try_from(view.live().event().sequence_number).unwrap() + 1;
             assert!(events > answered.len(), "{events} {answered:?}");
+            // What was on one token only is on both again.
+            pair.check(&keeper, events).await;
             keeper.advance(ROTATE).await.unwrap();
             keeper.probe().await.unwrap();
-            pair.check_chain(&keeper, events + 1).await;
-            // What fell back to one token is apart again two rotations later.
-            keeper.advance(ROTATE).await.unwrap();
-            pair.check(&keeper, events + 2).await;
+            pair.check(&keeper, events + 1).await;
         }
-        assert!((15..CALLS_MAX).contains(&deaths), "{deaths}");
     }
+    println!("mirrors: {deaths} deaths survived");
+    assert!(deaths > 100, "{deaths}");
 }
 
 #[tokio::test]
 async fn one_failure_at_every_call_of_either_is_survived() {
+    let mut failures = 0;
     for (device, after_effect) in devices() {
-        let mut failures = 0;
         for at in 0..CALLS_MAX {
             let first = device();
             let pair = Pair::of(first.clone(), first.beside());
@@ -76,47 +76,45 @@ async fn one_failure_at_every_call_of_either_is_survived() {
             let keeper = pair.start().await.unwrap();
             pair.check(&keeper, 4).await;
         }
-        assert!((15..CALLS_MAX).contains(&failures), "{failures}");
     }
+    println!("mirrors: {failures} failures survived");
+    assert!(failures > 100, "{failures}");
 }
 
-/// One of the tokens is lost at one of its calls and comes back later: meanwhile either endorsements or a rotation
-/// go on, and in the end nothing is left over anywhere.
+/// One of the tokens is lost at one of its calls: everything goes on with the other. It comes back later, or is replaced
+/// by an empty one: in the end every key is on both.
 #[tokio::test]
-async fn the_loss_of_either_at_every_call_leaves_a_way() {
+async fn the_loss_of_either_at_every_call_loses_nothing() {
+    let mut losses = 0;
     for (device, after_effect) in devices() {
-        for lose_first in [true, false] {
-            let mut losses = 0;
+        for (lose_first, replaced) in [(true, false), (true, true), (false, false), (false, true)] {
             for at in 0..CALLS_MAX {
                 let first = device();
                 let pair = Pair::of(first.clone(), first.apart());
                 let keeper = pair.start().await.unwrap();
-                let lost = if lose_first { &pair.first } else { &pair.second };
+                let [(lost, kept), _] =
+                    if lose_first { pair.each() } else { pair.each().map(|(a, b)| (b, a)) };
                 lost.plan(Plan { at, after_effect, fatal: true });
-                let mut answered = Vec::new();
                 for advance in [ROTATE, TAINT, ROTATE] {
-                    answered.extend(keeper.advance(advance).await.ok());
-                }
-                if keeper.probe().await.is_err() {
-                    answered.push(keeper.advance(ROTATE).await.unwrap());
+                    keeper.advance(advance).await.unwrap();
                     keeper.probe().await.unwrap();
                 }
-                if !lost.heal() {
+                if !lost.was_lost() {
                     break;
                 }
                 losses += 1;
-                keeper.tokens().look().await;
-                keeper.probe().await.unwrap();
-                let view = keeper.settled().await.unwrap();
-                for advanced in &answered {
-                    assert!(view.find(&advanced.new_generation).is_some(), "an answered rotation stands");
+                pair.check_chain(&keeper, 4).await;
+                Pair::check_keys(&keeper, kept).await;
+                if replaced {
+                    lost.empty();
                 }
-                let events = usize::try_from(view.live().event().sequence_number).unwrap() + 1;
-                keeper.advance(ROTATE).await.unwrap();
-                keeper.advance(ROTATE).await.unwrap();
-                pair.check(&keeper, events + 2).await;
+                lost.heal();
+                keeper.tokens().ask_silent().await;
+                keeper.probe().await.unwrap();
+                pair.check(&keeper, 4).await;
             }
-            assert!((3..CALLS_MAX).contains(&losses), "{losses}");
         }
     }
+    println!("mirrors: {losses} losses survived");
+    assert!(losses > 100, "{losses}");
 }

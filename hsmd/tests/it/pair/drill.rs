@@ -1,6 +1,11 @@
-//! The drill: the real daemon with two SoftHSM tokens, each of which is lost, replaced and brought back.
+//! The drill: the real daemon with two SoftHSM tokens that mirror each other, each of which is lost, replaced and brought
+//! back.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use p11fault::{Mode, Plan, Rule};
 
@@ -11,6 +16,9 @@ use crate::{
 
 /// Long enough for a token that is tried on ever less often.
 const BACK: Duration = Duration::from_secs(30);
+
+/// The labels of the tokens, in the order of their slots.
+pub const LABELS: [&str; 2] = ["keelson", "spare"];
 
 /// From now on the token does not answer.
 pub fn gone(label: &str) -> Plan {
@@ -26,8 +34,8 @@ pub fn rotate(place: &Place) -> (u16, String) {
 }
 
 /// How many objects are on the first token and on the second.
-fn objects(place: &Place) -> [usize; 2] {
-    ["keelson", "spare"].map(|label| place.world.softhsm.objects_of(label))
+pub fn objects(place: &Place) -> [usize; 2] {
+    LABELS.map(|label| place.world.softhsm.objects_of(label))
 }
 
 /// What health says of the tokens: for each whether it answers, holds the live key, and the next.
@@ -39,26 +47,15 @@ pub fn tokens(place: &Place) -> Vec<(bool, bool, bool)> {
     tokens.iter().map(|token| (says(token, "answers"), says(token, "live"), says(token, "next"))).collect()
 }
 
-const ON_FIRST: [(bool, bool, bool); 2] = [(true, true, false), (true, false, true)];
-const ON_SECOND: [(bool, bool, bool); 2] = [(true, false, true), (true, true, false)];
-
-/// Brings to hsmd the chain as it was, and says that nobody has a newer one.
-pub fn vouch(place: &Place, chain: &str) {
-    place.world.recover("?unfinished=discard", chain).ok();
-}
-
-pub fn published(place: &Place) -> String {
-    let texts: Vec<_> = place.chain().unwrap().iter().map(|event| event.text().to_owned()).collect();
-    format!("[{}]", texts.join(","))
-}
+pub const MIRRORED: [(bool, bool, bool); 2] = [(true, true, true); 2];
 
 #[test]
-fn each_token_holds_one_key_and_they_take_turns() {
+fn each_key_is_on_both_tokens() {
     let place = Place::pair();
     let mut hsmd = place.start();
     for round in 0..6 {
-        assert_eq!(tokens(&place), if round % 2 == 0 { ON_FIRST } else { ON_SECOND }, "{round}");
-        assert_eq!(objects(&place), [2, 2]);
+        assert_eq!(tokens(&place), MIRRORED, "{round}");
+        assert_eq!(objects(&place), [4, 4]);
         assert!(place.signs());
         if round == 3 {
             hsmd.stop();
@@ -73,114 +70,104 @@ fn each_token_holds_one_key_and_they_take_turns() {
     hsmd.stop();
 }
 
-/// Rotates and taints past the loss, and sees that the chain is the same and that it signs soon.
-fn fails_over(place: &Place, hsmd: &Daemon, path: &str) {
+/// Signs, rotates or taints past the loss, and sees that the chain is the same.
+fn goes_on(place: &Place, hsmd: &Daemon, path: &str) {
+    let start = Instant::now();
+    assert!(place.signs(), "{}", hsmd.log());
+    assert!(start.elapsed() < SOON, "failover took {:?}", start.elapsed());
     let before = place.chain().unwrap();
     let (status, body) = place.post("admin", path, "{}");
     assert_eq!(status, 200, "{body} {}", hsmd.log());
-    eventually("an endorsement", SOON, || place.signs());
+    assert!(place.signs(), "{}", hsmd.log());
     let after = place.chain().unwrap();
-    assert_eq!(after.len(), before.len() + 1);
-    assert_eq!(after[0].id(), before[0].id(), "the same identity");
+    assert_eq!((after.len(), after[0].id()), (before.len() + 1, before[0].id()));
     assert_eq!(after.last().unwrap().event().taint_previous, path == "/taint");
-    eventually("readiness", SOON, || place.health().0 == 200);
+    assert_eq!(place.health().0, 200);
 }
 
 #[test]
-fn the_live_keys_token_is_lost_and_comes_back() {
-    for path in ["/rotate", "/taint"] {
+fn either_token_is_lost_and_comes_back() {
+    for (lost, name) in [(0, "first"), (1, "second")] {
         let place = Place::pair();
         let mut hsmd = place.start();
-        place.plan(gone("keelson"));
-        fails_over(&place, &hsmd, path);
-        assert_eq!(tokens(&place), [(false, false, false), (true, true, true)]);
-        assert_eq!(place.world.softhsm.objects_of("spare"), 4, "both keys");
+        place.plan(gone(LABELS[lost]));
+        goes_on(&place, &hsmd, "/rotate");
+        goes_on(&place, &hsmd, "/taint");
         eventually("a warning", SOON, || {
             let (status, health) = place.health();
-            status == 200 && health.contains("the token `first` does not answer")
+            let told = format!("the token `{name}` does not answer");
+            status == 200 && health.contains(&told) && health.contains("nothing must happen to the other")
         });
-        assert_eq!(rotate(&place).0, 200, "on one token the chain goes on");
-        let page = place.metrics();
-        for line in ["hsmd_token_answers{token=\"first\"} 0", "hsmd_token_answers{token=\"second\"} 1"] {
-            assert!(page.contains(line), "{line}");
-        }
+        let (lines, page) = (tokens(&place), place.metrics());
+        assert_eq!((lines[lost].0, lines[1 - lost]), (false, (true, true, true)));
+        assert!(page.contains(&format!("hsmd_token_answers{{token=\"{name}\"}} 0")), "{page}");
         place.lift();
-        eventually("what was left to be destroyed", BACK, || objects(&place) == [0, 4]);
+        eventually("both keys on both tokens", BACK, || objects(&place) == [4, 4]);
+        eventually("no warning", BACK, || place.health().1.contains("\"warnings\":{}"));
+        assert_eq!(tokens(&place), MIRRORED);
         assert_eq!(rotate(&place).0, 200);
-        assert_eq!(objects(&place), [2, 2]);
-        assert_eq!(tokens(&place), ON_SECOND);
-        assert_eq!(rotate(&place).0, 200);
-        assert_eq!(tokens(&place), ON_FIRST);
+        assert_eq!(objects(&place), [4, 4]);
         hsmd.stop();
     }
 }
 
-/// The folder of the live key's token is taken away, and hsmd starts anew: it comes up for the rotation alone.
+/// hsmd starts anew with either token alone.
 #[test]
-fn the_live_keys_token_is_lost_with_a_restart_and_replaced() {
-    let place = Place::pair();
-    let mut hsmd = place.start();
-    assert_eq!(rotate(&place).0, 200);
-    assert_eq!(tokens(&place), ON_SECOND);
-    let chain = published(&place);
-    hsmd.stop();
-    let mut spare = place.world.softhsm.token_folders().into_iter();
-    let spare = spare.find(|folder| holds_label(folder, "spare")).unwrap();
-    fs::remove_dir_all(spare).unwrap();
-
-    let mut hsmd = place.spawn_with(&[]);
-    let told = hsmd.told("STATUS=not ready: signing").unwrap();
-    assert!(told.contains("the token `second` does not answer"), "{told}");
-    eventually("the admin socket", SOON, || rotate(&place).0 == 503);
-    let (_, body) = rotate(&place);
-    assert!(body.contains("\"token\":\"second\"") && body.contains("opsctl hsm recover"), "{body}");
-    assert_eq!(place.endorse(3).0, 503);
-    vouch(&place, &chain);
-    fails_over(&place, &hsmd, "/rotate");
-    hsmd.ready().unwrap();
-
-    // Another token in its place, found without a restart.
-    place.world.softhsm.add_token("spare");
-    eventually("the new token", BACK * 3, || tokens(&place)[1].0);
-    assert_eq!(rotate(&place).0, 200);
-    assert_eq!(objects(&place), [2, 2]);
-    assert_eq!(rotate(&place).0, 200);
-    assert_eq!(objects(&place), [2, 2]);
-    hsmd.stop();
+fn a_restart_with_one_token_signs_and_rotates() {
+    for lost in [0, 1] {
+        let place = Place::pair();
+        let mut hsmd = place.start();
+        hsmd.stop();
+        place.plan(gone(LABELS[lost]));
+        let mut hsmd = place.start();
+        goes_on(&place, &hsmd, "/taint");
+        goes_on(&place, &hsmd, "/rotate");
+        place.lift();
+        eventually("both keys on both tokens", BACK * 2, || objects(&place) == [4, 4]);
+        hsmd.stop();
+    }
 }
 
-fn holds_label(folder: &std::path::Path, label: &str) -> bool {
+fn folder_of(place: &Place, label: &str) -> PathBuf {
+    let mut folders = place.world.softhsm.token_folders().into_iter();
+    folders.find(|folder| holds_label(folder, label)).unwrap()
+}
+
+fn holds_label(folder: &Path, label: &str) -> bool {
     let token = fs::read(folder.join("token.object")).unwrap();
     token.windows(label.len()).any(|part| part == label.as_bytes())
 }
 
+/// Either token is destroyed for good, an empty one is put in its slot, and the officers pair the two anew.
 #[test]
-fn the_next_keys_token_is_lost_and_comes_back() {
-    let place = Place::pair();
-    let mut hsmd = place.start();
-    place.plan(gone("spare"));
-    for restarted in [false, true] {
-        if restarted {
-            hsmd.stop();
-            hsmd = place.start();
-        }
+fn a_lost_token_is_replaced() {
+    for lost in [0, 1] {
+        let place = Place::pair();
+        let mut hsmd = place.start();
+        assert_eq!(rotate(&place).0, 200);
+        hsmd.stop();
+        fs::remove_dir_all(folder_of(&place, LABELS[lost])).unwrap();
+        let mut hsmd = place.start();
+        goes_on(&place, &hsmd, "/rotate");
+
+        place.world.softhsm.add_token(LABELS[lost]);
+        eventually("the new token", BACK * 3, || tokens(&place)[lost].0);
         assert!(place.signs());
-        for path in ["/rotate", "/taint"] {
-            let (status, body) = place.post("admin", path, "{}");
-            assert!(status == 503 && body.contains("\"token\":\"second\""), "{body}");
-            assert!(place.signs(), "{}", hsmd.log());
-        }
-        eventually("a warning", SOON, || {
-            let (status, health) = place.health();
-            status == 200 && health.contains("no rotation is possible")
-        });
+        assert_eq!(rotate(&place).0, 200, "the tokens are not paired yet");
+        eventually("a warning with its cure", SOON, || place.health().1.contains("opsctl hsm pair"));
+        let told = place.world.softhsm.ceremony("replace", &place.world.config());
+        assert!(told.contains("2 keys are on both and sign"), "{told}");
+        assert_eq!(objects(&place), [4, 4], "{}", hsmd.log());
+        assert!(place.signs());
+        assert_eq!(rotate(&place).0, 200, "{}", hsmd.log());
+        assert_eq!(objects(&place), [4, 4]);
+        eventually("no warning", BACK, || place.health().1.contains("\"warnings\":{}"));
+        // The survivor was needed for it, and is not any more.
+        place.plan(gone(LABELS[1 - lost]));
+        goes_on(&place, &hsmd, "/rotate");
+        place.lift();
+        hsmd.stop();
     }
-    assert_eq!(place.chain().unwrap().len(), 1);
-    place.lift();
-    eventually("a rotation", BACK, || rotate(&place).0 == 200);
-    assert_eq!(objects(&place), [2, 2]);
-    assert_eq!(tokens(&place), ON_SECOND);
-    hsmd.stop();
 }
 
 #[test]
@@ -193,11 +180,34 @@ fn a_second_token_is_added_to_a_chain() {
     place.add_second("token_label = \"spare\"");
     let mut hsmd = place.start();
     assert_eq!(tokens(&place), [(true, true, true), (true, false, false)]);
-    eventually("a warning", SOON, || place.health().1.contains("both keys are on one token, `first`"));
+    eventually("a warning", SOON, || place.health().1.contains("are on one token only, `first`"));
+    let told = place.world.softhsm.ceremony("pair", &place.world.config());
+    assert!(told.contains("keys are on both after two rotations"), "{told}");
     assert_eq!(rotate(&place).0, 200);
-    assert_eq!(tokens(&place), ON_FIRST);
+    assert_eq!(tokens(&place), [(true, true, true), (true, false, true)]);
+    assert_eq!(rotate(&place).0, 200);
+    assert_eq!(tokens(&place), MIRRORED);
     eventually("no warning", SOON, || place.health().1.contains("\"warnings\":{}"));
-    assert_eq!(objects(&place), [2, 2]);
+    assert_eq!(objects(&place), [4, 4]);
+    let told = place.world.softhsm.ceremony("pair", &place.world.config());
+    assert!(told.contains("paired already"), "{told}");
+    hsmd.stop();
+}
+
+#[test]
+fn a_rotation_waits_for_both_tokens_if_they_are_required() {
+    let place = Place::pair();
+    let config = fs::read_to_string(place.world.config()).unwrap();
+    fs::write(place.world.config(), format!("require_both_tokens = true\n{config}")).unwrap();
+    let mut hsmd = place.start();
+    place.plan(gone("spare"));
+    assert!(place.signs());
+    let (status, body) = rotate(&place);
+    assert!(status == 503 && body.contains("\"token\":\"second\""), "{status} {body}");
+    assert!(place.signs());
+    place.lift();
+    eventually("a rotation", BACK, || rotate(&place).0 == 200);
+    assert_eq!(objects(&place), [4, 4]);
     hsmd.stop();
 }
 
@@ -239,7 +249,7 @@ fn a_refused_pin_of_one_token_is_presented_once() {
     assert!(place.signs());
     std::thread::park_timeout(Duration::from_secs(7));
     assert_eq!(place.logged("login 160"), 1);
-    assert_eq!(rotate(&place).0, 503);
+    assert_eq!(rotate(&place).0, 200);
     hsmd.stop();
 }
 

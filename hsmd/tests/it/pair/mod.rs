@@ -1,6 +1,7 @@
-//! Two tokens: the live key on one, the next on the other, and the chain goes on past the loss of either.
+//! Two tokens that mirror each other: the loss of either, for good, at any moment, loses nothing.
 
 mod calls;
+mod confine;
 mod drill;
 mod hang;
 mod rules;

@@ -1,30 +1,23 @@
-//! On which token a key is made, what is believed of a token that is silent, and what is refused.
+//! Every key on both tokens: what goes on without one of them, and how a key comes to be on both again.
 
-use hsmd::{
-    chain::{Error, Unfinished},
-    token::backend::Fault,
-};
+use hsmd::{chain::Error, token::backend::Fault};
 
-use super::tokens::{Pair, ROTATE, TAINT, brought};
+use super::tokens::{Pair, ROTATE, TAINT};
 use crate::support::memory::Device;
 
 #[tokio::test]
-async fn live_and_next_take_turns_on_the_tokens() {
+async fn every_key_is_on_both_tokens() {
     for first in [Device::default(), Device::with_unique_ids()] {
         let pair = Pair::of(first.clone(), first.apart());
         let mut keeper = pair.start().await.unwrap();
-        let mut on_first = Vec::new();
         for events in 1..8 {
             pair.check(&keeper, events).await;
-            let live = keeper.view().unwrap().live().event().public_key;
-            on_first.push(pair.first.keys() == [live]);
             if events == 4 {
                 keeper.close().await.unwrap();
                 keeper = pair.start().await.unwrap();
             }
             keeper.advance(if events % 3 == 0 { TAINT } else { ROTATE }).await.unwrap();
         }
-        assert_eq!(on_first, [true, false, true, false, true, false, true]);
     }
 }
 
@@ -42,151 +35,116 @@ async fn a_chain_begins_with_both_tokens_or_not_at_all() {
     pair.check(&keeper, 1).await;
 }
 
+/// Keys made with one token configured stay on it: the second takes effect with the next two rotations.
 #[tokio::test]
-async fn a_second_token_joins_with_the_next_rotation() {
+async fn a_second_token_takes_effect_with_two_rotations() {
     let pair = Pair::new();
+    pair.first.pair(None);
+    pair.second.pair(None);
     let keeper = pair.start_alone().await.unwrap();
-    keeper.advance(ROTATE).await.unwrap();
     keeper.close().await.unwrap();
+    let unmirrored = |keeper: &hsmd::chain::Keeper| keeper.token_states()[0].unmirrored.clone();
+    // Not paired yet: it says so, and everything goes on.
     let keeper = pair.start().await.unwrap();
-    pair.check_together(&keeper, &pair.first, 2).await;
     keeper.advance(ROTATE).await.unwrap();
-    pair.check(&keeper, 3).await;
-    // And one can be given up again, once the next key is on the other.
+    assert!(unmirrored(&keeper).unwrap().contains("opsctl hsm pair"));
+    assert_eq!([pair.first.objects(), pair.second.objects()], [4, 0]);
+    pair.first.pair(Some(b"the wrap key"));
+    pair.second.pair(Some(b"the wrap key"));
+    keeper.advance(ROTATE).await.unwrap();
+    assert_eq!([pair.first.objects(), pair.second.objects()], [4, 2]);
     keeper.advance(ROTATE).await.unwrap();
     pair.check(&keeper, 4).await;
+    assert_eq!(unmirrored(&keeper), None);
 }
 
 #[tokio::test]
-async fn the_loss_of_the_live_keys_token_leaves_a_rotation() {
+async fn the_loss_of_either_token_loses_nothing() {
     for advance in [ROTATE, TAINT] {
-        let pair = Pair::new();
-        let keeper = pair.start().await.unwrap();
-        keeper.advance(ROTATE).await.unwrap();
-        let identity = keeper.view().unwrap().prefix();
-        let (lost, kept) = pair.devices(&keeper);
+        for lose_first in [true, false] {
+            for restarted in [false, true] {
+                let pair = Pair::new();
+                let keeper = pair.start().await.unwrap();
+                keeper.advance(ROTATE).await.unwrap();
+                let [(lost, kept), _] =
+                    if lose_first { pair.each() } else { pair.each().map(|(a, b)| (b, a)) };
+                lost.lose();
+                let keeper = if restarted {
+                    keeper.close().await.unwrap();
+                    pair.start().await.unwrap()
+                } else {
+                    keeper
+                };
+                keeper.probe().await.unwrap();
+                for events in 3..6 {
+                    keeper.advance(advance).await.unwrap();
+                    keeper.probe().await.unwrap();
+                    pair.check_chain(&keeper, events).await;
+                    Pair::check_keys(&keeper, kept).await;
+                }
+                assert_eq!(lost.objects(), 4, "the keys that it had when it was lost");
+                // It comes back: what is left on it is destroyed, and it is a mirror again without a rotation.
+                lost.heal();
+                keeper.tokens().ask_silent().await;
+                keeper.probe().await.unwrap();
+                pair.check(&keeper, 5).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_waits_for_both_tokens_if_they_are_required() {
+    let pair = Pair::new();
+    let keeper = pair.start_requiring_both().await.unwrap();
+    for (lost, kept) in pair.each() {
         lost.lose();
-        let error = keeper.probe().await.unwrap_err();
-        assert!(matches!(error, Error::Hsm(_)), "{error:?}");
-        keeper.advance(advance).await.unwrap();
         keeper.probe().await.unwrap();
-        assert_eq!(keeper.view().unwrap().prefix(), identity);
-        pair.check_together(&keeper, kept, 3).await;
-        // Further rotations go on with the one.
-        keeper.advance(ROTATE).await.unwrap();
-        pair.check_together(&keeper, kept, 4).await;
-        assert_eq!(lost.objects(), 2, "the key that was left when it was lost");
-        // It comes back: what is left on it is destroyed, and the next rotation puts a key there.
+        let error = keeper.advance(ROTATE).await.unwrap_err();
+        assert!(matches!(&error, Error::Hsm(Fault::Silent { .. })), "{error:?}");
+        assert_eq!(kept.objects(), 4, "nothing was left of it");
+        keeper.probe().await.unwrap();
         lost.heal();
-        keeper.tokens().look().await;
-        keeper.probe().await.unwrap();
-        assert_eq!(lost.objects(), 0);
-        keeper.advance(ROTATE).await.unwrap();
-        pair.check(&keeper, 5).await;
+        keeper.tokens().ask_silent().await;
     }
-}
-
-#[tokio::test]
-async fn the_loss_of_the_next_keys_token_leaves_the_endorsements() {
-    let pair = Pair::new();
-    let keeper = pair.start().await.unwrap();
-    let (_, lost) = pair.devices(&keeper);
-    lost.lose();
-    for restarted in [false, true] {
-        if restarted {
-            keeper.close().await.unwrap();
-        }
-        let keeper = if restarted { pair.start().await.unwrap() } else { keeper.clone() };
-        keeper.probe().await.unwrap();
-        for advance in [ROTATE, TAINT] {
-            let error = keeper.advance(advance).await.unwrap_err();
-            let told = keychain::Refusal::from(&error);
-            assert_eq!(told.context("token"), Some("second"), "{error:?}");
-            keeper.probe().await.unwrap();
-        }
-        assert_eq!(pair.first.objects(), 2, "nothing was left of it");
-        assert!(keeper.view().unwrap().next().is_none(), "not believed absent, nor known");
-    }
-    lost.heal();
-    let keeper = pair.start().await.unwrap();
-    pair.check(&keeper, 1).await;
     keeper.advance(ROTATE).await.unwrap();
     pair.check(&keeper, 2).await;
 }
 
+/// A key that is on one token only because the other was silent: an operator is told which must not be lost.
 #[tokio::test]
-async fn the_next_keys_token_is_used_again_once_it_answers() {
+async fn the_token_that_alone_holds_a_key_is_named() {
     let pair = Pair::new();
-    pair.start().await.unwrap().close().await.unwrap();
+    let keeper = pair.start().await.unwrap();
     pair.second.lose();
-    let keeper = pair.start().await.unwrap();
-    assert!(matches!(keeper.advance(ROTATE).await, Err(Error::NextSilent(_))));
-    pair.second.heal();
-    assert!(matches!(keeper.advance(ROTATE).await, Err(Error::NextSilent(_))), "nobody has looked yet");
-    keeper.tokens().look().await;
     keeper.advance(ROTATE).await.unwrap();
-    pair.check(&keeper, 2).await;
-}
-
-/// After a restart with the live key's token silent the ledger alone says that the generation is the newest. It
-/// may be restored from a backup: then the next key is in truth the live one, and an event by it forks the chain.
-#[tokio::test]
-async fn a_ledger_that_no_live_key_vouches_for_makes_no_event() {
-    let pair = Pair::new();
-    let keeper = pair.start().await.unwrap();
-    let old_chain = brought(&keeper);
-    keeper.close().await.unwrap();
-    let old = pair.folder.path().join("old.db");
-    std::fs::copy(pair.ledger_file(), &old).unwrap();
-    let keeper = pair.start().await.unwrap();
     keeper.advance(ROTATE).await.unwrap();
-    let chain = brought(&keeper);
-    keeper.close().await.unwrap();
-    std::fs::copy(&old, pair.ledger_file()).unwrap();
-    // The live key is on the second now; the ledger says that it is the next.
+    let states = keeper.token_states();
+    assert!(states[0].live && states[0].next && !states[1].live && !states[1].next, "{states:?}");
+    // That one is lost, too, and the other comes back: its keys are of generations that were left.
     pair.first.lose();
-    let keeper = pair.start().await.unwrap();
+    pair.second.heal();
+    keeper.tokens().ask_silent().await;
     assert!(keeper.probe().await.is_err());
-    for advance in [ROTATE, TAINT] {
-        let error = keeper.advance(advance).await.unwrap_err();
-        assert!(
-            matches!(&error, Error::Unproven(_)) && error.to_string().contains("opsctl hsm recover"),
-            "{error}"
-        );
-    }
-    let error = keeper.recover(old_chain, Unfinished::Refuse).await.map(drop);
-    assert!(error.is_ok() && matches!(keeper.advance(ROTATE).await, Err(Error::Unproven(_))));
-    // The newest chain is brought: the live key is found, and endorses.
-    keeper.recover(chain, Unfinished::Refuse).await.unwrap();
-    keeper.probe().await.unwrap();
-    assert!(matches!(keeper.advance(ROTATE).await, Err(Error::NextSilent(_))));
+    assert_eq!(pair.second.objects(), 4, "nothing is destroyed while a token is silent");
     pair.first.heal();
-    keeper.tokens().look().await;
-    keeper.advance(ROTATE).await.unwrap();
+    keeper.tokens().ask_silent().await;
+    keeper.probe().await.unwrap();
     pair.check(&keeper, 3).await;
 }
 
 #[tokio::test]
-async fn a_published_chain_vouches_for_the_ledger_in_the_live_keys_stead() {
+async fn a_key_that_one_token_has_lost_is_carried_to_it_again() {
     let pair = Pair::new();
     let keeper = pair.start().await.unwrap();
-    keeper.advance(ROTATE).await.unwrap();
-    let (lost, kept) = pair.devices(&keeper);
-    keeper.close().await.unwrap();
-    lost.lose();
-    for ledger_lost in [false, true] {
-        let keeper = pair.start().await;
-        if ledger_lost {
-            assert!(matches!(keeper, Err(Error::Behind(_))));
-            continue;
+    for (robbed, _) in pair.each() {
+        let view = keeper.view().unwrap();
+        for key in [view.live().event().public_key, view.next().unwrap()] {
+            robbed.steal(&key);
         }
-        let keeper = keeper.unwrap();
-        keeper.recover(brought(&keeper), Unfinished::Discard).await.unwrap();
-        keeper.advance(ROTATE).await.unwrap();
         keeper.probe().await.unwrap();
-        pair.check_together(&keeper, kept, 3).await;
-        keeper.close().await.unwrap();
-        std::fs::remove_file(pair.ledger_file()).unwrap();
+        let keeper = pair.start().await.unwrap();
+        pair.check(&keeper, 1).await;
     }
 }
 
@@ -203,7 +161,7 @@ async fn nothing_is_destroyed_while_a_token_is_silent() {
     for lost in [&pair.first, &pair.second] {
         lost.lose();
         let keeper = pair.start().await.unwrap();
-        assert_eq!([pair.first.objects(), pair.second.objects()], [5, 5]);
+        assert_eq!([pair.first.objects(), pair.second.objects()], [7, 7]);
         keeper.close().await.unwrap();
         lost.heal();
     }
@@ -217,12 +175,15 @@ async fn a_key_that_is_on_neither_token_is_missed_only_if_both_answer() {
     let keeper = pair.start().await.unwrap();
     let next = keeper.view().unwrap().next().unwrap();
     keeper.close().await.unwrap();
+    pair.first.steal(&next);
     pair.second.steal(&next);
     assert!(matches!(pair.start().await, Err(Error::Behind(_))));
     pair.first.lose();
-    // The one that answers has neither.
-    let error = pair.start().await.err().unwrap();
-    assert!(matches!(error, Error::Hsm(Fault::Silent { token: "first", .. })), "{error:?}");
+    // A silent token may have it: endorsements go on, and the next generation waits.
+    let keeper = pair.start().await.unwrap();
+    keeper.probe().await.unwrap();
+    let error = keeper.advance(ROTATE).await.unwrap_err();
+    assert!(matches!(error, Error::NextSilent(Fault::Silent { token: "first", .. })), "{error:?}");
     pair.second.lose();
     assert!(matches!(pair.start().await, Err(Error::Hsm(_))));
 }

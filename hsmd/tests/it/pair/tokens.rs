@@ -1,4 +1,4 @@
-//! A keeper with two tokens in memory.
+//! A keeper with two tokens in memory that mirror each other.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -31,7 +31,11 @@ impl Pair {
         Self::of(first, second)
     }
 
+    /// With one wrap key on both.
     pub fn of(first: Device, second: Device) -> Self {
+        for device in [&first, &second] {
+            device.pair(Some(b"the wrap key"));
+        }
         Self { folder: tempfile::tempdir().unwrap(), first, second }
     }
 
@@ -39,20 +43,32 @@ impl Pair {
         self.folder.path().join("ledger.db")
     }
 
+    async fn own_ledger(&self) -> Ledger {
+        support::ledger::open(&self.ledger_file()).await.unwrap()
+    }
+
     async fn ledger(&self) -> Ledger {
         support::ledger::read(&self.ledger_file()).await
     }
 
-    pub async fn start(&self) -> Result<Arc<Keeper>, Error> {
+    fn tokens(&self) -> Tokens {
         let [first, second] = [&self.first, &self.second].map(signer);
-        self.start_with(Tokens::pair(first, second)).await
+        Tokens::pair(first, second)
+    }
+
+    pub async fn start(&self) -> Result<Arc<Keeper>, Error> {
+        self.start_with(self.tokens()).await
+    }
+
+    /// With keys that are made on both tokens or not at all.
+    pub async fn start_requiring_both(&self) -> Result<Arc<Keeper>, Error> {
+        self.start_with(self.tokens().requiring_both(true)).await
     }
 
     /// With a ledger that is behind.
     pub async fn start_behind(&self) -> Arc<Keeper> {
-        let [first, second] = [&self.first, &self.second].map(signer);
         let clock = TrustedClock::new(Box::new(System::start()));
-        let keeper = Keeper::new(self.ledger().await, Tokens::pair(first, second), clock, KeyIds::default());
+        let keeper = Keeper::new(self.own_ledger().await, self.tokens(), clock, KeyIds::default());
         assert!(matches!(keeper.settled().await, Err(Error::Behind(_))));
         Arc::new(keeper)
     }
@@ -64,33 +80,28 @@ impl Pair {
 
     async fn start_with(&self, tokens: Tokens) -> Result<Arc<Keeper>, Error> {
         let clock = TrustedClock::new(Box::new(System::start()));
-        Ok(Arc::new(Keeper::start(self.ledger().await, tokens, clock, KeyIds::default()).await?))
+        Ok(Arc::new(Keeper::start(self.own_ledger().await, tokens, clock, KeyIds::default()).await?))
     }
 
-    /// The device with the live key, and the one with the next.
-    pub fn devices(&self, keeper: &Keeper) -> (&Device, &Device) {
-        let live = keeper.view().unwrap().live().event().public_key;
-        if self.first.keys().contains(&live) {
-            (&self.first, &self.second)
-        } else {
-            (&self.second, &self.first)
-        }
+    /// Both tokens, each with the other.
+    pub fn each(&self) -> [(&Device, &Device); 2] {
+        [(&self.first, &self.second), (&self.second, &self.first)]
     }
 
-    /// Every rule of the chain; the live key alone on one token, the next alone on the other.
+    /// Every rule of the chain; the live and the next key on both tokens, and nothing else.
     pub async fn check(&self, keeper: &Keeper, events: usize) {
         self.check_chain(keeper, events).await;
-        let view = keeper.settled().await.unwrap();
-        let (live, next) = self.devices(keeper);
-        assert_eq!(live.keys(), [view.live().event().public_key]);
-        assert_eq!(next.keys(), [view.next().unwrap()]);
-        assert_eq!([live.objects(), next.objects()], [2, 2]);
-        assert!(keeper.token_states().iter().all(|state| state.silent.is_none()));
+        for device in [&self.first, &self.second] {
+            Self::check_keys(keeper, device).await;
+            assert_eq!(device.objects(), 4);
+        }
+        assert!(
+            keeper.token_states().iter().all(|state| state.silent.is_none() && state.unmirrored.is_none())
+        );
     }
 
-    /// The same with both keys on one token and nothing on the other.
-    pub async fn check_together(&self, keeper: &Keeper, on: &Device, events: usize) {
-        self.check_chain(keeper, events).await;
+    /// The live and the next key on a token, and no others.
+    pub async fn check_keys(keeper: &Keeper, on: &Device) {
         let view = keeper.settled().await.unwrap();
         let mut keys = on.keys();
         let mut wanted: Vec<PublicKey> = vec![view.live().event().public_key, view.next().unwrap()];
@@ -116,6 +127,11 @@ fn signer(device: &Device) -> Signer {
 }
 
 /// The chain as published.
+pub fn published(keeper: &Keeper) -> String {
+    keeper.view().unwrap().published_from(0)
+}
+
+/// The same, read.
 pub fn brought(keeper: &Keeper) -> Brought {
-    Brought::parse(keeper.view().unwrap().published_from(0).as_bytes()).unwrap()
+    Brought::parse(published(keeper).as_bytes()).unwrap()
 }

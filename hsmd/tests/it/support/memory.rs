@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use hsmd::token::backend::{Backend, Capabilities, Fault, Half, Handle, Inventory, Key, KeyId, Rung};
+use hsmd::token::backend::{
+    Backend, Capabilities, Fault, Half, Handle, Inventory, Key, KeyId, Rung, WrapKeyId, Wrapped,
+};
 use keychain::{PublicKey, Signature};
 use p256::ecdsa::{SigningKey, signature::hazmat::PrehashSigner as _};
 
@@ -15,6 +17,9 @@ struct State {
     /// Sets the keys of one device apart from another's.
     salt: u8,
     keys: Vec<(KeyId, SigningKey)>,
+    /// Keys that were made when there was no wrap key.
+    staying: Vec<PublicKey>,
+    wrap_key: Option<WrapKeyId>,
     /// Ids of halves of keys.
     halves: Vec<KeyId>,
     made: u64,
@@ -61,6 +66,11 @@ impl Device {
         Self(self.beside().0, Arc::default())
     }
 
+    /// Gives the device a wrap key, or takes it away.
+    pub fn pair(&self, wrap_key: Option<&[u8]>) {
+        self.0.lock().unwrap().wrap_key = wrap_key.map(WrapKeyId::of);
+    }
+
     pub fn plan(&self, plan: Plan) {
         let mut faults = self.1.lock().unwrap();
         faults.calls = 0;
@@ -70,6 +80,18 @@ impl Device {
     /// From now on it does not answer.
     pub fn lose(&self) {
         self.1.lock().unwrap().dead = true;
+    }
+
+    /// Whether the plan was carried out.
+    pub fn was_lost(&self) -> bool {
+        self.1.lock().unwrap().dead
+    }
+
+    /// Takes every key away: another device of the kind, with the same wrap key, is in its place.
+    pub fn empty(&self) {
+        let mut state = self.0.lock().unwrap();
+        state.keys.clear();
+        state.halves.clear();
     }
 
     /// Forgets the plan; true if it was carried out.
@@ -154,8 +176,7 @@ fn died() -> Fault {
 fn make(state: &mut State) -> SigningKey {
     state.made += 1;
     let mut seed = [1; 32];
-    seed[..8].copy_from_slice(&state.made.to_be_bytes());
-    seed[8] += state.salt;
+    seed[..8].copy_from_slice(&(state.made | u64::from(state.salt) << 32).to_be_bytes());
     SigningKey::from_slice(&seed).unwrap()
 }
 
@@ -164,7 +185,7 @@ fn public(key: &SigningKey) -> PublicKey {
 }
 
 /// Numbers of keys and halves in one number.
-const HALVES: u64 = 1 << 32;
+const HALVES: u64 = 1 << 48;
 
 impl Backend for Memory {
     fn capabilities(&self) -> Capabilities {
@@ -179,9 +200,53 @@ impl Backend for Memory {
                 return Err(Fault::IdTaken(id));
             }
             let key = make(state);
-            let public_key = public(&key);
+            let (public_key, number) = (public(&key), number(&key));
             state.keys.push((id, key));
-            Ok(Key { handle: Handle { epoch, number: state.made }, id, public_key })
+            let carriable = state.wrap_key.is_some();
+            if !carriable {
+                state.staying.push(public_key);
+            }
+            Ok(Key { handle: Handle { epoch, number }, id, public_key, carriable })
+        })
+    }
+
+    fn wrap_keys(&mut self) -> Result<Vec<WrapKeyId>, Fault> {
+        self.call(|state| Ok(state.wrap_key.into_iter().collect()))
+    }
+
+    fn wrap(&mut self, handle: Handle, under: WrapKeyId) -> Result<Wrapped, Fault> {
+        let epoch = self.epoch;
+        self.call(|state| {
+            let found = state.keys.iter().find(|(_, key)| Handle { epoch, number: number(key) } == handle);
+            let (_, key) = found.ok_or(Fault::EarlierHandle)?;
+            if state.staying.contains(&public(key)) {
+                return Err(Fault::NotExtractable);
+            }
+            assert_eq!(state.wrap_key, Some(under));
+            Ok(Wrapped::new(key.to_bytes().to_vec()))
+        })
+    }
+
+    fn unwrap(
+        &mut self,
+        id: KeyId,
+        public_key: &PublicKey,
+        wrapped: &Wrapped,
+        under: WrapKeyId,
+    ) -> Result<Key, Fault> {
+        let epoch = self.epoch;
+        self.call(|state| {
+            assert_eq!(state.wrap_key, Some(under));
+            let key = SigningKey::from_slice(wrapped.bytes()).unwrap();
+            assert_eq!(public(&key), *public_key);
+            let there = state.keys.iter().find(|(taken, _)| state.unique_ids && *taken == id);
+            match there.map(|(_, there)| public(there)) {
+                Some(there) if there != *public_key => return Err(Fault::IdTaken(id)),
+                Some(_) => {}
+                None => state.keys.push((id, key.clone())),
+            }
+            let handle = Handle { epoch, number: number(&key) };
+            Ok(Key { handle, id, public_key: *public_key, carriable: true })
         })
     }
 
@@ -202,6 +267,7 @@ impl Backend for Memory {
                 handle: Handle { epoch, number: number(key) },
                 id: *id,
                 public_key: public(key),
+                carriable: !state.staying.contains(&public(key)),
             };
             let half = |(index, id): (u64, &KeyId)| Half {
                 handle: Handle { epoch, number: HALVES + index },

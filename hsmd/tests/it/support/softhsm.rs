@@ -11,6 +11,9 @@ use std::{
 pub const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 pub const PIN: &str = "7340-abcd";
 
+/// The PIN of each token's security officer.
+pub const SO_PIN: &str = "so-7340-abcd";
+
 /// The variable that names the token whose objects are counted.
 pub const TOKEN: &str = "KEELSON_TOKEN";
 
@@ -39,11 +42,43 @@ impl SoftHsm {
     pub fn add_token(&self, label: &str) {
         let made = Command::new("softhsm2-util")
             .env("SOFTHSM2_CONF", self.conf())
-            .args(["--init-token", "--free", "--label", label, "--so-pin", "so-7340-abcd", "--pin", PIN])
+            .args(["--init-token", "--free", "--label", label, "--so-pin", SO_PIN, "--pin", PIN])
             .stdout(Stdio::null())
             .status()
             .unwrap();
         assert!(made.success());
+    }
+
+    /// Has the officers pair the tokens `keelson` and `spare`, by the tool that ships.
+    pub fn pair(&self, folder: &Path) {
+        let config = folder.join("pair.toml");
+        let pin = self.pin_file();
+        let token = |label| {
+            format!("module = \"{MODULE}\"\ntoken_label = \"{label}\"\npin = \"{}\"\n", pin.display())
+        };
+        let (first, second) = (token("keelson"), token("spare"));
+        let text = format!("policy = \"/nowhere/policy.toml\"\n[hsm]\n{first}[second_hsm]\n{second}");
+        fs::write(&config, text).unwrap();
+        let told = self.ceremony("pair", &config);
+        assert!(told.contains("the tokens are paired by the wrap key"), "{told}");
+    }
+
+    /// Runs an act of the officers on the tokens that `config` names; answers what was said.
+    pub fn ceremony(&self, verb: &str, config: &Path) -> String {
+        let officer_pin = self.folder.join("officer-pin");
+        fs::write(&officer_pin, SO_PIN).unwrap();
+        fs::set_permissions(&officer_pin, fs::Permissions::from_mode(0o600)).unwrap();
+        let done = Command::new(env!("CARGO_BIN_EXE_hsm-backup"))
+            .args([verb, "--config"])
+            .arg(config)
+            .arg("--officer-pin")
+            .arg(&officer_pin)
+            .arg("--second-officer-pin")
+            .arg(&officer_pin)
+            .env("SOFTHSM2_CONF", self.conf())
+            .output()
+            .unwrap();
+        [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat()
     }
 
     /// The folders of the tokens.

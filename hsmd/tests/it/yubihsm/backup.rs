@@ -11,7 +11,6 @@ use std::{
 use hsmd::{
     chain::{Advance, Keeper},
     clock::{System, TrustedClock},
-    token::Tokens,
     token::backend::KeyIds,
     token::signer::Signer,
 };
@@ -118,33 +117,6 @@ async fn a_chain_goes_on_on_the_spare_device() {
     assert!(told(&verified).contains("signing key"), "{}", told(&verified));
     after.close().await.unwrap();
     assert!(keeper(&stranger, folder, true).await.is_err(), "a device without the keys does not go on");
-}
-
-/// Two devices in use: the live key on one, the next on the other, in turns.
-#[tokio::test]
-async fn two_devices_take_turns() {
-    let folder = tempfile::tempdir().unwrap();
-    let mocks = [Mock::mockhsm(), Mock::mockhsm()];
-    let [first, second] = ["first", "second"].map(|name| {
-        let own = folder.path().join(name);
-        fs::create_dir(&own).unwrap();
-        let mock = &mocks[usize::from(name == "second")];
-        Signer::start(Box::new(mock::open(mock, mock::settings(&own)).unwrap())).unwrap().0
-    });
-    let ledger = support::ledger::open(&folder.path().join("ledger.db")).await.unwrap();
-    let clock = TrustedClock::new(Box::new(System::start()));
-    let tokens = Tokens::pair(first, second);
-    let keeper = Arc::new(Keeper::start(ledger, tokens, clock, KeyIds::default()).await.unwrap());
-    for round in 0..5 {
-        let states = keeper.token_states();
-        let stand: Vec<_> =
-            states.iter().map(|state| (state.silent.is_none(), state.live, state.next)).collect();
-        let (live, next) = ((true, true, false), (true, false, true));
-        assert_eq!(stand, if round % 2 == 0 { [live, next] } else { [next, live] }, "{round}");
-        keeper.probe().await.unwrap();
-        assert!(keeper.free_objects().await.unwrap().is_some());
-        keeper.advance(ROTATE).await.unwrap();
-    }
 }
 
 #[tokio::test]

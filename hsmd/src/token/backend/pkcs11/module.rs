@@ -22,7 +22,7 @@ use cryptoki::{
 };
 
 use super::fault;
-use crate::token::backend::Fault;
+use crate::token::backend::{Cause, Fault};
 
 /// How long a token waits for the other's call to return: far longer than a device takes for anything hsmd asks
 /// of it, and short enough to sign again within five seconds.
@@ -185,6 +185,6 @@ impl Module {
 fn unloadable(path: &Path, error: Error) -> Fault {
     match error {
         Error::Pkcs11(..) => fault(error),
-        _ => Fault::Module { path: path.display().to_string(), source: Box::new(error) },
+        _ => Fault::Module { path: path.display().to_string(), source: Cause::new(error) },
     }
 }

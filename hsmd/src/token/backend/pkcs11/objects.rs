@@ -9,15 +9,21 @@ use cryptoki::{
 };
 use keychain::{PublicKey, Signature, VerifyingKey};
 
-use super::{fault, sign_mechanism};
-use crate::token::backend::{Fault, KeyId, KeyIds};
+use super::{fault, sign_mechanism, wrap};
+use crate::token::backend::{Fault, KeyId, KeyIds, Wrapped};
 
 /// Marks an object as ours. Short, because a label of more than 40 bytes makes a YubiHSM keep a second
 /// object for each key.
 const LABEL: &[u8] = b"keelson";
 
+/// Marks a key that attacks are tried on.
+const TRIAL_LABEL: &[u8] = b"keelson-trial";
+
 /// The object identifier of P-256, in DER.
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+
+/// The head of a DER octet string of 65 bytes.
+const OCTETS_OF_65: &[u8] = &[0x04, 65];
 
 /// What a key signs to prove which public key is its own. No event or endorsement starts so.
 const PROOF: &[u8] = b"keelson: proof that a key on the token signs as itself";
@@ -28,6 +34,31 @@ pub(super) struct Pair {
     pub(super) private: ObjectHandle,
     pub(super) public: ObjectHandle,
     pub(super) public_key: PublicKey,
+    /// Whether it can be carried to another token.
+    pub(super) carriable: bool,
+}
+
+/// How a key is named, and how long it lives.
+#[derive(Clone, Copy)]
+pub(super) enum Name {
+    /// A key of the chain, on the token.
+    Chain(KeyId),
+    /// A key to try attacks on, for the session alone.
+    Trial,
+}
+
+impl Name {
+    /// What both objects of the key say of it.
+    pub(super) fn attributes(self) -> Vec<Attribute> {
+        let mut attributes =
+            vec![Attribute::KeyType(KeyType::EC), Attribute::Token(matches!(self, Self::Chain(_)))];
+        attributes.extend(match self {
+            Self::Chain(id) => vec![Attribute::Id(id.bytes().to_vec()), Attribute::Label(LABEL.to_vec())],
+            // No key of ours, whatever becomes of it.
+            Self::Trial => vec![Attribute::Label(TRIAL_LABEL.to_vec())],
+        });
+        attributes
+    }
 }
 
 /// Every object of ours.
@@ -49,9 +80,13 @@ struct Object {
 
 /// Makes a key pair and proves that it signs; answers the private and the public object and the key. A pair
 /// that cannot be proven is taken away again, so that tries in vain do not fill the token.
-pub(super) fn make(session: &Session, id: KeyId) -> Result<(ObjectHandle, ObjectHandle, PublicKey), Fault> {
-    let (private, public) = generate(session, id)?;
-    match prove(session, private, public, id) {
+pub(super) fn make(
+    session: &Session,
+    id: KeyId,
+    carriable: bool,
+) -> Result<(ObjectHandle, ObjectHandle, PublicKey), Fault> {
+    let (private, public) = generate(session, Name::Chain(id), carriable)?;
+    match prove(session, private, public, (id, carriable)) {
         Ok(public_key) => Ok((private, public, public_key)),
         Err(unproven) => {
             if let Err(fault) = destroy(session, [Some(private), Some(public)]) {
@@ -62,17 +97,59 @@ pub(super) fn make(session: &Session, id: KeyId) -> Result<(ObjectHandle, Object
     }
 }
 
+/// Takes in a key that another token wrapped, with a public object beside it, and proves that it signs; answers
+/// the private and the public object.
+pub(super) fn take_in(
+    session: &Session,
+    (id, public_key): (KeyId, &PublicKey),
+    wrapped: &Wrapped,
+    under: ObjectHandle,
+) -> Result<(ObjectHandle, ObjectHandle), Fault> {
+    let private = wrap::unwrap(session, Name::Chain(id), wrapped, under)?;
+    let mut second = None;
+    let taken = make_public(session, id, public_key).and_then(|public| {
+        second = Some(public);
+        let proven = prove(session, private, public, (id, true))?;
+        if proven == *public_key {
+            Ok((private, public))
+        } else {
+            Err(Fault::Nonsense("another key than was carried"))
+        }
+    });
+    if taken.is_err()
+        && let Err(fault) = destroy(session, [Some(private), second])
+    {
+        tracing::warn!(%fault, %id, "a key carried in vain is left for the reconciliation");
+    }
+    taken
+}
+
+fn make_public(session: &Session, id: KeyId, public_key: &PublicKey) -> Result<ObjectHandle, Fault> {
+    let point = p256::ecdsa::VerifyingKey::from_sec1_bytes(public_key.sec1())
+        .map_err(|_| Fault::Nonsense("a public key that is no point"))?
+        .to_sec1_point(false);
+    let mut template = Name::Chain(id).attributes();
+    template.extend([
+        Attribute::Class(ObjectClass::PUBLIC_KEY),
+        Attribute::Private(false),
+        Attribute::Verify(true),
+        Attribute::EcParams(P256.to_vec()),
+        Attribute::EcPoint([OCTETS_OF_65, point.as_bytes()].concat()),
+    ]);
+    session.create_object(&template).map_err(fault)
+}
+
 fn prove(
     session: &Session,
     private: ObjectHandle,
     public: ObjectHandle,
-    id: KeyId,
+    (id, carriable): (KeyId, bool),
 ) -> Result<PublicKey, Fault> {
     for object in [private, public] {
         demand_named(session, object, id)?;
     }
     let key = public_key(session, public)?.ok_or_else(|| misread("a key without a point"))?;
-    demand_confined(session, private)?;
+    demand_confined(session, private, carriable)?;
     if proves(&proof(session, private)?, &key)? {
         Ok(key)
     } else {
@@ -101,37 +178,45 @@ fn is_gone(session: &Session, object: ObjectHandle) -> bool {
 }
 
 /// Makes a key pair; answers the private and the public object.
-fn generate(session: &Session, id: KeyId) -> Result<(ObjectHandle, ObjectHandle), Fault> {
-    let common = || {
-        vec![
-            Attribute::Token(true),
-            Attribute::KeyType(KeyType::EC),
-            Attribute::Id(id.bytes().to_vec()),
-            Attribute::Label(LABEL.to_vec()),
-        ]
-    };
-    let mut public = common();
+pub(super) fn generate(
+    session: &Session,
+    name: Name,
+    carriable: bool,
+) -> Result<(ObjectHandle, ObjectHandle), Fault> {
+    let mut public = name.attributes();
     public.extend([Attribute::Private(false), Attribute::Verify(true), Attribute::EcParams(P256.to_vec())]);
-    let mut private = common();
-    private.extend([
-        Attribute::Private(true),
-        Attribute::Sensitive(true),
-        Attribute::Extractable(false),
-        Attribute::Sign(true),
-    ]);
+    let mut private = name.attributes();
+    private.push(Attribute::Sign(true));
+    private.extend(if carriable { wrap::confined() } else { kept() });
     let (public, private) =
         session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private).map_err(fault)?;
     Ok((private, public))
 }
 
-/// Refuses a private key that the module made extractable against its template.
-fn demand_confined(session: &Session, private: ObjectHandle) -> Result<(), Fault> {
-    let wanted = [AttributeType::Sensitive, AttributeType::Extractable, AttributeType::Private];
+/// What a key is that never leaves its token.
+fn kept() -> Vec<Attribute> {
+    vec![Attribute::Private(true), Attribute::Sensitive(true), Attribute::Extractable(false)]
+}
+
+/// Refuses a private key that the module made other than its template says.
+fn demand_confined(session: &Session, private: ObjectHandle, carriable: bool) -> Result<(), Fault> {
+    let wanted = if carriable { wrap::confined() } else { kept() };
+    let types: Vec<_> = wanted.iter().map(Attribute::attribute_type).collect();
+    let attributes = session.get_attributes(private, &types).map_err(fault)?;
+    if wanted.iter().all(|wanted| attributes.contains(wanted)) {
+        Ok(())
+    } else {
+        Err(misread("a private key that could leave the token"))
+    }
+}
+
+/// Whether a private key can be carried to another token.
+pub(super) fn is_carriable(session: &Session, private: ObjectHandle) -> Result<bool, Fault> {
+    let wanted = [AttributeType::Extractable, AttributeType::WrapWithTrusted];
     let attributes = session.get_attributes(private, &wanted).map_err(fault)?;
-    let confined = [Attribute::Sensitive(true), Attribute::Extractable(false), Attribute::Private(true)]
+    Ok([Attribute::Extractable(true), Attribute::WrapWithTrusted(true)]
         .iter()
-        .all(|wanted| attributes.contains(wanted));
-    if confined { Ok(()) } else { Err(misread("a private key that could leave the token")) }
+        .all(|is| attributes.contains(is)))
 }
 
 /// Refuses a key that the token does not know by name: after the next start nobody would find it, and the
@@ -214,7 +299,8 @@ pub(super) fn find(session: &Session, ids: KeyIds) -> Result<Found, Fault> {
             continue;
         };
         let (id, public, public_key) = publics.swap_remove(index);
-        found.pairs.push(Pair { id, private: object.handle, public, public_key });
+        let carriable = is_carriable(session, object.handle)?;
+        found.pairs.push(Pair { id, private: object.handle, public, public_key, carriable });
     }
     found.halves.extend(publics.into_iter().map(|(id, public, _)| (Some(id), None, Some(public))));
     Ok(found)

@@ -5,7 +5,7 @@ use yubihsm::{
     device,
 };
 
-use crate::token::backend::Fault;
+use crate::token::backend::{self, Fault};
 
 /// What is to be told apart about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,15 +52,17 @@ pub(super) fn cause(error: &Error) -> Cause {
 pub(super) fn fault(call: &str, error: Error) -> Fault {
     let call = call.to_owned();
     match cause(&error) {
-        Cause::Credentials => Fault::Pin { source: Some(Box::new(error)) },
-        Cause::Lost => Fault::Lost { call, source: Box::new(error) },
+        Cause::Credentials => Fault::Pin { source: Some(backend::Cause::new(error)) },
+        Cause::Lost => Fault::Lost { call, source: backend::Cause::new(error) },
         // What was under the id is gone: whoever asked looks again.
         Cause::Absent => Fault::EarlierHandle,
         Cause::Forbidden => Fault::Refused {
             call: format!("{call}: the authentication key lacks the capability (hsmd/YUBIHSM.md lists them)"),
-            source: Box::new(error),
+            source: backend::Cause::new(error),
         },
-        Cause::LogFull | Cause::Refused | Cause::Taken => Fault::Refused { call, source: Box::new(error) },
+        Cause::LogFull | Cause::Refused | Cause::Taken => {
+            Fault::Refused { call, source: backend::Cause::new(error) }
+        }
     }
 }
 

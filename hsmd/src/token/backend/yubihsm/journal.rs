@@ -9,6 +9,7 @@ use std::{
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -67,7 +68,10 @@ struct Line {
 impl Journal {
     /// Opens the file, and cuts off what an interrupted write left at its end.
     pub(super) fn open(path: &Path) -> Result<Self, Fault> {
-        let unusable = |source: io::Error| Fault::DeviceLog { path: path.display().to_string(), source };
+        let unusable = |source: io::Error| Fault::DeviceLog {
+            path: path.display().to_string(),
+            source: Arc::new(source),
+        };
         let mut options = OpenOptions::new();
         let mut file =
             options.read(true).append(true).create(true).mode(0o600).open(path).map_err(unusable)?;
@@ -153,8 +157,10 @@ impl Journal {
             entries: news.entries.iter().map(|entry| entry.to_hex()).collect(),
         };
         let (count, digest) = (news.entries.len(), newest.digest);
-        self.append(&line)
-            .map_err(|source| Fault::DeviceLog { path: self.path.display().to_string(), source })?;
+        self.append(&line).map_err(|source| Fault::DeviceLog {
+            path: self.path.display().to_string(),
+            source: Arc::new(source),
+        })?;
         let entries = u64::try_from(count).unwrap_or(0);
         metrics::counter!("hsmd_device_log_entries_total").increment(entries);
         tracing::info!(device, entries, newest = newest.to_hex(), "kept the device's log");
