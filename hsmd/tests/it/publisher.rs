@@ -234,6 +234,27 @@ fn heads_are_published_and_put_back() {
     publisher.stop();
 }
 
+/// A report is the publisher's own, bounded, and proves itself.
+#[test]
+fn a_report_comes_from_the_publisher_and_changes_nothing_by_itself() {
+    let world = World::new(Database::Sqlite);
+    let mut hsmd = world.start();
+    let post = |socket: &str, body: &str| request(&world.socket(socket), "POST", "/published", body);
+    let empty = "{\"events\":[],\"heads\":[],\"held\":0}";
+    assert_eq!(post("publish", empty).ok(), "{\"finding\":\"nothing\"}");
+    assert_eq!(post("publish", &empty.replace('0', "1")).ok(), "{\"finding\":\"agrees\"}");
+    let own = format!("{{\"events\":[{}],\"heads\":[],\"held\":1}}", world.chain()[0].text());
+    assert_eq!(post("publish", &own).ok(), "{\"finding\":\"agrees\"}");
+    for socket in ["admin", "edge", "other"] {
+        assert_eq!(post(socket, empty).status, 404, "{socket}");
+    }
+    for body in ["", "[]", "{}", &"x".repeat((1 << 20) + 1)] {
+        let answer = post("publish", body);
+        assert!(matches!(answer.code(), "BA101" | "BA105"), "{}", answer.code());
+    }
+    hsmd.stop();
+}
+
 impl Published {
     fn ask<T: redis::FromRedisValue>(&mut self, database: i64, command: &[&str]) -> T {
         redis::cmd("SELECT").arg(database).exec(&mut self.connection).unwrap();

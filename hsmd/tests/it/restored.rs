@@ -61,8 +61,19 @@ impl World {
 }
 
 /// Tried: a backup from before a revocation and a denial. It was healthy, and the revoked key was endorsed again.
+/// By the head that is kept beside the chain copy.
 #[test]
-fn a_restored_ledger_is_named_and_takes_over_what_it_lacks() {
+fn a_restored_ledger_is_named_by_what_is_kept() {
+    a_restored_ledger_is_named_and_takes_over_what_it_lacks(true);
+}
+
+/// By the head that is published: nothing is left of the disk.
+#[test]
+fn a_restored_ledger_is_named_by_what_is_published() {
+    a_restored_ledger_is_named_and_takes_over_what_it_lacks(false);
+}
+
+fn a_restored_ledger_is_named_and_takes_over_what_it_lacks(has_copy: bool) {
     let published = Published::new();
     let world = &published.world;
     let mut hsmd = world.start();
@@ -84,6 +95,9 @@ fn a_restored_ledger_is_named_and_takes_over_what_it_lacks() {
     eventually("the head in the directory", SOON, is_published);
     hsmd.stop();
     world.restore_ledger(Some(&backup));
+    if !has_copy {
+        std::fs::remove_dir_all(world.path().join("copy")).unwrap();
+    }
     let mut hsmd = world.start();
     world.enters("restored");
 
@@ -96,6 +110,10 @@ fn a_restored_ledger_is_named_and_takes_over_what_it_lacks() {
     assert_eq!(shown["lacking"]["revoked"][0]["publicKey"], key);
 
     // What was shown is taken over, and nothing else.
+    // Also after another start.
+    hsmd.kill();
+    let mut hsmd = world.start();
+    world.enters("restored");
     let other = keychain::Digest::of("other");
     let wrong = world.admin("/take-over", &format!("{{\"proof\":\"{other}\",\"take\":\"sound\"}}"));
     assert_eq!((wrong.status, wrong.code()), (409, "BA602"));

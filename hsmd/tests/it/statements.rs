@@ -446,3 +446,44 @@ async fn a_service_is_revoked_up_to_all_that_it_may_have_and_closed_until_it_is_
     assert!(statements.newest().head.as_ref().unwrap().entries().services.is_empty(), "it has ended");
     assert_eq!(statements.demand_open("edge:a").unwrap_err().code().as_str(), "BA304", "and is still closed");
 }
+
+/// Over the sockets: an operator's word closes the row of the policy, also for keys that were never seen.
+#[test]
+fn a_revoked_service_is_refused_until_it_is_opened() {
+    let world = World::new(Database::Sqlite);
+    let mut hsmd = world.start();
+    let post = |path: &str, body: &str| request(&world.socket("admin"), "POST", path, body);
+    let sign = |socket: &str, number: u8| {
+        let body = sign_request(Purpose::Response, service_key(number), Duration::from_mins(5));
+        request(&world.socket(socket), "POST", "/sign", &body)
+    };
+    let number_of = |text: &str| keychain::endorsement::Endorsement::parse(text).unwrap().number.unwrap();
+    let before = number_of(&sign("edge", 1).ok());
+    assert!(number_of(&sign("edge", 2).ok()) > before);
+    let answer = post("/revoke-service", "{\"service\":\"edge:demo\",\"reason\":\"drill\"}").ok();
+    assert!(answer.starts_with("{\"service\":\"edge:demo\",\"endorsedUpTo\":"), "{answer}");
+    let (head, _) = world.head();
+    let up_to = head.entries().services["edge:demo"].endorsed_up_to;
+    assert!(up_to > before);
+    assert_eq!((sign("edge", 3).status, sign("edge", 3).code()), (403, "BA304"));
+    sign("authd", 4).ok();
+    hsmd.kill();
+    let mut hsmd = world.start();
+    assert_eq!(sign("edge", 3).code(), "BA304", "also after another start");
+    post("/open-service", "{\"service\":\"edge:demo\"}").ok();
+    assert!(number_of(&sign("edge", 3).ok()) > up_to);
+    assert!(world.head().0.entries().services.contains_key("edge:demo"), "those from before stay refused");
+
+    assert_eq!(post("/open-service", "{\"service\":\"edge:other\"}").code(), "BA602");
+    for path in ["/revoke-service", "/open-service"] {
+        for body in ["", "{}", "{\"service\":1}", "{\"service\":\"shop\"}", "{\"service\":\"authd\",\"x\":1}"]
+        {
+            assert_eq!(post(path, body).code(), "BA101", "{path} {body}");
+        }
+        for (socket, status) in [("other-admin", 403), ("edge", 404), ("publish", 404)] {
+            let answer = request(&world.socket(socket), "POST", path, "{\"service\":\"authd\"}");
+            assert_eq!(answer.status, status, "{path} {socket}");
+        }
+    }
+    hsmd.stop();
+}
