@@ -12,7 +12,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -327,6 +327,17 @@ impl TrustedClock {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For what is dated but not signed, as the lines of the audit trail are: never by a clock in doubt.
+impl Clock for Arc<TrustedClock> {
+    fn now(&self) -> Timestamp {
+        self.estimated_now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
     }
 }
 
