@@ -62,6 +62,7 @@ impl Statements {
         };
         let finding = compare(own, report);
         self.act_on(&finding, &view).await?;
+        self.measure_contradictions();
         metrics::counter!("hsmd_published_reports_total", "finding" => finding.label()).increment(1);
         let mut judged = self.judged();
         judged.finding = finding.label();
@@ -138,10 +139,15 @@ impl Statements {
                  or token, then `opsctl hsm recover --copy-stopped` and rotate twice"
             )
         });
-        for (name, state) in [("hsmd_ledger_restored", &restored), ("hsmd_chain_rival", &rival)] {
+        [restored, rival]
+    }
+
+    /// Says in the metrics which of the two states it is.
+    pub(super) fn measure_contradictions(&self) {
+        let names = ["hsmd_ledger_restored", "hsmd_chain_rival"];
+        for (name, state) in names.into_iter().zip(self.contradictions()) {
             metrics::gauge!(name).set(f64::from(u8::from(state.is_some())));
         }
-        [restored, rival]
     }
 
     async fn act_on(&self, finding: &Finding, view: &View) -> Result<(), Error> {

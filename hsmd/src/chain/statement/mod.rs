@@ -156,6 +156,7 @@ impl Statements {
             health.warn("head", self.problem());
             health.note("head", self.staleness());
             health.warn("published", self.uncompared());
+            self.measure_contradictions();
             let pause = if outcome.is_ok() { read_every.min(self.until_due()) } else { PAUSE };
             tokio::select! {
                 _ = chain.changed() => {}
