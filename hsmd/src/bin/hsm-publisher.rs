@@ -28,7 +28,7 @@ use tokio::{sync::mpsc, time};
 const SWEEP: Duration = Duration::from_secs(30);
 
 /// How often hsmd is told what is published.
-const REPORT: Duration = Duration::from_secs(60);
+const REPORT: Duration = Duration::from_mins(1);
 
 /// How soon what is owed is tried again, and how often the watchdog is told.
 const TICK: Duration = Duration::from_millis(500);

@@ -31,9 +31,8 @@ impl Published {
     pub fn configure(world: &World, redis: &str) {
         let folder = world.path().display();
         let config = format!(
-            "endorse = \"unix:{folder}/other.sock\"\npublish = \"unix:{folder}/publish.sock\"\nredis = \"{}\"\n\
-             metrics = \"unix:{folder}/publisher.sock\"\n",
-            redis
+            "endorse = \"unix:{folder}/other.sock\"\npublish = \"unix:{folder}/publish.sock\"\nredis = \"{redis}\"\n\
+             metrics = \"unix:{folder}/publisher.sock\"\n"
         );
         fs::write(world.path().join("publisher.toml"), config).unwrap();
     }

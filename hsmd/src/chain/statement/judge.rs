@@ -152,13 +152,13 @@ impl Statements {
 
     async fn act_on(&self, finding: &Finding, view: &View) -> Result<(), Error> {
         match finding {
-            Finding::Agrees | Finding::Nothing => {}
             // With both keys of the newest event at hand it is not this ledger that is behind: a copy went on.
             Finding::Ahead(beyond) if self.keeper.view().is_some() => {
                 let number = beyond.last().map_or(0, |event| event.event().sequence_number);
                 self.note_rival(view, format!("the published chain goes on to generation {number}"));
             }
-            Finding::Ahead(_) => {}
+            // A ledger that is behind its token says so itself.
+            Finding::Agrees | Finding::Nothing | Finding::Ahead(_) => {}
             Finding::Rival(evidence) => self.note_rival(view, evidence.clone()),
             Finding::Restored(restored) => self.note_restored(restored).await?,
         }

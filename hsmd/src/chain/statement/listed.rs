@@ -117,7 +117,6 @@ mod tests {
             denied: vec![entry(a, 10), entry(b, 20)],
             revoked: vec![entry(key(1), 10), entry(key(2), 400 * day)],
             services: vec![service("edge:a", 7, 10), service("edge:b", 8, 400 * day)],
-            ..Stated::default()
         };
         for (now, denied, keys) in [
             (9, vec![a, b], vec![(key(1), at(10)), (key(2), at(9 + day + 5))]),

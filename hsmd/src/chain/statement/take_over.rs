@@ -94,10 +94,9 @@ impl Statements {
 fn chosen(view: &View, restored: &Restored, choice: Choice) -> Entries {
     let denials = Entries { denied: restored.lacking.denied.clone(), ..Entries::default() };
     match choice {
-        Choice::All => restored.lacking.clone(),
         Choice::Nothing => Entries::default(),
         Choice::Sound if is_tainted(view, restored) => denials,
-        Choice::Sound => restored.lacking.clone(),
+        Choice::All | Choice::Sound => restored.lacking.clone(),
     }
 }
 
