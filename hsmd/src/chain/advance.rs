@@ -155,7 +155,7 @@ impl Keeper {
         failure_point::write(step, "after-commit")?;
         // 6. Generation id and signing key change together, and the event becomes visible.
         *self.proven() = Some(extended.live().id());
-        self.enter(self.latched(State::Ready, Some(&extended)), Some(Arc::clone(&extended)));
+        self.enter(State::Ready, Some(Arc::clone(&extended)));
         failure_point::pass(step, "after-show");
         // 7. The key that was left is destroyed.
         let retired = self.tokens.retire(newest.public_key).await;

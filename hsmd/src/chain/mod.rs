@@ -70,8 +70,6 @@ pub struct Keeper {
     proven: Mutex<Option<Digest>>,
     /// Copies of the chain, by name, that the ledger is held against.
     copies: Mutex<BTreeMap<&'static str, Vec<SignedEvent>>>,
-    /// A state that only an operator, or another event, ends.
-    latch: Mutex<Option<Latch>>,
     /// The sequence number of the newest visible event, for those who wait for the next.
     head: watch::Sender<u64>,
     /// A signature failed: the watcher need not wait until it is tried again.
@@ -83,20 +81,6 @@ pub struct Keeper {
 struct Standing {
     state: State,
     view: Option<Arc<View>>,
-}
-
-/// A state that outlives reconciliations.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Latch {
-    /// The ledger was restored: until an operator took over the difference.
-    Restored(String),
-    /// Another holder of the keys has signed beside the event of that id: until another event follows it.
-    Rival {
-        /// The newest event.
-        newest: Digest,
-        /// How it shows.
-        evidence: String,
-    },
 }
 
 impl Keeper {
@@ -132,7 +116,6 @@ impl Keeper {
             strays: AtomicBool::new(false),
             proven: Mutex::new(None),
             copies: Mutex::default(),
-            latch: Mutex::new(None),
             head: watch::Sender::new(0),
             suspicion: Notify::new(),
         }
@@ -164,16 +147,17 @@ impl Keeper {
         self.head.subscribe()
     }
 
+    /// Surveys both tokens if one of them was silent at the last survey: keys are mirrored again as soon as it answers.
+    pub async fn survey_if_due(&self) {
+        if self.tokens.needs_survey() && self.view().is_some() {
+            // The state says how it went.
+            drop(self.check().await);
+        }
+    }
+
     /// Resolves when somebody's signature has failed since this was last asked.
     pub async fn suspected(&self) {
         self.suspicion.notified().await;
-    }
-
-    /// Raises a latch, or ends it.
-    pub async fn latch(&self, latch: Option<Latch>) -> Result<(), Error> {
-        let _turn = self.turns.take(Waiting::Other).await;
-        *self.latch.lock().unwrap_or_else(PoisonError::into_inner) = latch;
-        self.reconcile().await
     }
 
     /// Holds the ledger against a copy of the chain from now on: events that verify on their own, in order.

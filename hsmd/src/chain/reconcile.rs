@@ -14,7 +14,7 @@ use keychain::{
 };
 
 use super::{
-    Error, Keeper, Latch, State, View,
+    Error, Keeper, State, View,
     plan::{Found, Known, Plan, Settled, Sweep, Written, plan},
     to_gauge,
     turn::Waiting,
@@ -77,7 +77,7 @@ impl Keeper {
     pub(super) async fn reconcile(&self) -> Result<(), Error> {
         match self.compare_all().await {
             Ok((state, view)) => {
-                self.enter(self.latched(state, view.as_deref()), view);
+                self.enter(state, view);
                 Ok(())
             }
             Err(error) => {
@@ -237,27 +237,6 @@ impl Keeper {
             self.enter(self.chain_state(), View::new(contents.events.clone(), None).map(Arc::new));
         }
         Ok(())
-    }
-
-    /// The state, unless an operator has to decide first.
-    pub(super) fn latched(&self, state: State, view: Option<&View>) -> State {
-        let mut latch = self.latch.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = view.map(|view| view.live().id());
-        match &*latch {
-            Some(Latch::Restored(difference)) if state.powers().rotates => {
-                State::LedgerRestored(difference.clone())
-            }
-            Some(Latch::Rival { newest: of, evidence }) if Some(*of) == newest => match state {
-                State::Ready => State::Rival(evidence.clone()),
-                state => state,
-            },
-            // Another event follows the contested one: what stood beside it is a branch that was left.
-            Some(Latch::Rival { .. }) if newest.is_some() => {
-                *latch = None;
-                state
-            }
-            _ => state,
-        }
     }
 }
 

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, sync::Mutex};
 use keychain::json;
 use tokio::sync::watch;
 
-use crate::{chain::Keeper, chain::statement::Statements, token::TokenState};
+use crate::{
+    chain::statement::Statements,
+    chain::{Keeper, State},
+    token::TokenState,
+};
 
 /// What the daemon rests on, and what is wrong with it.
 pub struct Health {
@@ -56,6 +60,15 @@ impl Health {
     /// Whether the daemon is ready, and `GET /health`.
     pub fn describe(&self, keeper: &Keeper, statements: &Statements) -> (bool, String) {
         let mut problems = self.problems();
+        let mut warnings = self.warnings();
+        let [restored, rival] = statements.contradictions();
+        let state = match (keeper.chain_state(), &restored, &rival) {
+            (State::Ready, Some(cause), _) => State::LedgerRestored(cause.clone()),
+            (State::Ready, None, Some(cause)) => State::Rival(cause.clone()),
+            (state, ..) => state,
+        };
+        problems.extend(restored.map(|cause| ("restored".to_owned(), cause)));
+        warnings.extend(rival.map(|cause| ("rival".to_owned(), cause)));
         let chain = if let Some(view) = keeper.view() {
             let live = view.live().event();
             format!(
@@ -67,7 +80,6 @@ impl Health {
             problems.push(("chain".to_owned(), keeper.chain_state().to_string()));
             String::new()
         };
-        let state = keeper.chain_state();
         let powers = state.powers();
         let state = format!(
             ",\"state\":{{\"name\":\"{}\",\"cause\":{},\"cure\":{},\"signs\":{},\"rotates\":{},\"taints\":{}}}",
@@ -89,7 +101,7 @@ impl Health {
         let body = format!(
             "{{\"status\":\"{status}\",\"problems\":{},\"warnings\":{},\"queueDepth\":{},\"queue\":{{{}}}{state}{chain}{stated}{tokens}}}",
             object(&problems),
-            object(&self.warnings()),
+            object(&warnings),
             keeper.waiting(),
             queue.join(",")
         );
