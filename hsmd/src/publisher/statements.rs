@@ -106,7 +106,7 @@ impl StatementCarrier {
         event: impl Fn(&Digest) -> Option<SignedEvent>,
     ) -> Result<(), Error> {
         if self.is_owed {
-            self.settle_head(now, event).await?;
+            self.settle_head(event).await?;
             self.is_owed = false;
         }
         while let Some(key) = self.keys_to_withdraw.first().copied() {
@@ -135,20 +135,18 @@ impl StatementCarrier {
         self.head.as_ref().map(|head| head.entries().clone()).unwrap_or_default()
     }
 
-    async fn settle_head(
-        &self,
-        now: Timestamp,
-        event: impl Fn(&Digest) -> Option<SignedEvent>,
-    ) -> Result<(), Error> {
+    async fn settle_head(&self, event: impl Fn(&Digest) -> Option<SignedEvent>) -> Result<(), Error> {
         let Some(ours) = &self.head else { return Ok(()) };
         let id = ours.event_id();
-        let ttl = ours.expiration().since(now);
+        // Its whole life, not what is left of it by this clock, which may be wrong: a taint's head must be found, and
+        // verifiers judge by their own clocks whether it has ended.
+        let ttl = ours.expiration().since(ours.issued_at());
         let stays = |text: &String| {
             let Ok(theirs) = Head::parse(text) else { return false };
             let is_signed = event(&id).is_some_and(|event| theirs.verify_signature(&event).is_ok());
             text == ours.text() || (is_signed && theirs.number() > ours.number())
         };
-        if ttl.is_zero() || readable(self.directory.head(&id).await).is_some_and(|text| stays(&text)) {
+        if readable(self.directory.head(&id).await).is_some_and(|text| stays(&text)) {
             return Ok(());
         }
         self.directory.publish_head(&id, ours.text(), ttl).await?;
