@@ -31,6 +31,7 @@ mod generation;
 mod hsm;
 mod probe;
 mod revocation;
+mod services;
 mod statements;
 mod status;
 mod talk;
@@ -102,6 +103,8 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
             HsmVerb::Verify(options) => hsm::verify(&options, talk).await,
         },
         Command::RevokeKey(options) => revocation::revoke_key(&options, talk).await,
+        Command::RevokeService(options) => services::revoke_service(&options, talk).await,
+        Command::OpenService(options) => services::open_service(&options, talk).await,
         Command::Audit { verb: AuditVerb::Show(options) } => audit::show(&options, talk),
         Command::Audit { verb: AuditVerb::Verify(options) } => audit::verify(&options).await,
         Command::Status(options) => status::status(&options).await,

@@ -3,6 +3,7 @@
 mod backup;
 mod clock;
 mod recover;
+mod restored;
 mod verify;
 
 pub(crate) use backup::{HandedOn, backup, restore};
