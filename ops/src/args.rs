@@ -174,6 +174,24 @@ pub(crate) enum HsmVerb {
     /// Import a backup into a spare YubiHSM 2
     #[command(after_help = HANDED_ON)]
     Restore(hsm::HandedOn),
+    /// Pair two tokens, so that they mirror each other from the next two rotations on: both officers' PINs are needed
+    #[command(after_help = HANDED_ON)]
+    Pair(hsm::HandedOn),
+    /// Pair two tokens anew after one was replaced, and carry the chain's keys to the replacement
+    #[command(after_help = HANDED_ON)]
+    Replace(hsm::HandedOn),
+    /// A PIN that a token has refused
+    Pin {
+        #[command(subcommand)]
+        verb: PinVerb,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PinVerb {
+    /// Present it once more: it is right now
+    #[command(after_help = HANDED_ON)]
+    Retry(hsm::HandedOn),
 }
 
 #[derive(Debug, Subcommand)]

@@ -41,7 +41,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Arguments, AuditVerb, ChainVerb, Command, HsmVerb, IdentityVerb, TlsVerb};
+use args::{Arguments, AuditVerb, ChainVerb, Command, HsmVerb, IdentityVerb, PinVerb, TlsVerb};
 use failure::{Exit, Failure, OrFail};
 use talk::Talk;
 
@@ -100,6 +100,9 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
             HsmVerb::Backup(options) => Err(hsm::backup(&options)),
             HsmVerb::Recover(options) => hsm::recover(&options, talk).await,
             HsmVerb::Restore(options) => Err(hsm::restore(&options)),
+            HsmVerb::Pair(options) => Err(hsm::pair(&options)),
+            HsmVerb::Replace(options) => Err(hsm::replace(&options)),
+            HsmVerb::Pin { verb: PinVerb::Retry(options) } => Err(hsm::retry_pin(&options)),
             HsmVerb::Verify(options) => hsm::verify(&options, talk).await,
         },
         Command::RevokeKey(options) => revocation::revoke_key(&options, talk).await,

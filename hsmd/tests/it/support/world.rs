@@ -91,6 +91,7 @@ metrics = "unix:{folder}/metrics.sock"
 module = "{MODULE}"
 token_label = "keelson"
 pin = "{pin}"
+refused_pin = "{folder}/refused-pin"
 [[listen]]
 address = "unix:{folder}/authd.sock"
 role = "endorse"
