@@ -31,7 +31,7 @@ fn run_block(world: &World, mark: &str) {
     }
     let dev = world.endpoints_file().parent().unwrap().join("dev/hsmd");
     let officers = format!(
-        "opsctl hsm pair -- --config {0}/hsmd.toml --officer-pin {0}/officer-pin --second-officer-pin {0}/officer-pin",
+        "opsctl hsm pair -- --config {0}/hsmd.toml --officer-pin {0}/officer-pin --second-officer-pin {0}/second-officer-pin",
         dev.display()
     );
     block = block.replace("opsctl hsm pair", &officers);
@@ -43,9 +43,12 @@ fn run_block(world: &World, mark: &str) {
 
 /// Makes the token that the page's table names, and adds the table to hsmd's configuration.
 fn add_token(folder: &Path) {
-    let pin = folder.join("second-pin");
-    fs::write(&pin, "2468-wxyz").unwrap();
-    fs::set_permissions(&pin, fs::Permissions::from_mode(0o600)).unwrap();
+    let [pin, _] = [("second-pin", "2468-wxyz"), ("second-officer-pin", "so-2468")].map(|(name, pin)| {
+        let file = folder.join(name);
+        fs::write(&file, pin).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        file
+    });
     let mut softhsm = command("softhsm2-util");
     softhsm
         .args([
