@@ -10,7 +10,7 @@ use actix_web::dev::ServerHandle;
 use hsmd::{
     audit::Audit,
     chain::statement::Statements,
-    chain::{self, Keeper},
+    chain::{self, Keeper, State},
     clock::{System, TrustedClock},
     daemon::audit as trail,
     daemon::device,
@@ -238,6 +238,10 @@ async fn await_recovery(keeper: &Keeper, health: &Health) {
         let behind = matches!(error, chain::Error::State(_)) && !keeper.chain_state().passes_by_itself();
         note(keeper, health, Some(error));
         notify::status(&status(keeper, health));
+        // A standby is as ready as it gets: it serves what can be read, and takes over.
+        if matches!(keeper.chain_state(), State::Standby { .. }) {
+            return;
+        }
         notify::extend(PROBE_INTERVAL.saturating_mul(3));
         // Late or not: it is looked at again.
         let interval = if behind { PROBE_INTERVAL } else { TROUBLE_INTERVAL };
@@ -296,12 +300,16 @@ async fn watch(keeper: &Keeper, health: &Health) -> Ending {
 /// Waits, but no longer than a fault may stand once something is seen or suspected to be wrong.
 async fn pause(keeper: &Keeper, interval: Duration) {
     let start = Instant::now();
+    let mut condition = keeper.ledger().condition();
+    condition.mark_unchanged();
     while let Some(left) = interval.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
         let wrong = keeper.has_strays() || keeper.view().is_none();
         if wrong && start.elapsed() >= TROUBLE_INTERVAL {
             return;
         }
         tokio::select! {
+            // The lease was taken over, or the database answers again.
+            Ok(()) = condition.changed() => return,
             () = keeper.suspected() => return tokio::time::sleep(SUSPICION_INTERVAL).await,
             () = tokio::time::sleep(left.min(TROUBLE_INTERVAL)) => {}
         }

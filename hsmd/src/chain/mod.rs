@@ -86,7 +86,7 @@ struct Standing {
 impl Keeper {
     /// Reconciles token and ledger, making keys and the first event if both are empty.
     ///
-    /// The whole ledger is verified, and both keys have signed, when this returns.
+    /// The whole ledger is verified, and both keys have signed, when this returns; unless another hsmd has the ledger.
     pub async fn start(
         ledger: Ledger,
         tokens: impl Into<Tokens>,
@@ -95,7 +95,9 @@ impl Keeper {
     ) -> Result<Self, Error> {
         let keeper = Self::new(ledger, tokens, clock, key_ids);
         keeper.check().await?;
-        keeper.settled()?;
+        if !matches!(keeper.chain_state(), State::Standby { .. }) {
+            keeper.settled()?;
+        }
         Ok(keeper)
     }
 
