@@ -5,6 +5,7 @@
 //! hands out.
 
 mod attestations;
+mod audit;
 mod border;
 mod chain;
 mod clock;
@@ -67,6 +68,8 @@ fn routes(role: Role) -> impl FnOnce(&mut web::ServiceConfig) {
                         .default_service(web::to(border::method_not_allowed)),
                 );
                 config.service(border::resource("/recover", web::post().to(recover::recover)));
+                config.service(border::resource("/audit", web::get().to(audit::lines)));
+                config.service(border::resource("/audit/cut", web::post().to(audit::cut)));
                 let revoke_keys = web::post().to(statements::revoke_keys);
                 config.service(border::resource("/revoke-keys", revoke_keys));
             }

@@ -29,6 +29,8 @@ impl Role {
 pub enum Operation {
     /// Trust the clock that is in doubt.
     AcceptClock,
+    /// Read the audit trail, and cut what was archived.
+    Audit,
     /// Sign an endorsement of a service's key.
     Endorse,
     /// Import the verified published chain into a ledger that was restored from an old backup.
@@ -43,13 +45,21 @@ pub enum Operation {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::AcceptClock, Self::Endorse, Self::Recover, Self::RevokeKeys, Self::Rotate, Self::Taint];
+    pub const ALL: [Self; 7] = [
+        Self::AcceptClock,
+        Self::Audit,
+        Self::Endorse,
+        Self::Recover,
+        Self::RevokeKeys,
+        Self::Rotate,
+        Self::Taint,
+    ];
 
     /// The word for it in the policy, and the socket that it belongs to.
     const fn row(self) -> (&'static str, Role) {
         match self {
             Self::AcceptClock => ("accept-clock", Role::Admin),
+            Self::Audit => ("audit", Role::Admin),
             Self::Endorse => ("endorse", Role::Endorse),
             Self::Recover => ("recover", Role::Admin),
             Self::RevokeKeys => ("revoke-keys", Role::Admin),

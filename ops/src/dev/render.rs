@@ -107,7 +107,7 @@ impl Door {
     fn allow(&self, user: u32) -> Allow {
         let operations: &[_] = match self.service {
             Some(_) => &["endorse"],
-            None => &["accept-clock", "recover", "revoke-keys", "rotate", "taint"],
+            None => &["accept-clock", "audit", "recover", "revoke-keys", "rotate", "taint"],
         };
         let (service, purposes) = self.service.clone().unzip();
         // What is tried out here may be load: the token is its only limit.

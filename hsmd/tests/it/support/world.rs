@@ -133,12 +133,12 @@ purposes = ["response"]
 [[allow]]
 user = {uid}
 socket = "unix:{folder}/admin.sock"
-operations = ["accept-clock", "rotate", "taint", "revoke-keys", "recover"]
+operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "recover"]
 rate = "1000000/s"
 [[allow]]
 user = {other}
 socket = "unix:{folder}/other-admin.sock"
-operations = ["accept-clock", "rotate", "taint", "revoke-keys", "recover"]
+operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "recover"]
 "#
         )
     }
