@@ -12,7 +12,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -96,7 +96,7 @@ impl Default for Settings {
 
 /// That the clock is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the clock is not trusted: {cause} (since {since}); {}", cause.cure())]
+#[error("{}: {cause} (since {since}); {}", cause.verdict(), cause.cure())]
 pub struct Doubt {
     /// Why.
     pub cause: Cause,
@@ -106,8 +106,7 @@ pub struct Doubt {
 
 impl From<&Doubt> for Refusal {
     fn from(doubt: &Doubt) -> Self {
-        Self::new(Code::Unavailable, "the clock of the HSM service is not trusted")
-            .with("clock", doubt.cause.as_str())
+        Self::new(Code::Unavailable, doubt.cause.verdict()).with("clock", doubt.cause.as_str())
     }
 }
 
@@ -241,7 +240,7 @@ impl TrustedClock {
         } else if ahead <= PATIENCE {
             Ok(Dating::Wait(ahead))
         } else {
-            let cause = Cause::Behind { by: ahead, of: Source::Event };
+            let cause = Cause::EventAhead { by: ahead };
             Err(Doubt { cause, since: self.last_trusted(&self.state()) })
         }
     }
@@ -328,6 +327,17 @@ impl TrustedClock {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For what is dated but not signed, as the lines of the audit trail are: never by a clock in doubt.
+impl Clock for Arc<TrustedClock> {
+    fn now(&self) -> Timestamp {
+        self.estimated_now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
     }
 }
 

@@ -193,8 +193,10 @@ async fn open(config: &Config) -> Result<(Keeper, Threads), Failure> {
 }
 
 async fn settle(config: &Config, tokens: Tokens) -> Result<Keeper, chain::Error> {
-    let ledger = Ledger::open(config.ledger_settings()).await?;
-    let clock = TrustedClock::with(Box::new(System::start()), config.clock());
+    let clock = Arc::new(TrustedClock::with(Box::new(System::start()), config.clock()));
+    let settings = ledger::Settings { clock: Box::new(Arc::clone(&clock)), ..config.ledger_settings() };
+    let ledger = Ledger::open(settings).await?;
+    daemon::clock::learn_kept(&clock, &ledger).await;
     let keeper = Keeper::new(ledger, tokens, clock, config.key_ids());
     match keeper.probe().await {
         Ok(()) => metrics::gauge!("hsmd_token_up").set(1.0),

@@ -148,7 +148,7 @@ impl From<&Error> for Refusal {
             }
             Error::Revoked => Self::new(Code::Revoked, "the service or its key was revoked"),
             Error::Unwritten(Condition::NoRoom { .. }) => {
-                Self::new(Code::Unavailable, "the ledger has no room for another endorsement")
+                Self::new(Code::NoRoom, "the ledger has no room for another endorsement")
             }
             Error::Unwritten(Condition::Standby { .. }) => {
                 Self::new(Code::Unavailable, "another hsmd writes this ledger; ask that one")

@@ -78,6 +78,11 @@ pub enum Cause {
         /// The latest known date.
         of: Source,
     },
+    /// It is trusted, and the newest event is dated ahead of it: an event after that would be, too.
+    EventAhead {
+        /// How far.
+        by: Duration,
+    },
     /// It moved against the monotonic clock while the daemon ran.
     Jumped {
         /// How far.
@@ -95,8 +100,17 @@ impl Cause {
         match self {
             Self::Ahead { .. } => "ahead",
             Self::Behind { .. } => "behind",
+            Self::EventAhead { .. } => "event-ahead",
             Self::Jumped { .. } => "jumped",
             Self::NotCompared => "not-compared",
+        }
+    }
+
+    /// What follows from it.
+    pub const fn verdict(self) -> &'static str {
+        match self {
+            Self::EventAhead { .. } => "no event can be dated",
+            _ => "the clock is not trusted",
         }
     }
 
@@ -104,6 +118,9 @@ impl Cause {
     pub const fn cure(self) -> &'static str {
         match self {
             Self::NotCompared => "the ledger has to be read first",
+            Self::EventAhead { .. } => {
+                "wait until then, for verifiers use no generation before its date; `opsctl taint` works meanwhile"
+            }
             Self::Ahead { .. } | Self::Behind { .. } | Self::Jumped { .. } => {
                 "set the clock right; if it is right, see `opsctl hsm clock` and then run `opsctl hsm clock accept`"
             }
@@ -126,6 +143,7 @@ impl fmt::Display for Cause {
                 let direction = if *ahead { "ahead" } else { "back" };
                 write!(f, "it moved {direction} by {} while hsmd ran", span(by))
             }
+            Self::EventAhead { by } => write!(f, "the newest event is dated {} ahead of it", span(by)),
             Self::NotCompared => f.write_str("it has not been held against the ledger yet"),
         }
     }

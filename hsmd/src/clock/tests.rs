@@ -62,7 +62,7 @@ fn nothing_is_dated_before_the_ledger_was_read() {
 #[test]
 fn events_are_dated_after_the_newest_and_never_ahead_of_the_clock() {
     let dated = |millis| Ok(Dating::At(at(millis)));
-    let behind = |by| Err(Cause::Behind { by: ms(by), of: Source::Event });
+    let event_ahead = |by| Err(Cause::EventAhead { by: ms(by) });
     for (newest, dating) in [
         (None, dated(-5_000)),
         (Some(-100_000), dated(-5_000)),
@@ -70,7 +70,7 @@ fn events_are_dated_after_the_newest_and_never_ahead_of_the_clock() {
         (Some(-1), dated(0)),
         (Some(0), Ok(Dating::Wait(ms(1)))),
         (Some(9_999), Ok(Dating::Wait(ms(10_000)))),
-        (Some(10_000), behind(10_001)),
+        (Some(10_000), event_ahead(10_001)),
     ] {
         let (_, clock) = started(0);
         assert_eq!(clock.date_after(newest.map(at)).map_err(|doubt| doubt.cause), dating, "{newest:?}");
@@ -118,6 +118,12 @@ fn an_operator_accepts_the_time_that_the_clock_shows() {
         assert_eq!(clock.accept(at(0)), Err(NotTheTime { wall: at(wall) }));
         assert_eq!(clock.accept(at(wall)), Ok(Accepted { before: at(0), now: at(wall) }));
         assert_eq!(clock.trusted_now(), Ok(at(wall)));
+        if wall < 0 {
+            // An accepted clock is trusted, and yet no event can be dated before the newest one.
+            let refused = clock.date_after(Some(at(0))).unwrap_err();
+            assert_eq!(refused.cause, Cause::EventAhead { by: ms(3 * 24 * 3_600_000 + 1) });
+            assert_eq!(clock.taint_after(at(0)), at(1));
+        }
         script.set(0, 0);
         assert_eq!(cause(&clock), "jumped", "from now on it is held against the accepted time");
     }

@@ -2,7 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{chain::Keeper, clock::Cause, daemon::health::Health};
+use keychain::statement::Head;
+
+use crate::{
+    chain::Keeper,
+    clock::{Cause, Source, TrustedClock},
+    daemon::health::Health,
+    ledger::Ledger,
+};
 
 /// How often the clock is judged if nothing asks for the time.
 const JUDGED: Duration = Duration::from_secs(2);
@@ -10,6 +17,14 @@ const JUDGED: Duration = Duration::from_secs(2);
 /// How often the last trusted time is kept. A taint in doubt is dated so much too early at most, and a clock is
 /// judged at start by a date so much too old.
 const KEPT: Duration = Duration::from_secs(30);
+
+/// Takes in the date of the newest head, which stands beside the chain copy: a ledger that was restored may be older.
+pub async fn learn_kept(clock: &TrustedClock, ledger: &Ledger) {
+    let kept = ledger.kept().await.and_then(|kept| kept.head);
+    if let Some(head) = kept.and_then(|text| Head::parse(&text).ok()) {
+        clock.learn(Source::Head, head.issued_at());
+    }
+}
 
 /// Judges the clock again and again, tells `health`, and calls `changed` when that is news.
 pub async fn follow(keeper: &Keeper, health: &Health, changed: impl Fn()) {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::support::{
     daemon::{Daemon, request},
-    eventually, listens,
+    eventually, listens, trail,
     world::{Database, World, now, service_key, sign_request, verify},
 };
 
@@ -109,6 +109,10 @@ fn a_start_with_a_clock_ahead_taints_and_goes_on_when_it_is_right() {
         // Without a wait: no more than it takes to ask.
         endorses(&world);
         hsmd.ready().unwrap();
+        // The trail was not dated by the wrong clock either.
+        let lines = trail::read(&world.ledger);
+        let tainted = lines.iter().find(|line| line.text("operation") == "taint").unwrap();
+        assert!(tainted.at <= now(), "{}", tainted.at);
         world.rotate("{}");
         assert!(world.chain().last().unwrap().event().created_at <= now());
         endorses(&world);

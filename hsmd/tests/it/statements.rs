@@ -390,9 +390,9 @@ async fn a_full_list_is_refused() {
     assert_eq!(statements.newest().version, newest.version);
 }
 
-/// Another hsmd on the same ledger states the same.
+/// Another hsmd on the same ledger states the same once it has taken over.
 #[tokio::test]
-async fn a_denial_reaches_the_other_hsmd() {
+async fn a_denial_reaches_the_hsmd_that_takes_over() {
     let place = Place::new();
     let (keeper, one) = place.start().await;
     let left = keeper.view().unwrap().live().id();
@@ -400,6 +400,7 @@ async fn a_denial_reaches_the_other_hsmd() {
     let (_, other) = place.start().await;
     one.deny(left).await.unwrap();
     one.revoke_keys(&[service_key(1)]).await.unwrap();
+    keeper.close().await.unwrap();
     let health = hsmd::daemon::health::Health::new();
     let mut newest = other.watch();
     let seen = newest.wait_for(|newest| {

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use keychain::audit::{Kind, Trail};
+use keychain::{
+    Timestamp,
+    audit::{Kind, Trail},
+};
 use sea_orm::{ConnectionTrait as _, Database, Statement};
 
 /// A line that holds.
@@ -10,6 +13,8 @@ use sea_orm::{ConnectionTrait as _, Database, Statement};
 pub struct Line {
     pub number: u64,
     pub kind: Kind,
+    /// When it was written.
+    pub at: Timestamp,
     /// The other members, as they are written.
     pub members: BTreeMap<String, String>,
 }
@@ -46,7 +51,12 @@ pub fn read(ledger: &str) -> Vec<Line> {
     let mut lines = Vec::new();
     let walked = trail.walk(&text, |entry| {
         let members = entry.members().iter().map(|(name, raw)| ((*name).to_owned(), (*raw).to_owned()));
-        lines.push(Line { number: entry.head.number, kind: entry.kind, members: members.collect() });
+        lines.push(Line {
+            number: entry.head.number,
+            kind: entry.kind,
+            at: entry.at,
+            members: members.collect(),
+        });
     });
     assert!(walked.because.is_none() && walked.rest == 0, "{walked:?}");
     lines
