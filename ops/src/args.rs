@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{audit, chain, dev, generation, hsm, probe, revocation, status, tls};
+use crate::{audit, chain, dev, generation, hsm, probe, revocation, services, status, tls};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,7 +34,8 @@ Examples:
 const HSM: &str = "\
 Examples:
   opsctl chain show --json --from https://keys.example > chain.json
-  opsctl hsm recover --chain chain.json     the ledger was restored from an old backup, or lost
+  opsctl hsm recover --chain chain.json     the ledger lacks events
+  opsctl hsm recover                        the ledger was restored and lacks denials or revocations
   opsctl hsm clock                          what is hsmd's clock held against, and is it trusted?
   opsctl hsm clock accept --reason TEXT     it is right: the machine was off for weeks
   opsctl hsm verify                         is the live key on one token and the next on another?
@@ -48,6 +49,10 @@ const REVOKE_KEY: &str = "\
 Examples:
   opsctl revoke-key 1AAI… --reason 'stolen disk image'
   opsctl revoke-key 1AAI… 1AAI… --reason 'stolen disk image' --yes     safe to repeat";
+const SERVICE: &str = "\
+Examples:
+  opsctl revoke-service edge:shop --reason 'an intruder on its host'
+  opsctl open-service edge:shop --reason 'rebuilt from its image'     safe to repeat";
 const AUDIT: &str = "\
 Examples:
   opsctl audit verify
@@ -109,6 +114,12 @@ pub(crate) enum Command {
     /// Have compromised keys of services refused everywhere
     #[command(before_help = REVOKE_KEY)]
     RevokeKey(revocation::RevokeKey),
+    /// Have every key of a compromised service refused everywhere, and none endorsed until it is opened again
+    #[command(before_help = SERVICE)]
+    RevokeService(services::RevokeService),
+    /// Let a revoked service have keys endorsed again
+    #[command(before_help = SERVICE)]
+    OpenService(services::OpenService),
     /// hsmd's audit trail: what it was asked to do, and what it did
     #[command(before_help = AUDIT)]
     Audit {
@@ -164,6 +175,24 @@ pub(crate) enum HsmVerb {
     /// Import a backup into a spare YubiHSM 2
     #[command(after_help = HANDED_ON)]
     Restore(hsm::HandedOn),
+    /// Pair two tokens, so that they mirror each other from the next two rotations on: both officers' PINs are needed
+    #[command(after_help = HANDED_ON)]
+    Pair(hsm::HandedOn),
+    /// Pair two tokens anew after one was replaced, and carry the chain's keys to the replacement
+    #[command(after_help = HANDED_ON)]
+    Replace(hsm::HandedOn),
+    /// A PIN that a token has refused
+    Pin {
+        #[command(subcommand)]
+        verb: PinVerb,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PinVerb {
+    /// Present it once more: it is right now
+    #[command(after_help = HANDED_ON)]
+    Retry(hsm::HandedOn),
 }
 
 #[derive(Debug, Subcommand)]
@@ -232,7 +261,15 @@ mod tests {
             ("taint", false),
             ("taint --reason drill --yes", true),
             ("taint --reason  --yes", false),
-            ("hsm recover", false),
+            ("hsm recover", true),
+            ("hsm recover --take all --yes", true),
+            ("hsm recover --take some", false),
+            ("hsm recover --copy-stopped --yes", true),
+            ("hsm recover --chain - --copy-stopped", false),
+            ("revoke-service edge:shop", false),
+            ("revoke-service edge:shop --reason drill --yes", true),
+            ("open-service edge:shop --reason drill", true),
+            ("open-service --reason drill", false),
             ("hsm recover --chain -", true),
             ("hsm recover --chain chain.json --discard-unfinished --dry-run --json", true),
             ("hsm verify --json", true),

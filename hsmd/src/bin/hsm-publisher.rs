@@ -9,9 +9,13 @@ use std::{
 
 use hsmd::{
     clock::{Clock as _, System},
-    publisher::{Carrier, Config, Source, StatementCarrier, follow, follow_statements},
+    publisher::{Carrier, Config, Found, Source, StatementCarrier, Told, follow, follow_statements},
 };
-use keychain::directory::{self, Change, Directory};
+use keychain::{
+    chain::SignedEvent,
+    directory::{self, Change, Directory},
+    statement::Head,
+};
 use systemd::{
     arguments::Arguments,
     exit::{self, Failure},
@@ -22,6 +26,9 @@ use tokio::{sync::mpsc, time};
 
 /// How often the whole copy is compared, in case a change was not pushed.
 const SWEEP: Duration = Duration::from_secs(30);
+
+/// How often hsmd is told what is published.
+const REPORT: Duration = Duration::from_mins(1);
 
 /// How soon what is owed is tried again, and how often the watchdog is told.
 const TICK: Duration = Duration::from_millis(500);
@@ -50,9 +57,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let told = Arc::clone(&health);
     let metrics = metrics.serve(&config.metrics, move || read(&told))?;
     let source = Source::new(&config.socket()).map_err(Failure::software)?;
+    let report_to = Source::new(&config.report_socket()).map_err(Failure::software)?;
     tokio::select! {
         () = shutdown::signal() => {}
-        () = carry(source, directory, &health) => {}
+        () = carry(source, report_to, directory, &health) => {}
     }
     notify::stopping();
     metrics.stop(false).await;
@@ -64,7 +72,7 @@ fn say_ok() {
     println!("ok");
 }
 
-async fn carry(source: Source, directory: Directory, health: &Shared) {
+async fn carry(source: Source, report_to: Source, directory: Directory, health: &Shared) {
     let (to, mut events) = mpsc::channel(TOLD_MAX);
     let chain = tokio::spawn(follow(source.clone(), to));
     let (to, mut statements) = mpsc::channel(TOLD_MAX);
@@ -74,21 +82,35 @@ async fn carry(source: Source, directory: Directory, health: &Shared) {
         chain: Carrier::new(directory.clone()),
         statements: StatementCarrier::new(directory),
         clock: System::start(),
+        reports: Reports { source: report_to, reported: None, problem: None },
     };
     let mut sweep = time::interval(SWEEP);
     let mut tick = time::interval(TICK);
     let mut state = State::default();
     loop {
-        let problem = |error| Failure::unavailable(error).to_string();
         let done = tokio::select! {
-            Some(told) = events.recv() => {
-                state.hsmd = told.map(|events| carried.chain.learn(events)).err().map(problem);
-                Ok(())
-            }
-            Some(told) = statements.recv() => {
-                state.statements = told.map(|told| carried.statements.learn(told)).err().map(problem);
-                Ok(())
-            }
+            Some(told) = events.recv() => match told {
+                Ok(events) => {
+                    state.hsmd = None;
+                    carried.learn_events(events).await
+                }
+                // An hsmd that comes back may have another ledger: it is told first what is published.
+                Err(error) => {
+                    state.hsmd = Some(Failure::unavailable(error).to_string());
+                    carried.reports.reported = None;
+                    Ok(())
+                }
+            },
+            Some(told) = statements.recv() => match told {
+                Ok(told) => {
+                    state.statements = None;
+                    carried.learn_statements(told).await
+                }
+                Err(error) => {
+                    state.statements = Some(Failure::unavailable(error).to_string());
+                    Ok(())
+                }
+            },
             batch = changes.batch() => carried.notice(&batch).await,
             _ = sweep.tick() => carried.sweep().await,
             _ = tick.tick() => {
@@ -105,6 +127,7 @@ async fn carry(source: Source, directory: Directory, health: &Shared) {
                 Err(error)
             }
         };
+        state.report = carried.reports.problem.clone();
         state.directory = settled.err().map(|error| Failure::unavailable(error).to_string());
         state.tell(&carried.chain, health);
     }
@@ -117,6 +140,16 @@ struct Carried {
     chain: Carrier,
     statements: StatementCarrier,
     clock: System,
+    reports: Reports,
+}
+
+/// What hsmd is told of the directory.
+struct Reports {
+    source: Source,
+    /// When it was told last.
+    reported: Option<time::Instant>,
+    /// Why it could not be told, or what it found wrong.
+    problem: Option<String>,
 }
 
 impl Carried {
@@ -127,7 +160,30 @@ impl Carried {
 
     async fn sweep(&mut self) -> Result<(), directory::Error> {
         self.statements.sweep();
-        self.chain.sweep().await
+        let found = self.chain.sweep().await?;
+        let is_due = self.reports.reported.is_none_or(|reported| reported.elapsed() >= REPORT);
+        if let Some(newest) = self.chain.newest().filter(|_| is_due) {
+            let heads = self.statements.found(&newest.id()).await?;
+            self.reports.send(&found, &heads).await;
+        }
+        Ok(())
+    }
+
+    /// Takes in events. Before anything of the first is written, what is published is read.
+    async fn learn_events(&mut self, events: Vec<SignedEvent>) -> Result<(), directory::Error> {
+        self.chain.learn(events);
+        self.report_first().await
+    }
+
+    async fn learn_statements(&mut self, told: Told) -> Result<(), directory::Error> {
+        let reported = self.report_first().await;
+        self.statements.learn(told);
+        reported
+    }
+
+    /// Tells hsmd what is published, if it was not told since it was there.
+    async fn report_first(&mut self) -> Result<(), directory::Error> {
+        if self.reports.reported.is_some() { Ok(()) } else { self.sweep().await }
     }
 
     fn owe_everything(&mut self) {
@@ -137,9 +193,28 @@ impl Carried {
 
     /// Events first: a head never stands there before the event that it names.
     async fn settle(&mut self) -> Result<(), directory::Error> {
-        self.chain.settle().await?;
+        if self.chain.newest().is_none() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        self.chain.settle(self.statements.head(), now).await?;
         let chain = &self.chain;
-        self.statements.settle(self.clock.now(), |id| chain.event(id)).await
+        self.statements.settle(now, |id| chain.event(id)).await
+    }
+}
+
+impl Reports {
+    async fn send(&mut self, found: &Found, heads: &[Head]) {
+        self.reported = Some(time::Instant::now());
+        self.problem = match self.source.report(found, heads).await {
+            Ok(finding) if finding == "agrees" || finding == "nothing" => None,
+            Ok(finding) => {
+                Some(format!("what is published is not what hsmd made: {finding}; see its health"))
+            }
+            Err(error) => {
+                Some(format!("hsmd cannot be told what is published: {}", Failure::unavailable(error)))
+            }
+        };
     }
 }
 
@@ -151,6 +226,9 @@ struct State {
     /// nothing unready: verifiers can do without new heads for hours.
     statements: Option<String>,
     directory: Option<String>,
+    /// Why hsmd cannot compare what is published with what it made, or what it found. This makes nothing unready
+    /// either: it is for hsmd to act on.
+    report: Option<String>,
     announced: bool,
     status: String,
 }
@@ -158,19 +236,25 @@ struct State {
 impl State {
     fn tell(&mut self, carrier: &Carrier, health: &Shared) {
         let ok = |problem: &Option<String>| problem.clone().unwrap_or_else(|| "ok".to_owned());
-        let detail = [("hsmd", &self.hsmd), ("statements", &self.statements), ("directory", &self.directory)]
-            .map(|(part, problem)| (part.to_owned(), ok(problem)))
-            .to_vec();
+        let parts = [
+            ("hsmd", &self.hsmd),
+            ("statements", &self.statements),
+            ("directory", &self.directory),
+            ("report", &self.report),
+        ];
+        let detail = parts.map(|(part, problem)| (part.to_owned(), ok(problem))).to_vec();
         let up = |problem: &Option<String>| if problem.is_none() { 1.0 } else { 0.0 };
         metrics::gauge!("hsm_publisher_source_up").set(up(&self.hsmd));
         metrics::gauge!("hsm_publisher_statements_up").set(up(&self.statements));
         metrics::gauge!("hsm_publisher_directory_up").set(up(&self.directory));
+        metrics::gauge!("hsm_publisher_report_ok").set(up(&self.report));
         let ready = carrier.is_settled() && self.hsmd.is_none() && self.directory.is_none();
         *health.lock().unwrap_or_else(PoisonError::into_inner) = Health { ready, detail };
         let status = match (&self.hsmd, &self.directory) {
             (Some(problem), _) => format!("hsmd: {problem}"),
             (_, Some(problem)) => format!("directory: {problem}"),
             _ if self.statements.is_some() => format!("statements: {}", ok(&self.statements)),
+            _ if self.report.is_some() => format!("report: {}", ok(&self.report)),
             _ => format!("{} events published", carrier.events()),
         };
         if ready && !self.announced {

@@ -220,9 +220,10 @@ impl Keeper {
         let number = self.ledger.next_endorsement_number().await?;
         let (view, (draft, signature)) = self
             .sign_by_live(Class::Endorsement, |view| {
-                let draft = endorsement::Draft::new(
+                let draft = endorsement::Draft::numbered(
                     permission.request(),
                     permission.service(),
+                    number,
                     &view.prefix(),
                     &view.live().id(),
                 );

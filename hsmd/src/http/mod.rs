@@ -12,8 +12,11 @@ mod clock;
 mod crowd;
 mod generation;
 mod handshake;
+mod published;
 mod recover;
+mod restored;
 mod serve;
+mod services;
 mod sign;
 mod statements;
 pub mod tls;
@@ -70,8 +73,16 @@ fn routes(role: Role) -> impl FnOnce(&mut web::ServiceConfig) {
                 config.service(border::resource("/recover", web::post().to(recover::recover)));
                 config.service(border::resource("/audit", web::get().to(audit::lines)));
                 config.service(border::resource("/audit/cut", web::post().to(audit::cut)));
+                config.service(border::resource("/restored", web::get().to(restored::restored)));
+                config.service(border::resource("/take-over", web::post().to(restored::take_over)));
+                config.service(border::resource("/copy-stopped", web::post().to(restored::copy_stopped)));
+                config.service(border::resource("/revoke-service", web::post().to(services::revoke_service)));
+                config.service(border::resource("/open-service", web::post().to(services::open_service)));
                 let revoke_keys = web::post().to(statements::revoke_keys);
                 config.service(border::resource("/revoke-keys", revoke_keys));
+            }
+            Role::Publish => {
+                config.service(border::resource("/published", web::post().to(published::published)));
             }
         }
         config

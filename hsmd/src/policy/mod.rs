@@ -52,7 +52,7 @@ pub struct Rule<W = Who> {
     pub rate: Rate,
 }
 
-/// What a row allows: one of the two roles of a socket.
+/// What a row allows, through sockets of one role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Allows {
     /// Endorsements of a service's keys.
@@ -62,20 +62,20 @@ pub enum Allows {
         /// What the keys may be for, each with the longest life.
         purposes: Vec<(Purpose, Duration)>,
     },
-    /// What operators ask for.
+    /// What operators, or the publisher, ask for: all through sockets of one role.
     Operations(Vec<Operation>),
 }
 
 impl Allows {
     /// The kind of socket that it is asked for through.
-    pub const fn role(&self) -> Role {
+    pub fn role(&self) -> Role {
         match self {
             Self::Endorsements { .. } => Role::Endorse,
-            Self::Operations(_) => Role::Admin,
+            Self::Operations(operations) => operations.first().map_or(Role::Admin, |first| first.role()),
         }
     }
 
-    /// The operations of operators among it.
+    /// The operations among it, but endorsements.
     pub fn operations(&self) -> &[Operation] {
         match self {
             Self::Endorsements { .. } => &[],
@@ -192,8 +192,8 @@ impl Policy {
         operation: Operation,
         at: Duration,
     ) -> Result<Authority, Refusal> {
-        if entrance.role != Role::Admin || operation.role() != Role::Admin {
-            return Err(Refusal::new(Code::Forbidden, "this socket is not for administration"));
+        if entrance.role == Role::Endorse || operation.role() != entrance.role {
+            return Err(Refusal::new(Code::Forbidden, "this socket is not for this operation"));
         }
         let mut rows = self.matching(entrance, caller).peekable();
         rows.peek().ok_or(unknown())?;

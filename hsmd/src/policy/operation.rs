@@ -10,6 +10,8 @@ pub enum Role {
     Admin,
     /// Endorsements.
     Endorse,
+    /// Reports of what is published, from the publisher.
+    Publish,
 }
 
 impl Role {
@@ -18,6 +20,7 @@ impl Role {
         match self {
             Self::Admin => "admin",
             Self::Endorse => "endorse",
+            Self::Publish => "publish",
         }
     }
 }
@@ -33,10 +36,16 @@ pub enum Operation {
     Audit,
     /// Sign an endorsement of a service's key.
     Endorse,
-    /// Import the verified published chain into a ledger that was restored from an old backup.
+    /// Let a revoked service have endorsements again.
+    OpenService,
+    /// Import the verified published chain into a ledger that was restored from an old backup, and what heads listed.
     Recover,
-    /// Sign a statement that revokes keys of services.
+    /// Say what is published, which hsmd compares with what it made.
+    Report,
+    /// Have keys of services revoked.
     RevokeKeys,
+    /// Have all endorsements of a service revoked, and give it no more.
+    RevokeService,
     /// Leave a generation for the next.
     Rotate,
     /// Leave a generation for the next, and have it refused everywhere.
@@ -45,12 +54,15 @@ pub enum Operation {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::AcceptClock,
         Self::Audit,
         Self::Endorse,
+        Self::OpenService,
         Self::Recover,
+        Self::Report,
         Self::RevokeKeys,
+        Self::RevokeService,
         Self::Rotate,
         Self::Taint,
     ];
@@ -61,8 +73,11 @@ impl Operation {
             Self::AcceptClock => ("accept-clock", Role::Admin),
             Self::Audit => ("audit", Role::Admin),
             Self::Endorse => ("endorse", Role::Endorse),
+            Self::OpenService => ("open-service", Role::Admin),
             Self::Recover => ("recover", Role::Admin),
+            Self::Report => ("report", Role::Publish),
             Self::RevokeKeys => ("revoke-keys", Role::Admin),
+            Self::RevokeService => ("revoke-service", Role::Admin),
             Self::Rotate => ("rotate", Role::Admin),
             Self::Taint => ("taint", Role::Admin),
         }

@@ -39,6 +39,8 @@ impl Rate {
         match role {
             Role::Admin => Self { count: 600, period, burst: 600 },
             Role::Endorse => Self { count: 5, period, burst: 10 },
+            // A publisher reports once a minute, and at each start of its own.
+            Role::Publish => Self { count: 6, period, burst: 6 },
         }
     }
 

@@ -6,7 +6,7 @@ use keychain::endorsement::Purpose;
 use serde::Deserialize;
 use systemd::{config::Span, listen::Address};
 
-use super::{Allows, Operation, Rate, Role, Rule, San, Service, User, Who};
+use super::{Allows, Operation, Rate, Rule, San, Service, User, Who};
 
 /// A caller, as the file names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,12 +102,12 @@ fn check_operations(operations: &[Operation]) -> Result<(), String> {
             return Err(format!("key `operations`: {} stands twice", operation.as_str()));
         }
     }
-    let mixed = operations.iter().any(|operation| operation.role() == Role::Admin)
-        && operations.contains(&Operation::Endorse);
-    if mixed {
+    let mut roles = operations.iter().map(|operation| operation.role());
+    let first = roles.next();
+    if roles.any(|role| Some(role) != first) {
         return Err(
-            "key `operations`: endorse is asked for through other sockets than the rest; give it a row \
-                    of its own"
+            "key `operations`: endorse, and report, are asked for through other sockets than the rest; give \
+                    each a row of its own"
                 .to_owned(),
         );
     }

@@ -57,7 +57,10 @@ user = 3
 operations = ["rotate"]
 [[allow]]
 user = 0
-operations = ["rotate", "taint", "revoke-keys", "recover", "accept-clock"]
+operations = ["rotate", "taint", "revoke-keys", "recover", "accept-clock", "revoke-service"]
+[[allow]]
+user = 5
+operations = ["report"]
 [[allow]]
 user = 9
 operations = ["endorse"]
@@ -103,7 +106,7 @@ fn scope() -> Scope {
         rate: Rate::usual(Role::Endorse),
     };
     Scope {
-        entrances: ["endorse", "other", "admin", "fd", "loopback"].map(entrance).to_vec(),
+        entrances: ["endorse", "other", "admin", "publish", "fd", "loopback"].map(entrance).to_vec(),
         fixed: vec![fixed],
         skew: SKEW,
     }
@@ -118,6 +121,7 @@ fn entrance(name: &str) -> Entrance {
         "fd" => (address("fd:remote"), Role::Endorse),
         "loopback" => (address("127.0.0.1:8082"), Role::Endorse),
         "admin" => (address("unix:/admin"), Role::Admin),
+        "publish" => (address("unix:/publish"), Role::Publish),
         _ => (address(&format!("unix:/{name}")), Role::Endorse),
     };
     Entrance { address, role }
@@ -255,12 +259,16 @@ fn who_may_have_what_endorsed() {
 
 #[test]
 fn who_may_do_what_operators_do() {
-    use Operation::{AcceptClock, Endorse, Recover, RevokeKeys, Rotate, Taint};
+    use Operation::{AcceptClock, Endorse, Recover, Report, RevokeKeys, RevokeService, Rotate, Taint};
     let stage = Stage::new(POLICY);
     for (socket, caller, allowed) in [
-        ("admin", user(0), vec![AcceptClock, Recover, RevokeKeys, Rotate, Taint]),
+        ("admin", user(0), vec![AcceptClock, Recover, RevokeKeys, RevokeService, Rotate, Taint]),
         ("endorse", user(0), vec![]),
         ("fd", user(0), vec![]),
+        ("publish", user(0), vec![]),
+        ("publish", user(5), vec![Report]),
+        ("admin", user(5), vec![]),
+        ("endorse", user(5), vec![]),
         ("admin", user(3), vec![Rotate]),
         ("endorse", user(3), vec![]),
         ("admin", user(1), vec![]),
@@ -392,6 +400,7 @@ fn a_policy_that_cannot_be_meant_is_refused_with_its_line_key_and_fix() {
         (instead("\"endorse\"", ""), vec!["line 1", "`operations`", "empty"]),
         (instead("\"endorse\"", "\"endorse\", \"endorse\""), vec!["`operations`", "twice"]),
         (instead("\"endorse\"", "\"endorse\", \"rotate\""), vec!["`operations`", "a row of its own"]),
+        (instead("\"endorse\"", "\"rotate\", \"report\""), vec!["`operations`", "a row of its own"]),
         (instead("service = \"edge:a\"\n", ""), vec!["`service`", "missing"]),
         (instead("edge:a", "edge a"), vec!["line 4", "`service`", "edge:"]),
         (instead("purposes = [\"response\"]\n", ""), vec!["`purposes`", "missing"]),

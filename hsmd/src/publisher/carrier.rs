@@ -3,12 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keychain::{
-    Digest,
+    Digest, Timestamp,
     chain::SignedEvent,
     directory::{Change, Directory, Error},
+    statement::Head,
 };
 
 use crate::failure_point::{self, Step};
+
+/// Most events that hsmd is told of: it reads no more. A rival that went on for longer shows by the first.
+const REPORTED_MAX: usize = 64;
 
 /// Keeps the directory's copy of the chain equal to what hsmd told.
 pub struct Carrier {
@@ -17,12 +21,23 @@ pub struct Carrier {
     events: BTreeMap<Digest, String>,
     /// Events that the directory is not known to hold.
     owed: BTreeSet<Digest>,
+    /// The number and the id of the newest event.
+    newest: Option<(u64, Digest)>,
+}
+
+/// What a sweep found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Events of the chain that hsmd did not tell.
+    pub events: Vec<SignedEvent>,
+    /// How many of the events that hsmd told were there.
+    pub held: u64,
 }
 
 impl Carrier {
     /// Carries into `directory`; nothing is known yet.
     pub fn new(directory: Directory) -> Self {
-        Self { directory, events: BTreeMap::new(), owed: BTreeSet::new() }
+        Self { directory, events: BTreeMap::new(), owed: BTreeSet::new(), newest: None }
     }
 
     /// Takes in events that hsmd told. They are published by the next [`Self::settle`].
@@ -31,6 +46,7 @@ impl Carrier {
             let sequence_number = event.event().sequence_number;
             self.owed.insert(event.id());
             self.events.insert(event.id(), event.text().to_owned());
+            self.newest = self.newest.max(Some((sequence_number, event.id())));
             metrics::gauge!("hsm_publisher_chain_sequence")
                 .set(u32::try_from(sequence_number).map_or(f64::INFINITY, f64::from));
         }
@@ -54,11 +70,48 @@ impl Carrier {
         Ok(())
     }
 
-    /// Compares the whole of the directory's copy.
-    pub async fn sweep(&mut self) -> Result<(), Error> {
-        let held: BTreeSet<String> = self.directory.events().await?.into_iter().collect();
-        self.owed.extend(self.events.iter().filter(|(_, text)| !held.contains(*text)).map(|(id, _)| *id));
-        Ok(())
+    /// Compares the whole of the directory's copy, and takes out of it what stands beside the chain. Answers what was
+    /// found: for hsmd, which alone can judge it.
+    pub async fn sweep(&mut self) -> Result<Found, Error> {
+        let published: BTreeSet<String> = self.directory.events().await?.into_iter().collect();
+        self.owed
+            .extend(self.events.iter().filter(|(_, text)| !published.contains(*text)).map(|(id, _)| *id));
+        let held = self.events.values().filter(|text| published.contains(*text)).count();
+        let foreign = self.foreign(&published);
+        for event in &foreign {
+            // Public verifiers fail on two events with one number.
+            if self.is_beside(event) {
+                self.directory.withdraw_event(&event.id()).await?;
+                metrics::counter!("hsm_publisher_rivals_total").increment(1);
+                tracing::error!(event = %event.id(), "took an event that stands beside the chain out of the directory");
+            }
+        }
+        Ok(Found { events: foreign, held: u64::try_from(held).unwrap_or(u64::MAX) })
+    }
+
+    /// Published events of this chain that hsmd did not tell, those nearest to the newest event: there a rival says most.
+    fn foreign(&self, published: &BTreeSet<String>) -> Vec<SignedEvent> {
+        let Some(newest) = self.newest() else { return Vec::new() };
+        let (prefix, number) = (newest.event().prefix, newest.event().sequence_number);
+        let told: BTreeSet<&String> = self.events.values().collect();
+        let unknown = published.iter().filter(|text| !told.contains(text));
+        let mut foreign: Vec<_> = unknown
+            .filter_map(|text| SignedEvent::parse(text).ok())
+            .filter(|event| event.event().prefix == prefix && !self.events.contains_key(&event.id()))
+            .collect();
+        foreign.sort_by_key(|event| event.event().sequence_number.abs_diff(number));
+        foreign.truncate(REPORTED_MAX);
+        foreign
+    }
+
+    /// Whether hsmd told another event with the same number. One beyond the newest may be what a restored ledger lacks.
+    fn is_beside(&self, event: &SignedEvent) -> bool {
+        self.newest.is_some_and(|(number, _)| event.event().sequence_number <= number)
+    }
+
+    /// The newest event that hsmd told.
+    pub fn newest(&self) -> Option<SignedEvent> {
+        self.newest.and_then(|(_, id)| self.event(&id))
     }
 
     /// Owes the directory every event.
@@ -67,13 +120,21 @@ impl Carrier {
     }
 
     /// Publishes what is owed, in no particular order; how many that were.
-    pub async fn settle(&mut self) -> Result<u64, Error> {
+    ///
+    /// An event whose `head` is at hand appears together with it.
+    pub async fn settle(&mut self, head: Option<&Head>, now: Timestamp) -> Result<u64, Error> {
         let mut published = 0;
         while let Some(id) = self.owed.first().copied() {
             if let Some(text) = self.events.get(&id) {
                 let failed = |_| Error::Slow { operation: "publish past a failure point" };
                 failure_point::write(Step::Publish, "before-write").map_err(failed)?;
-                self.directory.publish_event(&id, text).await?;
+                match head.filter(|head| head.event_id() == id && !head.expiration().since(now).is_zero()) {
+                    Some(head) => {
+                        let ttl = head.expiration().since(now);
+                        self.directory.publish_event_with_head(&id, text, head.text(), ttl).await?;
+                    }
+                    None => self.directory.publish_event(&id, text).await?,
+                }
                 failure_point::write(Step::Publish, "after-write").map_err(failed)?;
                 published += 1;
                 metrics::counter!("hsm_publisher_published_total").increment(1);

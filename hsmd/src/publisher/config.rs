@@ -15,6 +15,9 @@ pub struct Config {
     /// hsmd's socket for endorsements, which tells the chain too.
     #[serde(default = "default_endorse")]
     endorse: Address,
+    /// hsmd's socket for the publisher, which is told what is published.
+    #[serde(default = "default_publish")]
+    publish: Address,
     /// The key directory.
     #[serde(default = "default_redis")]
     pub redis: String,
@@ -27,19 +30,35 @@ impl Config {
     /// Reads and checks the file.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let config: Self = config::load(path)?;
-        match &config.endorse {
-            Address::Unix(_) => Ok(config),
+        match (&config.endorse, &config.publish) {
+            (Address::Unix(_), Address::Unix(_)) => Ok(config),
+            (Address::Unix(_), _) => {
+                Err(Error::value(path, "publish", "is no Unix socket: write unix:/run/hsmd/publish.sock"))
+            }
             _ => Err(Error::value(path, "endorse", "is no Unix socket: write unix:/run/hsmd/endorse.sock")),
         }
     }
 
-    /// hsmd's socket.
+    /// hsmd's socket that tells the chain.
     pub fn socket(&self) -> PathBuf {
-        match &self.endorse {
-            Address::Unix(path) => path.clone(),
-            _ => PathBuf::new(),
-        }
+        unix(&self.endorse)
     }
+
+    /// hsmd's socket that is told what is published.
+    pub fn report_socket(&self) -> PathBuf {
+        unix(&self.publish)
+    }
+}
+
+fn unix(address: &Address) -> PathBuf {
+    match address {
+        Address::Unix(path) => path.clone(),
+        _ => PathBuf::new(),
+    }
+}
+
+fn default_publish() -> Address {
+    Address::Unix(PathBuf::from("/run/hsmd/publish.sock"))
 }
 
 fn default_endorse() -> Address {

@@ -2,11 +2,11 @@
 
 use std::{path::Path, time::Duration};
 
-use keychain::{Refusal, chain::SignedEvent};
+use keychain::{Refusal, chain::SignedEvent, statement::Head};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use super::Told;
+use super::{Found, Told};
 
 /// How long one question waits for the next event. Below hsmd's own bound of 60 s.
 const WAIT: Duration = Duration::from_secs(50);
@@ -41,6 +41,11 @@ pub enum Error {
     TooLong,
 }
 
+#[derive(serde::Deserialize)]
+struct Judged {
+    finding: String,
+}
+
 /// hsmd's socket.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -68,6 +73,20 @@ impl Source {
     /// The newest statements, waiting while their version is `after`.
     pub async fn statements(&self, after: Option<u64>) -> Result<Told, Error> {
         Told::parse(&self.get("statements", after).await?)
+    }
+
+    /// Tells hsmd what is published; answers what it made of that.
+    pub async fn report(&self, found: &Found, heads: &[Head]) -> Result<String, Error> {
+        let events: Vec<_> = found.events.iter().map(SignedEvent::text).collect();
+        let heads: Vec<_> = heads.iter().map(Head::text).collect();
+        let (events, heads, held) = (events.join(","), heads.join(","), found.held);
+        let body = format!("{{\"events\":[{events}],\"heads\":[{heads}],\"held\":{held}}}");
+        let answer = self.http.post("http://hsmd/published").timeout(DEADLINE).body(body).send().await?;
+        if answer.status() != reqwest::StatusCode::OK {
+            return Err(Error::Status(answer.status().as_u16()));
+        }
+        let answer: Judged = serde_json::from_slice(&answer.bytes().await?)?;
+        Ok(answer.finding)
     }
 
     async fn get(&self, path: &str, after: Option<u64>) -> Result<Vec<u8>, Error> {

@@ -45,6 +45,8 @@ impl Told {
 pub struct StatementCarrier {
     directory: Directory,
     head: Option<Head>,
+    /// The head with the highest number that hsmd ever told of the same event: a restored ledger tells lower ones.
+    highest: Option<Head>,
     /// Whether the directory is not known to hold the head.
     is_owed: bool,
     /// Revoked keys whose endorsements are not known to be gone.
@@ -59,6 +61,7 @@ impl StatementCarrier {
         Self {
             directory,
             head: None,
+            highest: None,
             is_owed: false,
             keys_to_withdraw: BTreeSet::new(),
             is_service_to_withdraw: false,
@@ -72,8 +75,28 @@ impl StatementCarrier {
         let now = head.entries();
         self.keys_to_withdraw.extend(now.keys.keys().filter(|key| !before.keys.contains_key(*key)));
         self.is_service_to_withdraw |= now.services != before.services;
+        let is_highest = self
+            .highest
+            .as_ref()
+            .is_none_or(|highest| highest.event_id() != head.event_id() || highest.number() < head.number());
+        if is_highest {
+            self.highest = Some(head.clone());
+        }
         self.head = Some(head);
         self.is_owed = true;
+    }
+
+    /// The newest head that hsmd told.
+    pub const fn head(&self) -> Option<&Head> {
+        self.head.as_ref()
+    }
+
+    /// The heads of the event `id` that stand in the directory, or that hsmd told before: for hsmd, which alone can
+    /// judge them.
+    pub async fn found(&self, id: &Digest) -> Result<Vec<Head>, Error> {
+        let published = self.directory.head(id).await?.and_then(|text| Head::parse(&text).ok());
+        let told = self.highest.clone().filter(|head| head.event_id() == *id);
+        Ok(published.into_iter().chain(told).collect())
     }
 
     /// Takes in what changed in the directory. A service that does not know yet puts its revoked key back at

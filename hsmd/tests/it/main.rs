@@ -35,6 +35,8 @@ mod recovery;
 #[cfg(test)]
 mod remote;
 #[cfg(test)]
+mod restored;
+#[cfg(test)]
 mod room;
 #[cfg(test)]
 mod rules;

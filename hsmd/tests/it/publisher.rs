@@ -23,26 +23,33 @@ impl Published {
         let world = World::new(Database::Sqlite);
         let redis = servers::redis(world.path());
         let connection = connect(&redis);
-        let folder = world.path().display();
-        let config = format!(
-            "endorse = \"unix:{folder}/other.sock\"\nredis = \"{}\"\nmetrics = \"unix:{folder}/publisher.sock\"\n",
-            redis.url
-        );
-        fs::write(world.path().join("publisher.toml"), config).unwrap();
+        Self::configure(&world, &redis.url);
         Self { world, redis, connection }
     }
 
-    fn start(&self) -> Daemon {
+    /// Writes the publisher's configuration for the hsmd of `world`.
+    pub fn configure(world: &World, redis: &str) {
+        let folder = world.path().display();
+        let config = format!(
+            "endorse = \"unix:{folder}/other.sock\"\npublish = \"unix:{folder}/publish.sock\"\nredis = \"{redis}\"\n\
+             metrics = \"unix:{folder}/publisher.sock\"\n"
+        );
+        fs::write(world.path().join("publisher.toml"), config).unwrap();
+    }
+
+    /// Where the directory is.
+    pub fn redis(&self) -> &str {
+        &self.redis.url
+    }
+
+    pub fn start(&self) -> Daemon {
         let mut publisher = self.spawn(&[]);
         publisher.ready().unwrap_or_else(|status| panic!("{status}: {}", publisher.log()));
         publisher
     }
 
     pub fn spawn(&self, environment: &[(&str, &str)]) -> Daemon {
-        let config = self.world.path().join("publisher.toml");
-        let conf = self.world.softhsm.conf();
-        let program = env!("CARGO_BIN_EXE_hsm-publisher");
-        Daemon::spawn_with(program, &config, self.world.path(), &conf, environment)
+        spawn(&self.world, environment)
     }
 
     /// Everything in DB 4, as public peers read it: `KEYS *`, then each.
@@ -81,6 +88,13 @@ impl Published {
         let (name, arguments) = command.split_first().unwrap();
         redis::cmd(name).arg(arguments).exec(&mut self.connection).unwrap();
     }
+}
+
+/// Starts the publisher of a world.
+pub fn spawn(world: &World, environment: &[(&str, &str)]) -> Daemon {
+    let config = world.path().join("publisher.toml");
+    let program = env!("CARGO_BIN_EXE_hsm-publisher");
+    Daemon::spawn_with(program, &config, world.path(), &world.softhsm.conf(), environment)
 }
 
 fn connect(redis: &Server) -> redis::Connection {
@@ -219,6 +233,27 @@ fn heads_are_published_and_put_back() {
     publisher.stop();
 }
 
+/// A report is the publisher's own, bounded, and proves itself.
+#[test]
+fn a_report_comes_from_the_publisher_and_changes_nothing_by_itself() {
+    let world = World::new(Database::Sqlite);
+    let mut hsmd = world.start();
+    let post = |socket: &str, body: &str| request(&world.socket(socket), "POST", "/published", body);
+    let empty = "{\"events\":[],\"heads\":[],\"held\":0}";
+    assert_eq!(post("publish", empty).ok(), "{\"finding\":\"nothing\"}");
+    assert_eq!(post("publish", &empty.replace('0', "1")).ok(), "{\"finding\":\"agrees\"}");
+    let own = format!("{{\"events\":[{}],\"heads\":[],\"held\":1}}", world.chain()[0].text());
+    assert_eq!(post("publish", &own).ok(), "{\"finding\":\"agrees\"}");
+    for socket in ["admin", "edge", "other"] {
+        assert_eq!(post(socket, empty).status, 404, "{socket}");
+    }
+    for body in ["", "[]", "{}", &"x".repeat((1 << 20) + 1)] {
+        let answer = post("publish", body);
+        assert!(matches!(answer.code(), "BA101" | "BA105"), "{}", answer.code());
+    }
+    hsmd.stop();
+}
+
 impl Published {
     fn ask<T: redis::FromRedisValue>(&mut self, database: i64, command: &[&str]) -> T {
         redis::cmd("SELECT").arg(database).exec(&mut self.connection).unwrap();
@@ -228,6 +263,20 @@ impl Published {
 
     fn names(&mut self, database: i64) -> Vec<String> {
         self.ask(database, &["KEYS", "*"])
+    }
+
+    /// The head of an event in the directory.
+    pub fn published_head(&self, event: &keychain::Digest) -> Option<String> {
+        let mut connection = connect(&self.redis);
+        redis::cmd("SELECT").arg(5).exec(&mut connection).unwrap();
+        redis::cmd("GET").arg(event.to_string()).query(&mut connection).unwrap()
+    }
+
+    /// The names in database 4.
+    pub fn event_names(&self) -> Vec<String> {
+        let mut connection = connect(&self.redis);
+        redis::cmd("SELECT").arg(4).exec(&mut connection).unwrap();
+        redis::cmd("KEYS").arg("*").query(&mut connection).unwrap()
     }
 
     /// The text under a name of database 5; nothing for a value of another type.

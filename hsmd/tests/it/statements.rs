@@ -390,9 +390,9 @@ async fn a_full_list_is_refused() {
     assert_eq!(statements.newest().version, newest.version);
 }
 
-/// Another hsmd on the same ledger states the same once it has taken over.
+/// Another hsmd on the same ledger states the same once it takes over, with a higher number.
 #[tokio::test]
-async fn a_denial_reaches_the_hsmd_that_takes_over() {
+async fn a_denial_is_stated_by_the_hsmd_that_takes_over() {
     let place = Place::new();
     let (keeper, one) = place.start().await;
     let left = keeper.view().unwrap().live().id();
@@ -400,6 +400,7 @@ async fn a_denial_reaches_the_hsmd_that_takes_over() {
     let (_, other) = place.start().await;
     one.deny(left).await.unwrap();
     one.revoke_keys(&[service_key(1)]).await.unwrap();
+    let number = one.newest().head.as_ref().unwrap().number();
     keeper.close().await.unwrap();
     let health = hsmd::daemon::health::Health::new();
     let mut newest = other.watch();
@@ -411,5 +412,78 @@ async fn a_denial_reaches_the_hsmd_that_takes_over() {
         () = other.run(&health) => {}
         seen = tokio::time::timeout(SOON, seen) => drop(seen.unwrap().unwrap()),
     }
+    assert!(other.newest().head.as_ref().unwrap().number() > number);
     assert_eq!(other.demand_not_revoked(&service_key(1)).unwrap_err().code().as_str(), "BA304");
+}
+
+/// An intruder on an app VM had any number of keys endorsed: one word refuses them all, and those to come.
+#[tokio::test]
+async fn a_service_is_revoked_up_to_all_that_it_may_have_and_closed_until_it_is_opened() {
+    let place = Place::new();
+    let (keeper, statements) = place.start().await;
+    let ledger = keeper.ledger();
+    let before = ledger.next_endorsement_number().await.unwrap();
+    let revoked = statements.revoke_service("edge:a").await.unwrap();
+    assert!(revoked.closed && revoked.endorsed_up_to >= before);
+    let head = statements.newest().head.clone().unwrap();
+    assert_eq!(head.entries().services["edge:a"].endorsed_up_to, revoked.endorsed_up_to);
+    assert_eq!(statements.demand_open("edge:a").unwrap_err().code().as_str(), "BA304");
+    assert_eq!(statements.demand_open("edge:b"), Ok(()));
+    // Whatever is given out from now on is beyond it: nothing is born revoked.
+    assert!(ledger.next_endorsement_number().await.unwrap() > revoked.endorsed_up_to);
+
+    let unknown = statements.open_service("edge:b").await.unwrap_err();
+    assert_eq!(keychain::Refusal::from(&unknown).code().as_str(), "BA602");
+    let opened = statements.open_service("edge:a").await.unwrap();
+    assert_eq!((opened.closed, opened.endorsed_up_to), (false, revoked.endorsed_up_to));
+    assert_eq!(statements.demand_open("edge:a"), Ok(()));
+    assert!(statements.newest().head.as_ref().unwrap().entries().services.contains_key("edge:a"));
+    let again = statements.revoke_service("edge:a").await.unwrap();
+    assert!(again.closed && again.endorsed_up_to > revoked.endorsed_up_to);
+
+    place.clock.forward(Duration::from_hours(24) + SKEW);
+    statements.revoke_keys(&[service_key(1)]).await.unwrap();
+    assert!(statements.newest().head.as_ref().unwrap().entries().services.is_empty(), "it has ended");
+    assert_eq!(statements.demand_open("edge:a").unwrap_err().code().as_str(), "BA304", "and is still closed");
+}
+
+/// Over the sockets: an operator's word closes the row of the policy, also for keys that were never seen.
+#[test]
+fn a_revoked_service_is_refused_until_it_is_opened() {
+    let world = World::new(Database::Sqlite);
+    let mut hsmd = world.start();
+    let post = |path: &str, body: &str| request(&world.socket("admin"), "POST", path, body);
+    let sign = |socket: &str, number: u8| {
+        let body = sign_request(Purpose::Response, service_key(number), Duration::from_mins(5));
+        request(&world.socket(socket), "POST", "/sign", &body)
+    };
+    let number_of = |text: &str| keychain::endorsement::Endorsement::parse(text).unwrap().number.unwrap();
+    let before = number_of(&sign("edge", 1).ok());
+    assert!(number_of(&sign("edge", 2).ok()) > before);
+    let answer = post("/revoke-service", "{\"service\":\"edge:demo\",\"reason\":\"drill\"}").ok();
+    assert!(answer.starts_with("{\"service\":\"edge:demo\",\"endorsedUpTo\":"), "{answer}");
+    let (head, _) = world.head();
+    let up_to = head.entries().services["edge:demo"].endorsed_up_to;
+    assert!(up_to > before);
+    assert_eq!((sign("edge", 3).status, sign("edge", 3).code()), (403, "BA304"));
+    sign("authd", 4).ok();
+    hsmd.kill();
+    let mut hsmd = world.start();
+    assert_eq!(sign("edge", 3).code(), "BA304", "also after another start");
+    post("/open-service", "{\"service\":\"edge:demo\"}").ok();
+    assert!(number_of(&sign("edge", 3).ok()) > up_to);
+    assert!(world.head().0.entries().services.contains_key("edge:demo"), "those from before stay refused");
+
+    assert_eq!(post("/open-service", "{\"service\":\"edge:other\"}").code(), "BA602");
+    for path in ["/revoke-service", "/open-service"] {
+        for body in ["", "{}", "{\"service\":1}", "{\"service\":\"shop\"}", "{\"service\":\"authd\",\"x\":1}"]
+        {
+            assert_eq!(post(path, body).code(), "BA101", "{path} {body}");
+        }
+        for (socket, status) in [("other-admin", 403), ("edge", 404), ("publish", 404)] {
+            let answer = request(&world.socket(socket), "POST", path, "{\"service\":\"authd\"}");
+            assert_eq!(answer.status, status, "{path} {socket}");
+        }
+    }
+    hsmd.stop();
 }

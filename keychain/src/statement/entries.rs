@@ -106,6 +106,11 @@ impl Entries {
         if fits { Ok(()) } else { Err(Refusal::new(Code::TooLarge, "the statement lists too many")) }
     }
 
+    /// The lists as a JSON object, as a head has them.
+    pub fn to_json(&self) -> String {
+        format!("{{{}}}", self.to_members())
+    }
+
     /// The members `denied` and `revoked`, each sorted by its texts.
     pub(super) fn to_members(&self) -> String {
         let denied = self.denied.iter().map(|id| format!("\"{id}\""));

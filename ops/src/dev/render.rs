@@ -82,6 +82,7 @@ impl Hsmd {
 #[derive(Debug)]
 pub(crate) struct Door {
     socket: PathBuf,
+    role: &'static str,
     service: Option<(String, &'static [&'static str])>,
 }
 
@@ -92,22 +93,35 @@ impl Door {
             Service::Edge(name) => (format!("edge:{name}"), &["response"]),
             Service::Laboratory => (LABORATORY.to_owned(), &["response"]),
         };
-        Self { socket, service: Some((service, purposes)) }
+        Self { socket, role: "endorse", service: Some((service, purposes)) }
     }
 
     pub(crate) fn admin(socket: PathBuf) -> Self {
-        Self { socket, service: None }
+        Self { socket, role: "admin", service: None }
+    }
+
+    pub(crate) fn publish(socket: PathBuf) -> Self {
+        Self { socket, role: "publish", service: None }
     }
 
     fn listen(&self) -> Listen {
-        let role = if self.service.is_some() { "endorse" } else { "admin" };
-        Listen { address: unix(&self.socket), role, mode: "0600" }
+        Listen { address: unix(&self.socket), role: self.role, mode: "0600" }
     }
 
     fn allow(&self, user: u32) -> Allow {
-        let operations: &[_] = match self.service {
-            Some(_) => &["endorse"],
-            None => &["accept-clock", "audit", "recover", "revoke-keys", "rotate", "taint"],
+        let operations: &[_] = match self.role {
+            "endorse" => &["endorse"],
+            "publish" => &["report"],
+            _ => &[
+                "accept-clock",
+                "audit",
+                "open-service",
+                "recover",
+                "revoke-keys",
+                "revoke-service",
+                "rotate",
+                "taint",
+            ],
         };
         let (service, purposes) = self.service.clone().unzip();
         // What is tried out here may be load: the token is its only limit.
@@ -133,6 +147,7 @@ pub(crate) enum Service<'a> {
 #[derive(Debug, Serialize)]
 pub(crate) struct Publisher {
     pub(crate) endorse: String,
+    pub(crate) publish: String,
     pub(crate) redis: String,
     pub(crate) metrics: SocketAddr,
 }
@@ -233,6 +248,7 @@ mod tests {
             Door::endorse(socket("authd"), Service::Authd),
             Door::endorse(socket("edge"), Service::Edge("python")),
             Door::endorse(socket("endorse"), Service::Laboratory),
+            Door::publish(socket("publish")),
         ];
         let verifier = Verifier {
             identity: IDENTITY.to_owned(),
@@ -249,8 +265,12 @@ mod tests {
         )
         .unwrap();
         write(&file("policy.toml"), &Policy::new(user, &doors)).unwrap();
-        let publisher =
-            Publisher { endorse: endorse.clone(), redis: verifier.redis.clone(), metrics: port(5) };
+        let publisher = Publisher {
+            endorse: endorse.clone(),
+            publish: unix(&socket("publish")),
+            redis: verifier.redis.clone(),
+            metrics: port(5),
+        };
         write(&file("hsm-publisher"), &publisher).unwrap();
         let database = sqlite(&file("accounts.db"));
         write(&file("authd"), &Authd { verifier: verifier.clone(), endorse: endorse.clone(), database })

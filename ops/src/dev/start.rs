@@ -121,6 +121,7 @@ impl<'a> System<'a> {
             render::Door::admin(self.layout.socket("admin")),
             render::Door::endorse(self.layout.socket("endorse"), Service::Laboratory),
             render::Door::endorse(self.layout.socket("authd"), Service::Authd),
+            render::Door::publish(self.layout.socket("publish")),
         ];
         for name in self.edges.keys() {
             let socket = self.layout.socket(&edge_name(name));
@@ -157,6 +158,7 @@ impl<'a> System<'a> {
     fn publisher(&self) -> Result<Program, Failure> {
         let configuration = Publisher {
             endorse: render::unix(&self.layout.socket("endorse")),
+            publish: render::unix(&self.layout.socket("publish")),
             redis: self.redis_url(),
             metrics: self.metrics_address("hsm-publisher")?,
         };

@@ -1,25 +1,36 @@
 //! `opsctl hsm recover`: a ledger that is behind its token.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use keychain::Digest;
 use keychain::chain::SignedEvent;
 use serde::Deserialize;
 
+use super::restored::{self, Decision, Take};
 use crate::chain::{self, Proved};
 use crate::deployment::Deployment;
 use crate::failure::{Exit, Failure, OrFail};
 use crate::talk::Talk;
 
 /// Options of `opsctl hsm recover`.
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 #[derive(Debug, clap::Args)]
 pub(crate) struct Recover {
     #[command(flatten)]
     deployment: Deployment,
     /// The published chain, as `opsctl chain show --json` prints it and a keysd gives it at /hsm/keys;
-    /// `-` is standard input
+    /// `-` is standard input. Without it: show what a restored ledger lacks of its own newest head, and take it over
     #[arg(long, value_name = "FILE")]
-    chain: PathBuf,
+    chain: Option<PathBuf>,
+    /// What to take over of that
+    #[arg(long, value_enum, default_value_t, conflicts_with = "chain")]
+    take: Take,
+    /// A copy of this host or token, which hsmd names as a rival, is stopped for good
+    #[arg(long, conflicts_with_all = ["chain", "take"])]
+    copy_stopped: bool,
+    /// Do not ask for confirmation where there is one (needed without a terminal)
+    #[arg(long)]
+    yes: bool,
     /// The identity whose chain is meant, if FILE holds several [default: that of its only one]
     #[arg(long, value_name = "E…")]
     identity: Option<Digest>,
@@ -43,9 +54,20 @@ struct Recovered {
     imported: usize,
 }
 
-/// `opsctl hsm recover`: brings the published chain to a ledger that is behind its token.
+/// `opsctl hsm recover`: brings the published chain to a ledger that is behind its token, or takes over what a
+/// restored ledger lacks.
 pub(crate) async fn recover(options: &Recover, talk: Talk) -> Result<(), Failure> {
-    let proved = Proved::parse(&chain::read(&options.chain)?, options.identity)?;
+    let Recover { take, yes, dry_run, json, .. } = *options;
+    let decision = Decision { take, yes, dry_run, json };
+    match &options.chain {
+        Some(chain) => bring(options, chain, talk).await,
+        None if options.copy_stopped => restored::copy_stopped(&options.deployment, decision, talk).await,
+        None => restored::take_over(&options.deployment, decision, talk).await,
+    }
+}
+
+async fn bring(options: &Recover, chain: &Path, talk: Talk) -> Result<(), Failure> {
+    let proved = Proved::parse(&chain::read(chain)?, options.identity)?;
     let head = proved.head()?.event();
     let events = proved.events().len();
     talk.say(format!("the chain of {} verifies: {events} events, the newest {}", proved.identity(), head.id));

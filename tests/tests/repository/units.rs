@@ -231,7 +231,7 @@ fn hsmd_starts_after_the_clock_was_set() {
 fn sockets_are_named_and_those_of_hsmd_are_closed_to_others() {
     let sockets: Vec<_> =
         units().into_iter().filter(|unit| unit.extension().is_some_and(|kind| kind == "socket")).collect();
-    assert_eq!(sockets.len(), 7);
+    assert_eq!(sockets.len(), 8);
     for path in sockets {
         let text = fs::read_to_string(&path).unwrap();
         let socket: BTreeMap<_, _> = section(&text, "[Socket]").into_iter().collect();

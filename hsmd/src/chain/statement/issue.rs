@@ -6,15 +6,15 @@ use std::{
 };
 
 use keychain::{
-    Timestamp,
+    Code, Digest, Refusal, Timestamp,
     limits::HEAD_LIFETIME,
-    statement::{Entries, Head, NewHead},
+    statement::{Head, LastLine, NewHead},
 };
 
-use super::{Issued, Statements, listed};
+use super::{Issued, Refused, Statements, listed};
 use crate::{
     chain::{Error, to_gauge},
-    ledger::Stated,
+    ledger::{HeadBasis, Stated},
 };
 
 impl Statements {
@@ -30,11 +30,13 @@ impl Statements {
         outcome
     }
 
-    /// Reads what is stated in the ledger, and takes in which keys are revoked.
+    /// Reads what is stated in the ledger, and takes in what is refused endorsements.
     pub(super) async fn read(&self) -> Result<Stated, Error> {
         let stated = self.keeper.ledger().stated().await?;
         let keys = stated.revoked.iter().map(|entry| entry.subject).collect();
-        *self.revoked.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        let closed = stated.services.iter().filter(|row| row.closed);
+        let services = closed.map(|row| row.service.clone()).collect();
+        *self.refused.write().unwrap_or_else(PoisonError::into_inner) = Refused { keys, services };
         Ok(stated)
     }
 
@@ -44,30 +46,58 @@ impl Statements {
         let view = self.keeper.view().ok_or(Error::Unsettled)?;
         let (live, created_at) = (view.live().id(), view.live().event().created_at);
         let now = self.keeper.clock().date_head(created_at)?.to_millis();
-        let entries = listed::entries(&stated, now, self.settings.skew);
         let newest = self.newest();
-        let lists_the_same = newest.head.as_ref().is_some_and(|head| *head.entries() == entries);
-        if newest.generation() != Some(live) || !lists_the_same || self.until_due().is_zero() {
-            let head = self.sign(&entries, now, &newest).await?;
-            listed::demand_nothing_lost(newest.head.as_ref(), &head, &stated)?;
-            *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-            self.show(head, &newest, now);
+        if newest.head.is_none() {
+            self.compare_with_kept(&view, &stated).await?;
         }
-        Ok(stated)
+        self.demand_signing()?;
+        let due = listed::entries(&stated, now, self.settings.skew);
+        let lists_the_same = newest.head.as_ref().is_some_and(|head| listed::is_same(head.entries(), &due));
+        if newest.generation() == Some(live) && lists_the_same && !self.until_due().is_zero() {
+            return Ok(stated);
+        }
+        // Number and content come from one transaction: a head with a higher number never says less.
+        let basis = self.keeper.ledger().begin_head(&live, 1).await?;
+        let head = self.sign(&live, &basis, now, newest.head.as_ref()).await?;
+        // Before the head leaves: what a ledger that is restored later is held against. A disk that fails does not keep
+        // a denial back.
+        if let Err(error) = self.keeper.ledger().keep_head(&live, basis.number, head.text()).await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the head is not kept beside the chain copy"
+            );
+        }
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.show(head, &newest, now);
+        Ok(basis.stated)
     }
 
-    async fn sign(&self, entries: &Entries, issued_at: Timestamp, newest: &Issued) -> Result<Head, Error> {
+    async fn sign(
+        &self,
+        event: &Digest,
+        basis: &HeadBasis,
+        issued_at: Timestamp,
+        earlier: Option<&Head>,
+    ) -> Result<Head, Error> {
+        let HeadBasis { number, stated, audit, .. } = basis;
+        let entries = listed::entries(stated, issued_at, self.settings.skew);
+        let number = *number;
+        let audit = audit.map(|line| LastLine { number: line.number, digest: line.digest });
         let expiration = issued_at.plus(HEAD_LIFETIME);
-        let number = next_number(newest, issued_at);
         let (view, text) = self
             .keeper
             .state(|view| {
-                NewHead { event: view.live().event(), number, issued_at, expiration, entries, audit: None }
-                    .draft()
+                // The number is that event's: another one has come between.
+                if view.live().id() != *event {
+                    return Err(Refusal::new(Code::Unavailable, "another event is the newest by now"));
+                }
+                let (event, entries) = (view.live().event(), &entries);
+                NewHead { event, number, issued_at, expiration, entries, audit }.draft()
             })
             .await?;
         let head = Head::parse(&text)?;
         head.verify_signature(view.live())?;
+        listed::demand_nothing_lost(earlier, &head, stated)?;
         metrics::counter!("hsmd_statements_total", "kind" => "head").increment(1);
         metrics::gauge!("hsmd_head_issued_timestamp_seconds")
             .set(to_gauge(u64::try_from(issued_at.unix_millis() / 1000).unwrap_or(0)));
@@ -83,10 +113,4 @@ impl Statements {
         }
         self.newest.send_replace(Arc::new(issued));
     }
-}
-
-/// The number after the newest head's, which no head of the generation had before.
-fn next_number(newest: &Issued, now: Timestamp) -> u64 {
-    let last = newest.head.as_ref().map_or(0, Head::number);
-    last.saturating_add(1).max(u64::try_from(now.unix_millis()).unwrap_or(0))
 }

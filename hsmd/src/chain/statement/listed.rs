@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use keychain::{
-    Code, Refusal, Timestamp, limits,
-    statement::{Entries, Head},
+    Code, Digest, Refusal, Timestamp,
+    chain::windows,
+    limits,
+    statement::{Entries, Head, ServiceRevocation},
 };
 
-use crate::ledger::Stated;
+use crate::{
+    chain::View,
+    ledger::{RevokedService, Stated},
+};
 
 /// What a head that is made at `now` lists: all that has not ended.
 pub(super) fn entries(stated: &Stated, now: Timestamp, skew: Duration) -> Entries {
@@ -16,11 +21,48 @@ pub(super) fn entries(stated: &Stated, now: Timestamp, skew: Duration) -> Entrie
     let last = now.plus(limits::ACCESS_KEY_LIFETIME).plus(skew);
     let denied = stated.denied.iter().filter(|entry| entry.end > now);
     let keys = stated.revoked.iter().filter(|entry| entry.end > now);
+    let services = stated.services.iter().filter(|entry| entry.end > now);
+    let service = |entry: &RevokedService| {
+        let (endorsed_up_to, until) = (entry.endorsed_up_to, entry.end.min(last));
+        (entry.service.clone(), ServiceRevocation { endorsed_up_to, until })
+    };
     Entries {
         denied: denied.map(|entry| entry.subject).collect(),
         keys: keys.map(|entry| (entry.subject, entry.end.min(last))).collect(),
-        ..Entries::default()
+        services: services.map(service).collect(),
     }
+}
+
+/// Whether two lists refuse the same; ends may differ, which lie beyond any endorsement at most.
+pub(super) fn is_same(ours: &Entries, theirs: &Entries) -> bool {
+    let marks = |entries: &Entries| {
+        let services = entries.services.iter().map(|(name, it)| (name.clone(), it.endorsed_up_to));
+        services.collect::<Vec<_>>()
+    };
+    ours.denied == theirs.denied && ours.keys.keys().eq(theirs.keys.keys()) && marks(ours) == marks(theirs)
+}
+
+/// All that the ledger states, ended or not.
+pub(super) fn all(stated: &Stated) -> Entries {
+    Entries {
+        denied: stated.denied.iter().map(|entry| entry.subject).collect(),
+        keys: stated.revoked.iter().map(|entry| (entry.subject, entry.end)).collect(),
+        services: stated
+            .services
+            .iter()
+            .map(|entry| {
+                let (endorsed_up_to, until) = (entry.endorsed_up_to, entry.end);
+                (entry.service.clone(), ServiceRevocation { endorsed_up_to, until })
+            })
+            .collect(),
+    }
+}
+
+/// When no verifier's window reaches a generation any more; `None` for one that is not in the chain. The newest has
+/// no end.
+pub(super) fn denial_end(view: &View, id: &Digest, skew: Duration) -> Option<Timestamp> {
+    let next = view.after(view.find(id)?)?;
+    Some(next.event().created_at.plus(windows::AUTHD).plus(skew))
 }
 
 /// Refuses to show a head that lacks what an earlier one of its event listed and what has not ended: the ledger
@@ -43,7 +85,7 @@ pub(super) fn demand_nothing_lost(
 
 #[cfg(test)]
 mod tests {
-    use keychain::{Digest, PublicKey, SigningKey};
+    use keychain::{PublicKey, SigningKey};
 
     use super::*;
     use crate::ledger::Entry;
@@ -58,6 +100,11 @@ mod tests {
         Entry { subject, since: at(0), end: at(end) }
     }
 
+    fn service(name: &str, endorsed_up_to: u64, end: i64) -> RevokedService {
+        let (service, since, end) = (name.to_owned(), at(0), at(end));
+        RevokedService { service, endorsed_up_to, since, end, closed: true }
+    }
+
     fn key(number: u8) -> PublicKey {
         SigningKey::from_seed(&[number; 32]).unwrap().public_key()
     }
@@ -69,7 +116,7 @@ mod tests {
         let stated = Stated {
             denied: vec![entry(a, 10), entry(b, 20)],
             revoked: vec![entry(key(1), 10), entry(key(2), 400 * day)],
-            ..Stated::default()
+            services: vec![service("edge:a", 7, 10), service("edge:b", 8, 400 * day)],
         };
         for (now, denied, keys) in [
             (9, vec![a, b], vec![(key(1), at(10)), (key(2), at(9 + day + 5))]),
@@ -79,8 +126,12 @@ mod tests {
             (400 * day, vec![], vec![]),
         ] {
             let listed = entries(&stated, at(now), SKEW);
-            assert_eq!(listed.denied.into_iter().collect::<Vec<_>>(), denied, "{now}");
-            assert_eq!(listed.keys, keys.into_iter().collect(), "{now}");
+            assert_eq!(listed.denied, denied.into_iter().collect(), "{now}");
+            assert_eq!(listed.keys, keys.iter().copied().collect(), "{now}");
+            let services: Vec<_> = listed.services.values().map(|it| (it.endorsed_up_to, it.until)).collect();
+            let expected: Vec<_> =
+                keys.iter().map(|(of, until)| (if *of == key(1) { 7 } else { 8 }, *until)).collect();
+            assert_eq!(services, expected, "{now}");
         }
     }
 }

@@ -9,7 +9,10 @@
 
 mod issue;
 mod issued;
+mod judge;
 mod listed;
+mod published;
+mod take_over;
 
 use std::{
     collections::BTreeSet,
@@ -27,10 +30,13 @@ use tokio::sync::watch;
 use crate::{
     chain::{Error, Keeper},
     daemon::health::Health,
-    ledger::{Declaration, Entry},
+    ledger::{Declaration, Entry, RevokedService, Stated},
 };
 
 pub use issued::Issued;
+use judge::Judged;
+pub use published::{Finding, REPORT_MAX, REPORTED_MAX, Report, Restored};
+pub use take_over::{Choice, TakenOver};
 
 /// How often the ledger is asked for what another hsmd on it had denied or revoked.
 pub const READ_EVERY: Duration = Duration::from_secs(10);
@@ -87,6 +93,20 @@ pub struct Denial {
     pub effect: Effect,
 }
 
+/// What is refused endorsements, as the ledger said last.
+#[derive(Debug, Default)]
+struct Refused {
+    /// Every key that was ever revoked.
+    keys: BTreeSet<PublicKey>,
+    /// Services that were revoked and not opened since.
+    services: BTreeSet<String>,
+}
+
+fn find(stated: Stated, service: &str) -> Result<RevokedService, Error> {
+    let found = stated.services.into_iter().find(|row| row.service == service);
+    found.ok_or(Error::Conflict("the service is not revoked"))
+}
+
 /// Keeps the newest head: the only one who has heads signed.
 pub struct Statements {
     keeper: Arc<Keeper>,
@@ -94,12 +114,16 @@ pub struct Statements {
     /// One issue at a time.
     issuing: tokio::sync::Mutex<()>,
     newest: watch::Sender<Arc<Issued>>,
-    /// Every key that was ever revoked: none is endorsed again.
-    revoked: RwLock<BTreeSet<PublicKey>>,
+    /// What is refused endorsements.
+    refused: RwLock<Refused>,
     /// When the newest head was made, by the clock that nobody can set; the start of the process before.
     made: Mutex<Instant>,
     /// Why the newest attempt to make statements failed.
     problem: Mutex<Option<String>>,
+    /// When this process began to make heads.
+    since: Timestamp,
+    /// What the comparisons with the published chain came to.
+    judged: Mutex<Judged>,
 }
 
 impl Statements {
@@ -107,11 +131,13 @@ impl Statements {
     /// statements cannot be signed is a matter of [`Self::run`].
     pub async fn open(keeper: Arc<Keeper>, settings: Settings) -> Result<Self, Error> {
         let statements = Self {
+            since: keeper.now(),
+            judged: Mutex::default(),
             keeper,
             settings,
             issuing: tokio::sync::Mutex::new(()),
             newest: watch::Sender::new(Arc::new(Issued::default())),
-            revoked: RwLock::default(),
+            refused: RwLock::default(),
             made: Mutex::new(Instant::now()),
             problem: Mutex::default(),
         };
@@ -129,6 +155,8 @@ impl Statements {
             // That no statement can be made is told at once, and is a problem once the newest is too old.
             health.warn("head", self.problem());
             health.note("head", self.staleness());
+            health.warn("published", self.uncompared());
+            self.measure_contradictions();
             let pause = if outcome.is_ok() { read_every.min(self.until_due()) } else { PAUSE };
             tokio::select! {
                 _ = chain.changed() => {}
@@ -154,8 +182,16 @@ impl Statements {
 
     /// Refuses a key that was revoked: it is never endorsed again.
     pub fn demand_not_revoked(&self, key: &PublicKey) -> Result<(), Refusal> {
-        if self.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(key) {
+        if self.refused.read().unwrap_or_else(PoisonError::into_inner).keys.contains(key) {
             return Err(Refusal::new(Code::Revoked, "the key was revoked; make another"));
+        }
+        Ok(())
+    }
+
+    /// Refuses a service that was revoked, until it is opened again.
+    pub fn demand_open(&self, service: &str) -> Result<(), Refusal> {
+        if self.refused.read().unwrap_or_else(PoisonError::into_inner).services.contains(service) {
+            return Err(Refusal::new(Code::Revoked, "the service was revoked; an operator has to open it"));
         }
         Ok(())
     }
@@ -198,6 +234,32 @@ impl Statements {
         let ends = stated.revoked.iter().filter(|entry| keys.contains(&entry.subject)).map(|entry| entry.end);
         tracing::warn!(count = keys.len(), "revoked keys of services");
         Ok(ends.max().unwrap_or(end))
+    }
+
+    /// Has every endorsement of a service revoked that it may have, and none given to it until [`Self::open_service`].
+    /// Both are durable, and a head that revokes them is signed, when this answers. Repeated, it counts in what was
+    /// given out meanwhile.
+    pub async fn revoke_service(&self, service: &str) -> Result<RevokedService, Error> {
+        let since = self.keeper.trusted_now()?.to_millis();
+        let longest = Purpose::Access.longest_lifetime().max(Purpose::Response.longest_lifetime());
+        let end = since.plus(longest).plus(self.settings.skew);
+        // The ledger takes the highest number that may have been given out, and voids the rest of the block.
+        let service_revoked =
+            Declaration::RevokeService { service: service.to_owned(), up_to: 0, since, end };
+        self.keeper.ledger().declare(service_revoked, Vec::new()).await?;
+        tracing::warn!(service, "revoked a service");
+        find(self.issue().await?, service)
+    }
+
+    /// Lets a revoked service have endorsements again. Those that were revoked stay so.
+    pub async fn open_service(&self, service: &str) -> Result<RevokedService, Error> {
+        let known = find(self.keeper.ledger().stated().await?, service)?;
+        if known.closed {
+            let opened = Declaration::OpenService { service: service.to_owned() };
+            self.keeper.ledger().declare(opened, Vec::new()).await?;
+            tracing::warn!(service, "opened a service");
+        }
+        find(self.read().await?, service)
     }
 
     /// When no verifier's window reaches the generation before `next` any more.

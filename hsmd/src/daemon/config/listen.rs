@@ -38,9 +38,9 @@ impl Listen {
             (Address::Unix(_), Some(_)) => Err(
                 "`tls` is for a TCP socket that systemd passes: on a Unix socket the kernel says who calls",
             ),
-            (_, Some(_)) if self.role == Role::Admin => {
-                Err("`tls` is for role endorse: operators come through a Unix socket on this host")
-            }
+            (_, Some(_)) if self.role != Role::Endorse => Err(
+                "`tls` is for role endorse: operators and the publisher come through a Unix socket on this host",
+            ),
             (_, Some(files)) if files.paths().any(|path| !path.is_absolute()) => {
                 Err("the paths under `tls` must be absolute")
             }

@@ -64,6 +64,19 @@ impl World {
         beside
     }
 
+    /// A copy of the whole host, as from a snapshot: token, ledger, and what stands beside it. hsmd must not run.
+    pub fn copy(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let softhsm = SoftHsm::new(folder.path());
+        copy_folder(&self.softhsm.tokens(), &softhsm.tokens());
+        let ledger = format!("sqlite://{}/ledger.db", folder.path().display());
+        let copy = Self { folder, softhsm, ledger, _postgres: None };
+        copy.restore_ledger(Some(&self.back_up_ledger()));
+        copy_folder(&self.path().join("copy"), &copy.path().join("copy"));
+        copy.configure("");
+        copy
+    }
+
     /// Writes the configuration; `more` stands at its top level.
     pub fn configure(&self, more: &str) {
         let folder = self.path().display();
@@ -78,6 +91,7 @@ metrics = "unix:{folder}/metrics.sock"
 module = "{MODULE}"
 token_label = "keelson"
 pin = "{pin}"
+refused_pin = "{folder}/refused-pin"
 [[listen]]
 address = "unix:{folder}/authd.sock"
 role = "endorse"
@@ -93,6 +107,9 @@ role = "admin"
 [[listen]]
 address = "unix:{folder}/other-admin.sock"
 role = "admin"
+[[listen]]
+address = "unix:{folder}/publish.sock"
+role = "publish"
 "#,
             ledger = self.ledger,
             pin = self.softhsm.pin_file().display(),
@@ -133,12 +150,17 @@ purposes = ["response"]
 [[allow]]
 user = {uid}
 socket = "unix:{folder}/admin.sock"
-operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "recover"]
+operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "revoke-service", "open-service", "recover"]
+rate = "1000000/s"
+[[allow]]
+user = {uid}
+socket = "unix:{folder}/publish.sock"
+operations = ["report"]
 rate = "1000000/s"
 [[allow]]
 user = {other}
 socket = "unix:{folder}/other-admin.sock"
-operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "recover"]
+operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "revoke-service", "open-service", "recover"]
 "#
         )
     }
@@ -256,6 +278,20 @@ operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "recove
 
     pub fn rotate(&self, body: &str) -> String {
         request(&self.socket("admin"), "POST", "/rotate", body).ok()
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::remove_dir_all(to).ok();
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
 

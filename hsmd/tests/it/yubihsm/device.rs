@@ -40,6 +40,8 @@ pub fn settings(connector: &Connector, folder: &Path) -> Settings {
         credentials: Credentials::from_password(AUTH_KEY, PASSWORD),
         domain: Domain::DOM1,
         exportable: false,
+        mirrored: false,
+        refused_pin: None,
         key_ids: KeyIds::default(),
         device_log: folder.join("device-log.jsonl"),
     }

@@ -1,0 +1,72 @@
+//! `POST /revoke-service` and `POST /open-service`: whole services that are compromised.
+
+use std::{sync::Arc, time::Instant};
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use keychain::{Code, Refusal, json, json::Object};
+
+use super::{Door, border, caller, generation};
+use crate::{
+    audit::operation::{Intent, Outcome},
+    ledger::RevokedService,
+    policy::{Operation, Service},
+};
+
+pub(super) async fn revoke_service(
+    request: HttpRequest,
+    door: web::Data<Door>,
+    payload: web::Payload,
+) -> HttpResponse {
+    let start = Instant::now();
+    let outcome = change(&request, &door, payload, Operation::RevokeService).await;
+    let outcome = outcome.map(|RevokedService { service, endorsed_up_to, end, .. }| {
+        let service = json::string(&service);
+        format!("{{\"service\":{service},\"endorsedUpTo\":{endorsed_up_to},\"expiration\":\"{end}\"}}")
+    });
+    door.answer(&request, "revoke-service", start, outcome)
+}
+
+pub(super) async fn open_service(
+    request: HttpRequest,
+    door: web::Data<Door>,
+    payload: web::Payload,
+) -> HttpResponse {
+    let start = Instant::now();
+    let outcome = change(&request, &door, payload, Operation::OpenService).await;
+    let outcome = outcome.map(|RevokedService { service, endorsed_up_to, .. }| {
+        format!("{{\"service\":{},\"endorsedUpTo\":{endorsed_up_to}}}", json::string(&service))
+    });
+    door.answer(&request, "open-service", start, outcome)
+}
+
+async fn change(
+    request: &HttpRequest,
+    door: &Door,
+    payload: web::Payload,
+    operation: Operation,
+) -> Result<RevokedService, Refusal> {
+    door.policy.demand_known(caller(request))?;
+    let body = border::read(payload).await?;
+    let authority = door.policy.permit(operation, caller(request))?;
+    let mut object = Object::parse_bytes(&body)?;
+    let bad = |_| Refusal::new(Code::InvalidMessage, "`service` is not `authd`, nor `edge:` and a name");
+    let service = Service::try_from(object.string("service")?.to_owned()).map_err(bad)?;
+    let reason = generation::take_reason(&mut object)?;
+    object.finish()?;
+    let intent = Intent::of(&authority).because(&reason).with("service", service.as_str());
+    let statements = Arc::clone(&door.statements);
+    let work = move |_| async move {
+        let done = match operation {
+            Operation::OpenService => statements.open_service(service.as_str()).await,
+            _ => statements.revoke_service(service.as_str()).await,
+        };
+        done.map_err(|error| border::refuse(&error))
+    };
+    door.audit.operation(intent, work).await
+}
+
+impl Outcome for RevokedService {
+    fn details(&self) -> Vec<(&'static str, String)> {
+        vec![("endorsedUpTo", self.endorsed_up_to.to_string()), ("closed", self.closed.to_string())]
+    }
+}
