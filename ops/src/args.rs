@@ -42,9 +42,9 @@ Examples:
   opsctl hsm backup --connector http://127.0.0.1:12345 --auth-key 3 --password-file FILE --wrap-key 100 --out keelson.backup
   opsctl hsm verify --backup keelson.backup --chain chain.json";
 const HANDED_ON: &str = "\
-For a YubiHSM 2, which exports keys encrypted under a wrap key; done by the program `hsm-backup`, which comes with
-hsmd. A PKCS#11 token gives no key away: there the second token ([second_hsm] in hsmd.toml) stands for a backup,
-and `opsctl hsm verify` says whether it does.";
+Done by the program `hsm-backup`, which comes with hsmd: `opsctl hsm VERB -- --help` prints what it takes. Backups are for
+a YubiHSM 2. Two tokens that are paired ([second_hsm] in hsmd.toml) stand for a backup, and `opsctl hsm verify` says
+whether they do. See hsmd/RECOVERY.md, \"Two tokens\".";
 const REVOKE_KEY: &str = "\
 Examples:
   opsctl revoke-key 1AAI… --reason 'stolen disk image'
