@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keychain::{
-    Digest, Timestamp,
+    Digest,
     chain::SignedEvent,
     directory::{Change, Directory, Error},
     statement::Head,
 };
 
+use super::statements::whole_life;
 use crate::failure_point::{self, Step};
 
 /// Most events that hsmd is told of: it reads no more. A rival that went on for longer shows by the first.
@@ -122,15 +123,15 @@ impl Carrier {
     /// Publishes what is owed, in no particular order; how many that were.
     ///
     /// An event whose `head` is at hand appears together with it.
-    pub async fn settle(&mut self, head: Option<&Head>, now: Timestamp) -> Result<u64, Error> {
+    pub async fn settle(&mut self, head: Option<&Head>) -> Result<u64, Error> {
         let mut published = 0;
         while let Some(id) = self.owed.first().copied() {
             if let Some(text) = self.events.get(&id) {
                 let failed = |_| Error::Slow { operation: "publish past a failure point" };
                 failure_point::write(Step::Publish, "before-write").map_err(failed)?;
-                match head.filter(|head| head.event_id() == id && !head.expiration().since(now).is_zero()) {
+                match head.filter(|head| head.event_id() == id) {
                     Some(head) => {
-                        let ttl = head.expiration().since(now);
+                        let ttl = whole_life(head);
                         self.directory.publish_event_with_head(&id, text, head.text(), ttl).await?;
                     }
                     None => self.directory.publish_event(&id, text).await?,
