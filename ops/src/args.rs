@@ -56,9 +56,10 @@ Examples:
 const AUDIT: &str = "\
 Examples:
   opsctl audit verify
-  opsctl audit verify --dir audit --chain chain.json --identity E…     without hsmd
+  opsctl audit export --file audit.jsonl
+  opsctl audit verify --file audit.jsonl --chain chain.json --head head.json     without hsmd
   opsctl audit show --kind intent --kind outcome --last 20
-  opsctl audit show --kind checkpoint --last 1 --json > checkpoint.json     keep it elsewhere";
+  opsctl audit archive --up-to 100000 --file audit-1.jsonl";
 const TLS: &str = "\
 Examples:
   opsctl tls init --dir ca
@@ -198,8 +199,12 @@ pub(crate) enum PinVerb {
 pub(crate) enum AuditVerb {
     /// Print lines of the trail
     Show(audit::Show),
-    /// Say whether the trail holds, and up to which line the HSM vouches for it; exit code 1 when it does not
+    /// Say whether the trail holds, and up to which line a head covers it; exit code 1 when it does not
     Verify(audit::Verify),
+    /// Write the lines as JSON, one a line, for whatever ships or keeps them
+    Export(audit::Export),
+    /// Write old lines into a file, verify it, and have hsmd cut them from its ledger
+    Archive(audit::Archive),
 }
 
 #[derive(Debug, Subcommand)]
@@ -274,10 +279,14 @@ mod tests {
             ("hsm restore --backup b", true),
             ("hsm restore", false),
             (
-                "audit verify --dir audit --chain - --identity EJ5tD2EZ8IRj4t4pmMtVkCsMvlbXH7Ghr4kE6oo1xK5r",
+                "audit verify --file audit.jsonl --chain - --identity EJ5tD2EZ8IRj4t4pmMtVkCsMvlbXH7Ghr4kE6oo1xK5r",
                 true,
             ),
-            ("audit verify --chain chain.json --endpoints f", false),
+            ("audit verify --file a --chain chain.json --endpoints f", false),
+            ("audit verify --chain chain.json", false),
+            ("audit export --from 7 --file f", true),
+            ("audit archive --up-to 7 --file f", true),
+            ("audit archive --up-to 7", false),
             ("audit show --kind intent --kind outcome --since 2026-01-02T03:04:05Z --last 5 --json", true),
             ("audit show --kind gossip", false),
             ("audit show --since yesterday", false),

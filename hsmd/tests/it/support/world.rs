@@ -150,7 +150,7 @@ purposes = ["response"]
 [[allow]]
 user = {uid}
 socket = "unix:{folder}/admin.sock"
-operations = ["accept-clock", "rotate", "taint", "revoke-keys", "revoke-service", "open-service", "recover"]
+operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "revoke-service", "open-service", "recover"]
 rate = "1000000/s"
 [[allow]]
 user = {uid}
@@ -160,7 +160,7 @@ rate = "1000000/s"
 [[allow]]
 user = {other}
 socket = "unix:{folder}/other-admin.sock"
-operations = ["accept-clock", "rotate", "taint", "revoke-keys", "revoke-service", "open-service", "recover"]
+operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "revoke-service", "open-service", "recover"]
 "#
         )
     }
