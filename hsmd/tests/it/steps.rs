@@ -377,19 +377,19 @@ async fn a_next_key_that_is_lost_ends_the_chain_and_not_the_endorsements() {
     place.device.steal(&keeper.view().unwrap().next().unwrap());
     // Noticed by an attempt.
     keeper.advance(ROTATE).await.unwrap_err();
-    check(&keeper, &place).await;
+    check_next_key_lost(&keeper, &place).await;
     keeper.close().await.unwrap();
-    check(&Arc::new(place.unstarted().await), &place).await;
+    check_next_key_lost(&Arc::new(place.unstarted().await), &place).await;
+}
 
-    async fn check(keeper: &Arc<Keeper>, place: &Place) {
-        keeper.probe().await.unwrap();
-        assert_eq!(keeper.chain_state(), State::NextKeyLost { newest: 0 });
-        for advance in [ROTATE, TAINT] {
-            let error = keeper.advance(advance).await.unwrap_err();
-            assert!(matches!(error, Error::State(State::NextKeyLost { .. })), "{error}");
-        }
-        assert_eq!(place.device.objects(), 2, "nothing is made");
+async fn check_next_key_lost(keeper: &Arc<Keeper>, place: &Place) {
+    keeper.probe().await.unwrap();
+    assert_eq!(keeper.chain_state(), State::NextKeyLost { newest: 0 });
+    for advance in [ROTATE, TAINT] {
+        let error = keeper.advance(advance).await.unwrap_err();
+        assert!(matches!(error, Error::State(State::NextKeyLost { .. })), "{error}");
     }
+    assert_eq!(place.device.objects(), 2, "nothing is made");
 }
 
 /// A chain that was tampered with in the ledger is found at start.

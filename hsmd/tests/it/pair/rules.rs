@@ -83,7 +83,7 @@ async fn the_loss_of_either_token_loses_nothing() {
                     keeper.advance(advance).await.unwrap();
                     keeper.probe().await.unwrap();
                     pair.check_chain(&keeper, events).await;
-                    Pair::check_keys(&keeper, kept).await;
+                    Pair::check_keys(&keeper, kept);
                 }
                 assert_eq!(lost.objects(), 4, "the keys that it had when it was lost");
                 // It comes back: what is left on it is destroyed, and it is a mirror again without a rotation.

@@ -93,7 +93,7 @@ impl Pair {
     pub async fn check(&self, keeper: &Keeper, events: usize) {
         self.check_chain(keeper, events).await;
         for device in [&self.first, &self.second] {
-            Self::check_keys(keeper, device).await;
+            Self::check_keys(keeper, device);
             assert_eq!(device.objects(), 4);
         }
         assert!(
@@ -102,7 +102,7 @@ impl Pair {
     }
 
     /// The live and the next key on a token, and no others.
-    pub async fn check_keys(keeper: &Keeper, on: &Device) {
+    pub fn check_keys(keeper: &Keeper, on: &Device) {
         let view = keeper.settled().unwrap();
         let mut keys = on.keys();
         let mut wanted: Vec<PublicKey> = vec![view.live().event().public_key, view.next().unwrap()];
