@@ -12,11 +12,11 @@ const PAGE: &str = include_str!("../../../hsmd/AUDIT.md");
 async fn the_trail_is_read_with_the_commands_of_the_page() {
     let world = World::start().await;
     let endpoints = world.endpoints_file();
-    let here = |mark| {
+    let here = |mark: &str| {
         let endpoints = endpoints.display();
         ["audit verify", "audit show", "audit archive", "audit export", "chain show"]
             .iter()
-            .fold(commands(PAGE, mark), |text, command| {
+            .fold(commands(PAGE, mark).to_owned(), |text, command| {
                 text.replace(command, &format!("{command} --endpoints {endpoints}"))
             })
             .replace(&format!("audit verify --endpoints {endpoints} --file"), "audit verify --file")
@@ -41,4 +41,10 @@ async fn the_trail_is_read_with_the_commands_of_the_page() {
     }
     let printed = run_in(folder, &here("keep"));
     assert!(printed.contains("valid: "), "{printed}");
+    // The head of the new generation covers the first lines.
+    run_in(folder, &here("archive"));
+    let printed = run_in(folder, &here("read"));
+    assert!(printed.contains("archived  up to line 3"), "{printed}");
+    let archived = std::fs::read_to_string(folder.join("audit-1.jsonl")).unwrap();
+    assert_eq!(archived.lines().count(), 4);
 }
