@@ -56,10 +56,6 @@ impl Health {
     /// Whether the daemon is ready, and `GET /health`.
     pub fn describe(&self, keeper: &Keeper, statements: &Statements) -> (bool, String) {
         let mut problems = self.problems();
-        let mut warnings = self.warnings();
-        let [restored, rival] = statements.contradictions();
-        problems.extend(restored.map(|cause| ("restored".to_owned(), cause)));
-        warnings.extend(rival.map(|cause| ("rival".to_owned(), cause)));
         let chain = if let Some(view) = keeper.view() {
             let live = view.live().event();
             format!(
@@ -84,7 +80,7 @@ impl Health {
         let body = format!(
             "{{\"status\":\"{status}\",\"problems\":{},\"warnings\":{},\"queueDepth\":{},\"queue\":{{{}}}{chain}{stated}{tokens}}}",
             object(&problems),
-            object(&warnings),
+            object(&self.warnings()),
             keeper.waiting(),
             queue.join(",")
         );
