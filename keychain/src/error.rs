@@ -76,6 +76,8 @@ pub enum Code {
     TooMany,
     /// A fault of the service itself.
     Internal,
+    /// What must be written down has no room; what is more urgent still has.
+    NoRoom,
     /// The app's answer would not survive the way to the device unchanged.
     BadAnswer,
     /// The app did not answer.
@@ -84,7 +86,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the table.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::InvalidMessage,
         Self::InvalidIdentity,
         Self::InvalidDevice,
@@ -117,6 +119,7 @@ impl Code {
         Self::Unavailable,
         Self::TooMany,
         Self::Internal,
+        Self::NoRoom,
         Self::BadAnswer,
         Self::AppUnavailable,
     ];
@@ -166,6 +169,7 @@ impl Code {
             Self::Unavailable => ("BA603", "Unavailable", 503, "the service cannot decide now"),
             Self::TooMany => ("BA604", "TooMany", 429, "too many requests"),
             Self::Internal => ("BA605", "Internal", 500, "the service failed"),
+            Self::NoRoom => ("BA606", "NoRoom", 503, "the service has no room to write this down"),
             Self::BadAnswer => ("BA701", "BadAnswer", 502, "the app's answer cannot be passed on unchanged"),
             Self::AppUnavailable => ("BA702", "AppUnavailable", 502, "the app did not answer"),
         }

@@ -60,10 +60,6 @@ pub const SEQUENCE_NUMBER_MAX: u64 = NUMBER_MAX;
 /// bytes, is under 2 KiB; a line of a device's own log is bounded below this.
 pub const AUDIT_LINE_MAX: usize = 8 * 1024;
 
-/// Most lines that may stand again at the start of a segment: as many as the HSM service writes ahead of the
-/// disk's word that they are durable.
-pub const AUDIT_REPEATED_MAX: usize = 8192;
-
 /// How far back the timestamp of an access request may lie.
 pub const ACCESS_REQUEST_AGE: Duration = Duration::from_secs(30);
 

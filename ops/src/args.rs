@@ -42,9 +42,9 @@ Examples:
   opsctl hsm backup --connector http://127.0.0.1:12345 --auth-key 3 --password-file FILE --wrap-key 100 --out keelson.backup
   opsctl hsm verify --backup keelson.backup --chain chain.json";
 const HANDED_ON: &str = "\
-For a YubiHSM 2, which exports keys encrypted under a wrap key; done by the program `hsm-backup`, which comes with
-hsmd. A PKCS#11 token gives no key away: there the second token ([second_hsm] in hsmd.toml) stands for a backup,
-and `opsctl hsm verify` says whether it does.";
+Done by the program `hsm-backup`, which comes with hsmd: `opsctl hsm VERB -- --help` prints what it takes. Backups are for
+a YubiHSM 2. Two tokens that are paired ([second_hsm] in hsmd.toml) stand for a backup, and `opsctl hsm verify` says
+whether they do. See hsmd/RECOVERY.md, \"Two tokens\".";
 const REVOKE_KEY: &str = "\
 Examples:
   opsctl revoke-key 1AAI… --reason 'stolen disk image'
@@ -56,9 +56,10 @@ Examples:
 const AUDIT: &str = "\
 Examples:
   opsctl audit verify
-  opsctl audit verify --dir audit --chain chain.json --identity E…     without hsmd
+  opsctl audit export --file audit.jsonl
+  opsctl audit verify --file audit.jsonl --chain chain.json --head head.json     without hsmd
   opsctl audit show --kind intent --kind outcome --last 20
-  opsctl audit show --kind checkpoint --last 1 --json > checkpoint.json     keep it elsewhere";
+  opsctl audit archive --up-to 100000 --file audit-1.jsonl";
 const TLS: &str = "\
 Examples:
   opsctl tls init --dir ca
@@ -174,14 +175,36 @@ pub(crate) enum HsmVerb {
     /// Import a backup into a spare YubiHSM 2
     #[command(after_help = HANDED_ON)]
     Restore(hsm::HandedOn),
+    /// Pair two tokens, so that they mirror each other from the next two rotations on: both officers' PINs are needed
+    #[command(after_help = HANDED_ON)]
+    Pair(hsm::HandedOn),
+    /// Pair two tokens anew after one was replaced, and carry the chain's keys to the replacement
+    #[command(after_help = HANDED_ON)]
+    Replace(hsm::HandedOn),
+    /// A PIN that a token has refused
+    Pin {
+        #[command(subcommand)]
+        verb: PinVerb,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PinVerb {
+    /// Present it once more: it is right now
+    #[command(after_help = HANDED_ON)]
+    Retry(hsm::HandedOn),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditVerb {
     /// Print lines of the trail
     Show(audit::Show),
-    /// Say whether the trail holds, and up to which line the HSM vouches for it; exit code 1 when it does not
+    /// Say whether the trail holds, and up to which line a head covers it; exit code 1 when it does not
     Verify(audit::Verify),
+    /// Write the lines as JSON, one a line, for whatever ships or keeps them
+    Export(audit::Export),
+    /// Write old lines into a file, verify it, and have hsmd cut them from its ledger
+    Archive(audit::Archive),
 }
 
 #[derive(Debug, Subcommand)]
@@ -256,10 +279,14 @@ mod tests {
             ("hsm restore --backup b", true),
             ("hsm restore", false),
             (
-                "audit verify --dir audit --chain - --identity EJ5tD2EZ8IRj4t4pmMtVkCsMvlbXH7Ghr4kE6oo1xK5r",
+                "audit verify --file audit.jsonl --chain - --identity EJ5tD2EZ8IRj4t4pmMtVkCsMvlbXH7Ghr4kE6oo1xK5r",
                 true,
             ),
-            ("audit verify --chain chain.json --endpoints f", false),
+            ("audit verify --file a --chain chain.json --endpoints f", false),
+            ("audit verify --chain chain.json", false),
+            ("audit export --from 7 --file f", true),
+            ("audit archive --up-to 7 --file f", true),
+            ("audit archive --up-to 7", false),
             ("audit show --kind intent --kind outcome --since 2026-01-02T03:04:05Z --last 5 --json", true),
             ("audit show --kind gossip", false),
             ("audit show --since yesterday", false),

@@ -41,7 +41,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Arguments, AuditVerb, ChainVerb, Command, HsmVerb, IdentityVerb, TlsVerb};
+use args::{Arguments, AuditVerb, ChainVerb, Command, HsmVerb, IdentityVerb, PinVerb, TlsVerb};
 use failure::{Exit, Failure, OrFail};
 use talk::Talk;
 
@@ -100,12 +100,17 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
             HsmVerb::Backup(options) => Err(hsm::backup(&options)),
             HsmVerb::Recover(options) => hsm::recover(&options, talk).await,
             HsmVerb::Restore(options) => Err(hsm::restore(&options)),
+            HsmVerb::Pair(options) => Err(hsm::pair(&options)),
+            HsmVerb::Replace(options) => Err(hsm::replace(&options)),
+            HsmVerb::Pin { verb: PinVerb::Retry(options) } => Err(hsm::retry_pin(&options)),
             HsmVerb::Verify(options) => hsm::verify(&options, talk).await,
         },
         Command::RevokeKey(options) => revocation::revoke_key(&options, talk).await,
+        Command::Audit { verb: AuditVerb::Show(options) } => audit::show(&options, talk).await,
+        Command::Audit { verb: AuditVerb::Export(options) } => audit::export(&options, talk).await,
+        Command::Audit { verb: AuditVerb::Archive(options) } => audit::archive(&options, talk).await,
         Command::RevokeService(options) => services::revoke_service(&options, talk).await,
         Command::OpenService(options) => services::open_service(&options, talk).await,
-        Command::Audit { verb: AuditVerb::Show(options) } => audit::show(&options, talk),
         Command::Audit { verb: AuditVerb::Verify(options) } => audit::verify(&options).await,
         Command::Status(options) => status::status(&options).await,
         Command::Probe(options) => probe::probe(&options).await,

@@ -143,9 +143,12 @@ impl From<&Error> for Refusal {
             Error::Full { .. } => {
                 Self::new(Code::Conflict, "too many are denied or revoked at a time: taint a generation")
             }
+            Error::NoSuchLine(_) => {
+                Self::new(Code::Conflict, "the audit trail has no such line with that digest")
+            }
             Error::Revoked => Self::new(Code::Revoked, "the service or its key was revoked"),
             Error::Unwritten(Condition::NoRoom { .. }) => {
-                Self::new(Code::Unavailable, "the ledger has no room for another endorsement")
+                Self::new(Code::NoRoom, "the ledger has no room for another endorsement")
             }
             Error::Unwritten(Condition::Standby { .. }) => {
                 Self::new(Code::Unavailable, "another hsmd writes this ledger; ask that one")

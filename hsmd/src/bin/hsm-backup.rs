@@ -74,6 +74,12 @@ enum Verb {
         #[command(flatten)]
         officers: Officers,
     },
+    /// Present a PIN again that a token has refused: it is right now
+    RetryPin {
+        /// The configuration of hsmd, which names the tokens
+        #[arg(long, value_name = "FILE", default_value = "/etc/hsmd/hsmd.toml")]
+        config: PathBuf,
+    },
     /// See that a backup holds what the chain needs to go on
     Verify {
         /// The backup
@@ -141,6 +147,14 @@ fn run(verb: Verb) -> Result<String, Failure> {
             Ok(format!("the tokens are paired by the wrap key {id}; keys are on both after two rotations"))
         }
         Verb::Replace { officers } => officers.replace(),
+        Verb::RetryPin { config } => {
+            for memory in Config::load(&config)?.refused_pins() {
+                memory.forget().map_err(|error| {
+                    Failure::io(format!("cannot remove `{}`: {error}", memory.path().display()))
+                })?;
+            }
+            Ok("each PIN is presented once more: restart hsmd".to_owned())
+        }
         Verb::Verify { backup, chain } => {
             let (backup, chain) = (read_backup(&backup)?, read_chain(&chain)?);
             let newest = chain.last().ok_or_else(|| Failure::config("the chain is empty"))?;

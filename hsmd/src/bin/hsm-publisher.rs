@@ -197,7 +197,7 @@ impl Carried {
             return Ok(());
         }
         let now = self.clock.now();
-        self.chain.settle(self.statements.head(), now).await?;
+        self.chain.settle(self.statements.head()).await?;
         let chain = &self.chain;
         self.statements.settle(now, |id| chain.event(id)).await
     }

@@ -32,6 +32,15 @@ impl Keeper {
         }
     }
 
+    /// Surveys both tokens if one of them was silent at the last survey: keys are mirrored again as soon as it answers.
+    pub async fn survey_if_due(&self) {
+        if self.tokens.needs_survey() && self.view().is_some() {
+            let _turn = self.turn.lock().await;
+            // What comes of it is noted.
+            drop(self.survey_again().await);
+        }
+    }
+
     /// Surveys both tokens, one of which was silent at the last survey. What it has kept may show that the ledger
     /// is behind: then nothing that was visible is trusted any more. To be called in turn only.
     pub(super) async fn survey_again(&self) -> Result<Arc<View>, Error> {

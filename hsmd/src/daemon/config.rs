@@ -24,7 +24,7 @@ use crate::{
     http::tls,
     ledger,
     policy::{Allows, Entrance, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
-    token::backend::{KeyIds, officer::OfficerSettings},
+    token::backend::{KeyIds, RefusedPin, officer::OfficerSettings},
     token::{Slot, Source},
 };
 
@@ -146,6 +146,12 @@ impl Config {
     /// Whether rotations wait while one of two tokens is silent.
     pub const fn requires_both_tokens(&self) -> bool {
         self.require_both_tokens
+    }
+
+    /// Where the refused PINs of the tokens are remembered.
+    pub fn refused_pins(&self) -> Vec<RefusedPin> {
+        let second = self.second_hsm.as_ref().map(|second| second.refused_pin(Slot::Second));
+        std::iter::once(self.hsm.refused_pin(Slot::First)).chain(second).collect()
     }
 
     /// Where the officers' acts of a pairing are done.

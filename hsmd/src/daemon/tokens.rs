@@ -11,6 +11,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 pub async fn watch(keeper: &Keeper, health: &Health) {
     loop {
         keeper.tokens().ask_silent().await;
+        keeper.survey_if_due().await;
         let states = keeper.token_states();
         for state in &states {
             let answers = if state.silent.is_none() { 1.0 } else { 0.0 };

@@ -5,6 +5,7 @@
 //! hands out.
 
 mod attestations;
+mod audit;
 mod border;
 mod chain;
 mod clock;
@@ -70,6 +71,8 @@ fn routes(role: Role) -> impl FnOnce(&mut web::ServiceConfig) {
                         .default_service(web::to(border::method_not_allowed)),
                 );
                 config.service(border::resource("/recover", web::post().to(recover::recover)));
+                config.service(border::resource("/audit", web::get().to(audit::lines)));
+                config.service(border::resource("/audit/cut", web::post().to(audit::cut)));
                 config.service(border::resource("/restored", web::get().to(restored::restored)));
                 config.service(border::resource("/take-over", web::post().to(restored::take_over)));
                 config.service(border::resource("/copy-stopped", web::post().to(restored::copy_stopped)));

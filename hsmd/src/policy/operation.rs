@@ -32,6 +32,8 @@ impl Role {
 pub enum Operation {
     /// Trust the clock that is in doubt.
     AcceptClock,
+    /// Read the audit trail, and cut what was archived.
+    Audit,
     /// Sign an endorsement of a service's key.
     Endorse,
     /// Let a revoked service have endorsements again.
@@ -52,8 +54,9 @@ pub enum Operation {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AcceptClock,
+        Self::Audit,
         Self::Endorse,
         Self::OpenService,
         Self::Recover,
@@ -68,6 +71,7 @@ impl Operation {
     const fn row(self) -> (&'static str, Role) {
         match self {
             Self::AcceptClock => ("accept-clock", Role::Admin),
+            Self::Audit => ("audit", Role::Admin),
             Self::Endorse => ("endorse", Role::Endorse),
             Self::OpenService => ("open-service", Role::Admin),
             Self::Recover => ("recover", Role::Admin),

@@ -6,12 +6,13 @@ use std::{
 };
 
 use keychain::{
-    Digest, Timestamp,
+    Digest,
     chain::SignedEvent,
     directory::{Change, Directory, Error},
     statement::Head,
 };
 
+use super::statements::whole_life;
 use crate::failure_point::{self, Step};
 
 /// How long a new event waits for its first head. Without one, the HSM signs no head: the event goes alone.
@@ -139,11 +140,11 @@ impl Carrier {
     /// Publishes what is owed, in no particular order; how many that were.
     ///
     /// An event whose `head` is at hand appears together with it.
-    pub async fn settle(&mut self, head: Option<&Head>, now: Timestamp) -> Result<u64, Error> {
+    pub async fn settle(&mut self, head: Option<&Head>) -> Result<u64, Error> {
         let mut published = 0;
         let owed: Vec<_> = self.owed.iter().copied().collect();
         for id in owed {
-            let own = head.filter(|head| head.event_id() == id && !head.expiration().since(now).is_zero());
+            let own = head.filter(|head| head.event_id() == id);
             if own.is_none() && self.waits_for_head(&id) {
                 continue;
             }
@@ -152,7 +153,7 @@ impl Carrier {
                 failure_point::write(Step::Publish, "before-write").map_err(failed)?;
                 match own {
                     Some(head) => {
-                        let ttl = head.expiration().since(now);
+                        let ttl = whole_life(head);
                         self.directory.publish_event_with_head(&id, text, head.text(), ttl).await?;
                     }
                     None => self.directory.publish_event(&id, text).await?,

@@ -1,6 +1,6 @@
 //! The newest head, and what the directory holds of it and of what it revokes.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use keychain::{
     Digest, PublicKey, Timestamp,
@@ -129,7 +129,7 @@ impl StatementCarrier {
         event: impl Fn(&Digest) -> Option<SignedEvent>,
     ) -> Result<(), Error> {
         if self.is_owed {
-            self.settle_head(now, event).await?;
+            self.settle_head(event).await?;
             self.is_owed = false;
         }
         while let Some(key) = self.keys_to_withdraw.first().copied() {
@@ -158,20 +158,16 @@ impl StatementCarrier {
         self.head.as_ref().map(|head| head.entries().clone()).unwrap_or_default()
     }
 
-    async fn settle_head(
-        &self,
-        now: Timestamp,
-        event: impl Fn(&Digest) -> Option<SignedEvent>,
-    ) -> Result<(), Error> {
+    async fn settle_head(&self, event: impl Fn(&Digest) -> Option<SignedEvent>) -> Result<(), Error> {
         let Some(ours) = &self.head else { return Ok(()) };
         let id = ours.event_id();
-        let ttl = ours.expiration().since(now);
+        let ttl = whole_life(ours);
         let stays = |text: &String| {
             let Ok(theirs) = Head::parse(text) else { return false };
             let is_signed = event(&id).is_some_and(|event| theirs.verify_signature(&event).is_ok());
             text == ours.text() || (is_signed && theirs.number() > ours.number())
         };
-        if ttl.is_zero() || readable(self.directory.head(&id).await).is_some_and(|text| stays(&text)) {
+        if readable(self.directory.head(&id).await).is_some_and(|text| stays(&text)) {
             return Ok(());
         }
         self.directory.publish_head(&id, ours.text(), ttl).await?;
@@ -211,4 +207,10 @@ impl StatementCarrier {
 /// noticed by the writing.
 fn readable(found: Result<Option<String>, Error>) -> Option<String> {
     found.unwrap_or_default()
+}
+
+/// How long a head stays in the directory: its whole life, not what is left of it by this clock, which may be wrong. A
+/// taint's head must be found, and verifiers judge by their own clocks whether it has ended.
+pub(super) fn whole_life(head: &Head) -> Duration {
+    head.expiration().since(head.issued_at())
 }

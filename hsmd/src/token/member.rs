@@ -244,7 +244,9 @@ impl Member {
 
     /// Notes that its keys were surveyed together with the other's.
     pub(super) fn note_surveyed(&self) {
-        self.standing().surveyed = true;
+        let mut standing = self.standing();
+        // One that failed since the listing has its keys surveyed again once it answers.
+        standing.surveyed = standing.silent.is_none();
     }
 
     /// Why it does not answer, as a fault that names it; nothing if it does.
@@ -271,8 +273,14 @@ impl Member {
         if self.alone {
             return call.await;
         }
-        let outcome = tokio::time::timeout(GENERATE_MAX, call).await;
-        outcome.unwrap_or(Err(Fault::Timeout { seconds: GENERATE_MAX.as_secs() }))
+        let (mut call, start) = (std::pin::pin!(call), Instant::now());
+        while start.elapsed() < GENERATE_MAX {
+            match tokio::time::timeout(STUCK_CHECK, &mut call).await {
+                Ok(outcome) => return outcome,
+                Err(_) => drop(self.usable()?),
+            }
+        }
+        Err(Fault::Timeout { seconds: GENERATE_MAX.as_secs() })
     }
 
     /// The signer, if it can be asked without waiting in vain.

@@ -19,6 +19,7 @@ impl Tokens {
     /// With one of two tokens silent the key is on the other alone, unless both are required: then there is none. A
     /// key that cannot be mirrored for any other reason is on one token, too, and health says why.
     pub async fn generate(&self, id: KeyId) -> Result<Made, Fault> {
+        self.ask_if_all_silent().await;
         let mut failed = None;
         for member in self.makers().await {
             let made = match member.generate(id).await {

@@ -191,6 +191,13 @@ impl Tokens {
         }
     }
 
+    /// Asks all tokens at once if none is known to answer: one may be back since.
+    async fn ask_if_all_silent(&self) {
+        if self.are_mirrored() && self.members().all(Member::is_silent) {
+            self.ask_silent().await;
+        }
+    }
+
     /// Requests in the queues or at the tokens now, of each class.
     pub fn depths(&self) -> [(Class, usize); 4] {
         Class::ALL.map(|class| {

@@ -66,6 +66,7 @@ impl Tokens {
     }
 
     async fn survey_by(&self, afresh: bool) -> Result<Survey, Fault> {
+        self.ask_if_all_silent().await;
         let first = one(&self.first, afresh);
         // Both at once: a silent one costs no more than its own patience.
         let outcomes = match &self.second {

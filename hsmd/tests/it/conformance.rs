@@ -154,6 +154,7 @@ fn settings(label: Option<&str>, key_ids: KeyIds) -> Settings {
         pin: PIN.to_owned().into(),
         key_ids,
         mirrored: false,
+        refused_pin: None,
     }
 }
 

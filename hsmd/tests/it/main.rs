@@ -37,6 +37,8 @@ mod remote;
 #[cfg(test)]
 mod restored;
 #[cfg(test)]
+mod room;
+#[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod statements;

@@ -250,6 +250,25 @@ fn an_event_appears_together_with_its_head() {
     publisher.stop();
 }
 
+/// The head of a taint is carried whatever the publisher's own clock says: without it what was denied before is not.
+#[test]
+fn a_wrong_clock_keeps_no_head_back() {
+    let mut published = Published::new();
+    let mut hsmd = published.world.start();
+    for offset in ["34560000000", "-34560000000"] {
+        let file = published.world.path().join("clock");
+        fs::write(&file, offset).unwrap();
+        let environment = [(hsmd::clock::offset::VARIABLE, file.to_str().unwrap())];
+        let mut publisher = published.spawn(&environment);
+        publisher.ready().unwrap();
+        published.states();
+        published.world.rotate("{}");
+        published.states();
+        publisher.stop();
+    }
+    hsmd.stop();
+}
+
 /// A report is the publisher's own, bounded, and proves itself.
 #[test]
 fn a_report_comes_from_the_publisher_and_changes_nothing_by_itself() {

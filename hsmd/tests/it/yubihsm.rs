@@ -6,4 +6,5 @@ mod daemon;
 mod device;
 mod document;
 mod emulator;
+mod mirror;
 mod mock;

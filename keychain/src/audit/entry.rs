@@ -33,9 +33,7 @@ impl Head {
 /// What a line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// The HSM's signature over the trail so far.
-    Checkpoint,
-    /// A line of the device's own audit log.
+    /// What a device's own log has come to.
     Device,
     /// A service's key was endorsed.
     Endorsement,
@@ -45,47 +43,37 @@ pub enum Kind {
     Outcome,
     /// How often callers were refused.
     Refused,
-    /// The trail could not be written for a while.
-    Resumed,
     /// The HSM service started.
     Start,
     /// The HSM service ended as it was asked to.
     Stop,
-    /// What followed the newest whole line could not be read, and stays where it is.
-    Torn,
     /// The beginning of a trail, with its nonce.
     Trail,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
-        Self::Checkpoint,
+    pub const ALL: [Self; 8] = [
         Self::Device,
         Self::Endorsement,
         Self::Intent,
         Self::Outcome,
         Self::Refused,
-        Self::Resumed,
         Self::Start,
         Self::Stop,
-        Self::Torn,
         Self::Trail,
     ];
 
     /// The kind as lines spell it.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Checkpoint => "checkpoint",
             Self::Device => "device",
             Self::Endorsement => "endorsement",
             Self::Intent => "intent",
             Self::Outcome => "outcome",
             Self::Refused => "refused",
-            Self::Resumed => "resumed",
             Self::Start => "start",
             Self::Stop => "stop",
-            Self::Torn => "torn",
             Self::Trail => "trail",
         }
     }
@@ -217,7 +205,7 @@ fn digest(line: &str) -> Digest {
 }
 
 /// Digits only, no leading zero.
-pub(super) fn whole_number(raw: &str) -> Result<u64, Refusal> {
+fn whole_number(raw: &str) -> Result<u64, Refusal> {
     let plain = raw.bytes().all(|byte| byte.is_ascii_digit()) && (raw == "0" || !raw.starts_with('0'));
     plain
         .then(|| raw.parse().ok())

@@ -328,6 +328,6 @@ fn no_reader_takes_anothers_text() {
     }
     for purpose in ["chain-head", "key-revocation"] {
         let body = request.to_json().replace("\"response\"", &format!("\"{purpose}\""));
-        assert_eq!(code(SignRequest::parse(body.as_bytes())), Err(Code::WrongPurpose));
+        assert_eq!(code(SignRequest::parse(body.as_bytes())), Err(Code::InvalidMessage));
     }
 }

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use keychain::Timestamp;
 use keychain::audit::{Entry, Kind};
 
-use super::Place;
-use super::walk::walk;
+use super::Source;
+use crate::deployment::Deployment;
 use crate::failure::Failure;
 use crate::talk::Talk;
 
@@ -14,8 +14,8 @@ use crate::talk::Talk;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Show {
     #[command(flatten)]
-    place: Place,
-    /// Only lines of this kind (endorsement, intent, outcome, refused, checkpoint, …); may be repeated
+    source: Source,
+    /// Only lines of this kind (endorsement, intent, outcome, refused, …); may be repeated
     #[arg(long, value_name = "KIND", value_parser = kind)]
     kind: Vec<Kind>,
     /// Only lines from this time on, as 2026-01-02T03:04:05Z
@@ -27,29 +27,33 @@ pub(crate) struct Show {
     /// The lines as they stand in the trail
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    deployment: Deployment,
 }
 
 /// `opsctl audit show`: prints lines, oldest first. That each is chained to the one before is checked on the way;
-/// who vouches for them is not.
-pub(crate) fn show(options: &Show, talk: Talk) -> Result<(), Failure> {
+/// what covers them is not.
+pub(crate) async fn show(options: &Show, talk: Talk) -> Result<(), Failure> {
     let most = options.last.and_then(|last| usize::try_from(last).ok());
     let mut lines = VecDeque::new();
-    let walked = walk(&options.place, |entry| {
+    let visit = |entry: &Entry<'_>| {
         let wanted = (options.kind.is_empty() || options.kind.contains(&entry.kind))
             && options.since.is_none_or(|since| entry.at >= since);
         if !wanted {
-            return;
+            return Ok(());
         }
         let line = if options.json { entry.text().to_owned() } else { readable(entry) };
         if most.is_none() {
             println!("{line}");
-            return;
+            return Ok(());
         }
         lines.push_back(line);
         if Some(lines.len()) > most {
             lines.pop_front();
         }
-    });
+        Ok(())
+    };
+    let walked = options.source.walk(&options.deployment, visit).await;
     for line in lines {
         println!("{line}");
     }

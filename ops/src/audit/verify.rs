@@ -1,37 +1,40 @@
 //! `opsctl audit verify`.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use keychain::audit::{Checkpoint, Entry, Head, Kind};
+use keychain::audit::{Entry, Head, Kind};
 use keychain::chain::SignedEvent;
-use keychain::{Code, Digest, Timestamp, limits};
-use serde::Serialize;
+use keychain::statement;
+use keychain::{Digest, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use super::Place;
-use super::walk::{Walked, walk};
+use super::Source;
+use super::read::Walked;
 use crate::chain::{self, Proved};
 use crate::deployment::Deployment;
 use crate::failure::{Exit, Failure, OrFail};
 
 /// The version of what `--json` prints.
-const JSON_VERSION: u32 = 1;
+const JSON_VERSION: u32 = 2;
 
 /// Options of `opsctl audit verify`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Verify {
     #[command(flatten)]
-    place: Place,
-    /// A file with the chain whose generations vouch for the trail, as `opsctl chain show --json` prints it
+    source: Source,
+    /// A file with the chain whose events must have their lines, as `opsctl chain show --json` prints it
     /// [default: hsmd is asked]
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["endpoints", "admin"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["endpoints", "admin"], requires = "file")]
     chain: Option<PathBuf>,
     /// The identity that the chain must have [default: that of its own first event]
     #[arg(long, value_name = "E…")]
     identity: Option<Digest>,
-    /// A checkpoint that was kept elsewhere: the trail must hold the line that it vouches for
+    /// A head that was kept elsewhere: the trail must hold the line that it states [default: hsmd is asked, or none
+    /// with --chain]
     #[arg(long, value_name = "FILE")]
-    checkpoint: Option<PathBuf>,
+    head: Option<PathBuf>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -39,26 +42,18 @@ pub(crate) struct Verify {
     deployment: Deployment,
 }
 
-/// `opsctl audit verify`: whether every line is chained to the one before, and up to which line the HSM vouches
-/// for that.
+/// `opsctl audit verify`: whether every line is chained to the one before, every event of the chain has its line, and
+/// up to which line a head covers the trail.
 pub(crate) async fn verify(options: &Verify) -> Result<(), Failure> {
-    let mut found = attempt(options).await;
-    if found.as_ref().is_err_and(|failure| failure.exit() == Exit::No) {
-        // hsmd may have begun another file, or generation, between the reading of two.
-        found = attempt(options).await;
-    }
-    match found {
+    match attempt(options).await {
         Ok(found) if options.json => chain::print_json(&found),
         Ok(found) => {
             found.print();
             Ok(())
         }
         Err(failure) if options.json && failure.exit() == Exit::No => {
-            chain::print_json(&Verdict {
-                version: JSON_VERSION,
-                reason: Some(failure.to_string()),
-                ..Verdict::default()
-            })?;
+            let reason = Some(failure.to_string());
+            chain::print_json(&Verdict { version: JSON_VERSION, reason, ..Verdict::default() })?;
             Err(failure)
         }
         Err(failure) => Err(failure),
@@ -66,144 +61,154 @@ pub(crate) async fn verify(options: &Verify) -> Result<(), Failure> {
 }
 
 async fn attempt(options: &Verify) -> Result<Verdict, Failure> {
-    let text = if let Some(file) = &options.chain {
-        chain::read(file)?
+    // The chain and the head are read first: a trail that is read later has their lines.
+    let (text, head) = if let Some(file) = &options.chain {
+        (chain::read(file)?, None)
     } else {
         let hsmd = options.deployment.admin()?;
-        hsmd.get("/chain").await?.ok(&hsmd)?
+        let head = hsmd.get("/statements").await?.ok(&hsmd)?;
+        (hsmd.get("/chain").await?.ok(&hsmd)?, Some(head))
     };
     let chain = Proved::parse(&text, options.identity)?;
-    look(&options.place, options.checkpoint.as_deref(), &chain)
-}
-
-/// What becomes of a trail under the eyes of a chain.
-pub(super) fn look(place: &Place, checkpoint: Option<&Path>, chain: &Proved) -> Result<Verdict, Failure> {
-    let mut auditor = Auditor::new(chain.events());
-    auditor.kept = checkpoint.map(|file| kept(file, chain)).transpose()?;
-    let walked = walk(place, |entry| auditor.visit(entry))?;
-    auditor.finish(walked)
-}
-
-/// Reads a checkpoint: the statement itself, or a line of a trail with one.
-fn kept(file: &Path, chain: &Proved) -> Result<Checkpoint, Failure> {
-    let text = std::fs::read_to_string(file)
-        .or_fail(Exit::Io, || format!("cannot read the checkpoint `{}`", file.display()))?;
-    let text = text.trim();
-    let statement = match Entry::parse(text) {
-        Ok(line) => line.raw("statement").unwrap_or_default().to_owned(),
-        Err(_) => text.to_owned(),
+    let head = match &options.head {
+        Some(file) => Some(kept(file)?),
+        None => head.as_deref().map(newest).transpose()?.flatten(),
     };
-    let bad = || format!("`{}` is no checkpoint of this chain", file.display());
-    let checkpoint = Checkpoint::parse(&statement).or_fail(Exit::Data, bad)?;
-    checkpoint.verify(chain.events()).or_fail(Exit::No, bad)?;
-    Ok(checkpoint)
+    let mut auditor = Auditor::new(chain.events(), head.as_ref())?;
+    let visit = |entry: &Entry<'_>| {
+        auditor.visit(entry);
+        Ok(())
+    };
+    let walked = options.source.walk(&options.deployment, visit).await?;
+    auditor.finish(walked, options.source.partial)
+}
+
+/// Reads a head that was kept.
+fn kept(file: &Path) -> Result<statement::Head, Failure> {
+    let text = std::fs::read_to_string(file)
+        .or_fail(Exit::Io, || format!("cannot read the head `{}`", file.display()))?;
+    statement::Head::parse(text.trim()).or_fail(Exit::Data, || format!("`{}` is no head", file.display()))
+}
+
+/// The newest head in hsmd's answer, if it has made one.
+fn newest(answer: &str) -> Result<Option<statement::Head>, Failure> {
+    #[derive(Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        head: Option<&'a RawValue>,
+    }
+    let bad = || "hsmd's answer has no head";
+    let answer: Answer<'_> = serde_json::from_str(answer).or_fail(Exit::Data, bad)?;
+    answer.head.map(|head| statement::Head::parse(head.get())).transpose().or_fail(Exit::Data, bad)
 }
 
 /// What is remembered on the way through a trail.
-struct Auditor<'a> {
+pub(super) struct Auditor<'a> {
     chain: &'a [SignedEvent],
-    /// The newest lines: a checkpoint vouches for one of them.
-    recent: VecDeque<Head>,
+    /// The line that a head states, which a generation signed that was not tainted.
+    stated: Option<Head>,
+    covered: bool,
     first: Option<(u64, Timestamp)>,
     last: Option<Timestamp>,
-    checkpoints: usize,
-    /// Checkpoints by generations that were tainted since, whose key somebody else has, or that this chain does not
-    /// have: one whose event was lost with its ledger.
-    worthless: usize,
-    covered: Option<Checkpoint>,
-    kept: Option<Checkpoint>,
-    kept_holds: bool,
-    wrong: Option<String>,
+    /// Events that a line names.
+    named: BTreeSet<Digest>,
+    /// The highest sequence number that was imported or found at a start.
+    known_up_to: Option<u64>,
 }
 
 impl<'a> Auditor<'a> {
-    fn new(chain: &'a [SignedEvent]) -> Self {
-        Self {
-            chain,
-            recent: VecDeque::new(),
-            first: None,
-            last: None,
-            checkpoints: 0,
-            worthless: 0,
-            covered: None,
-            kept: None,
-            kept_holds: false,
-            wrong: None,
-        }
+    pub(super) fn new(chain: &'a [SignedEvent], head: Option<&statement::Head>) -> Result<Self, Failure> {
+        let stated = head.map(|head| stated(chain, head)).transpose()?.flatten();
+        let named = BTreeSet::new();
+        Ok(Self { chain, stated, covered: false, first: None, last: None, named, known_up_to: None })
     }
 
-    fn visit(&mut self, entry: &Entry<'_>) {
+    pub(super) fn visit(&mut self, entry: &Entry<'_>) {
         self.first.get_or_insert((entry.head.number, entry.at));
         self.last = Some(entry.at);
-        if self.kept.as_ref().is_some_and(|kept| kept.covers == entry.head) {
-            self.kept_holds = true;
-        }
-        if entry.kind == Kind::Checkpoint
-            && let Err(because) = self.check(entry)
-        {
-            let number = entry.head.number;
-            self.wrong.get_or_insert(format!("the checkpoint in line {number} is not right: {because}"));
-        }
-        self.recent.push_back(entry.head);
-        if self.recent.len() > limits::AUDIT_REPEATED_MAX {
-            self.recent.pop_front();
-        }
-    }
-
-    fn check(&mut self, entry: &Entry<'_>) -> Result<(), String> {
-        self.checkpoints += 1;
-        let checkpoint = Checkpoint::parse(entry.raw("statement").unwrap_or_default())
-            .map_err(|refusal| refusal.to_string())?;
-        let known = self.recent.iter().rev().find(|head| head.number == checkpoint.covers.number);
-        match known {
-            Some(head) if *head != checkpoint.covers => {
-                return Err(format!("it vouches for another line {}", head.number));
+        self.covered |= self.stated == Some(entry.head);
+        match entry.kind {
+            Kind::Outcome if entry.raw("outcome") == Some("\"ok\"") => {
+                let details: Details =
+                    entry.raw("details").map(serde_json::from_str).and_then(Result::ok).unwrap_or_default();
+                self.named.extend(details.generation.as_deref().map(Digest::parse).and_then(Result::ok));
+                if entry.raw("operation") == Some("\"recover\"") {
+                    let number = details.sequence_number.and_then(|number| number.parse().ok());
+                    self.known_up_to = self.known_up_to.max(number);
+                }
             }
-            Some(_) => {}
-            // A partial trail may begin between the two.
-            None if self.first.is_some_and(|(first, _)| checkpoint.covers.number < first) => return Ok(()),
-            None => return Err("it vouches for a line that does not stand shortly before it".to_owned()),
+            Kind::Start => {
+                let generation = entry.raw("generation").map(|raw| raw.trim_matches('"'));
+                self.named.extend(generation.map(Digest::parse).and_then(Result::ok));
+            }
+            _ => {}
         }
-        match checkpoint.verify(self.chain) {
-            Ok(()) => self.covered = Some(checkpoint),
-            Err(refusal) if refusal.code() == Code::DeadKey => self.worthless += 1,
-            Err(refusal) => return Err(refusal.to_string()),
-        }
-        Ok(())
     }
 
-    fn finish(self, walked: Walked) -> Result<Verdict, Failure> {
-        if let Some(wrong) = self.wrong {
-            return Err(Failure::new(Exit::No, wrong));
-        }
-        if let Some(kept) = self.kept.filter(|_| !self.kept_holds) {
+    pub(super) fn finish(self, walked: Walked, partial: bool) -> Result<Verdict, Failure> {
+        let (first, since) = self.first.or_fail(Exit::No, || "the trail has no line")?;
+        if let Some(stated) = self.stated.filter(|_| !self.covered)
+            && stated.number >= first
+        {
             let what = format!(
-                "the trail does not hold line {} as the checkpoint that was kept vouches for it: it was cut off, or \
-                 it is another trail",
-                kept.covers.number
+                "the trail does not hold line {} as a head states it: it was cut off, or it is another trail",
+                stated.number
             );
             return Err(Failure::new(Exit::No, what));
         }
-        let (first, since) = self.first.or_fail(Exit::No, || "the trail has no line")?;
-        let last = walked.head.number;
-        let covered = self.covered.as_ref().map(|checkpoint| checkpoint.covers.number);
+        let whole = !partial && walked.cut.is_none();
+        if whole && let Some(event) = self.unnamed() {
+            let what = format!(
+                "the chain has event {} ({}), about which the trail has no line",
+                event.event().sequence_number,
+                event.id()
+            );
+            return Err(Failure::new(Exit::No, what));
+        }
         Ok(Verdict {
             version: JSON_VERSION,
             valid: true,
             reason: None,
-            files: walked.files,
             first,
             since: Some(since.to_string()),
-            last,
+            last: walked.head.number,
             until: self.last.map(|at| at.to_string()),
-            head: Some(walked.head.digest.to_string()),
-            covered,
-            covered_by: self.covered.map(|checkpoint| checkpoint.generation_id.to_string()),
-            checkpoints: self.checkpoints,
-            checkpoints_worthless: self.worthless,
-            torn: walked.torn.into_iter().map(|rest| Torn { file: rest.file, bytes: rest.bytes }).collect(),
+            digest: Some(walked.head.digest.to_string()),
+            covered: self.stated.map(|stated| stated.number),
+            cut: walked.cut.map(|cut| cut.number),
+            events: whole.then_some(self.chain.len()),
         })
     }
+
+    /// An event after the first that no line names.
+    fn unnamed(&self) -> Option<&SignedEvent> {
+        self.chain.iter().skip(1).find(|event| {
+            let imported = self.known_up_to.is_some_and(|number| event.event().sequence_number <= number);
+            !imported && !self.named.contains(&event.id())
+        })
+    }
+}
+
+/// What outcomes say about events.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Details {
+    generation: Option<String>,
+    sequence_number: Option<String>,
+}
+
+/// The line that a head states. One by a generation that was tainted states nothing, because whoever stole its key
+/// could have signed it.
+fn stated(chain: &[SignedEvent], head: &statement::Head) -> Result<Option<Head>, Failure> {
+    let place = chain.iter().position(|event| event.id() == head.event_id());
+    let place = place.or_fail(Exit::No, || "the head is by a generation that the chain does not have")?;
+    let by = chain.get(place).or_fail(Exit::No, || "the head is by no generation")?;
+    head.verify_signature(by).or_fail(Exit::No, || "the head does not verify")?;
+    let next = chain.get(place.saturating_add(1));
+    if next.is_some_and(|next| next.event().taint_previous) {
+        return Ok(None);
+    }
+    Ok(head.audit().map(|line| Head { number: line.number, digest: line.digest }))
 }
 
 #[derive(Default, Serialize)]
@@ -212,48 +217,35 @@ pub(super) struct Verdict {
     version: u32,
     valid: bool,
     reason: Option<String>,
-    files: usize,
     first: u64,
     since: Option<String>,
     last: u64,
     until: Option<String>,
-    head: Option<String>,
-    /// Up to which line a generation that was never tainted vouches for the trail.
+    digest: Option<String>,
+    /// Up to which line a head by a generation that was not tainted covers the trail.
     covered: Option<u64>,
-    covered_by: Option<String>,
-    checkpoints: usize,
-    checkpoints_worthless: usize,
-    torn: Vec<Torn>,
-}
-
-#[derive(Serialize)]
-struct Torn {
-    file: String,
-    bytes: usize,
+    /// The last line that was archived.
+    cut: Option<u64>,
+    /// Events of the chain that all have their lines; none if the trail is not whole here.
+    events: Option<usize>,
 }
 
 impl Verdict {
     fn print(&self) {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        println!("valid: lines {} to {} in {} files", self.first, self.last, self.files);
+        println!("valid: lines {} to {}", self.first, self.last);
         println!("from      {} to {}", text(&self.since), text(&self.until));
-        println!("head      {}", text(&self.head));
+        println!("digest    {}", text(&self.digest));
         match self.covered {
-            Some(covered) => {
-                println!("covered   up to line {covered}, by generation {}", text(&self.covered_by));
-            }
-            None => println!("covered   nothing: no checkpoint by a generation that was never tainted"),
+            Some(covered) => println!("covered   up to line {covered}, by a head"),
+            None => println!("covered   nothing: no head by a generation that was not tainted states a line"),
         }
-        let bound = self.last.saturating_sub(self.covered.unwrap_or(0));
-        println!("beyond    {bound} lines, bound to those before, that could be cut off unseen");
-        if self.checkpoints_worthless > 0 {
-            println!(
-                "worthless {} checkpoints, by generations tainted since or not of this chain",
-                self.checkpoints_worthless
-            );
+        if let Some(cut) = self.cut {
+            println!("archived  up to line {cut}");
         }
-        for Torn { file, bytes } in &self.torn {
-            println!("torn      {bytes} bytes at the end of {file} count for nothing");
+        match self.events {
+            Some(events) => println!("events    {events}, each with its line"),
+            None => println!("events    not compared: the trail's beginning is elsewhere"),
         }
     }
 }

@@ -114,6 +114,7 @@ impl Door {
             "publish" => &["report"],
             _ => &[
                 "accept-clock",
+                "audit",
                 "open-service",
                 "recover",
                 "revoke-keys",

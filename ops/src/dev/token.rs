@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use zeroize::Zeroizing;
 
-use super::layout::{draw, make_directory, secret, write_private};
+use super::layout::{make_directory, secret, write_private};
 use super::render::TOKEN_LABEL;
 use crate::failure::{Exit, Failure, OrFail};
 
@@ -71,7 +71,8 @@ impl Token {
                 tokens.display()
             );
             write_private(&configuration, text.as_bytes())?;
-            run_initialise(&module, &configuration, &secret(&folder.join("pin"))?).await?;
+            let pins = [secret(&folder.join("pin"))?, secret(&folder.join("officer-pin"))?];
+            run_initialise(&module, &configuration, &pins).await?;
             write_private(&made, b"")?;
         }
         Ok(Self { module, configuration })
@@ -85,7 +86,11 @@ fn module() -> Result<PathBuf, Failure> {
     )
 }
 
-async fn run_initialise(module: &Path, configuration: &Path, pin: &str) -> Result<(), Failure> {
+async fn run_initialise(
+    module: &Path,
+    configuration: &Path,
+    pins: &[impl AsRef<str>; 2],
+) -> Result<(), Failure> {
     let context = || "cannot initialise the SoftHSM token";
     let program = std::env::current_exe().or_fail(Exit::Software, context)?;
     let mut command = Command::new(program);
@@ -93,7 +98,10 @@ async fn run_initialise(module: &Path, configuration: &Path, pin: &str) -> Resul
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().or_fail(Exit::Software, context)?;
     let mut stdin = child.stdin.take().or_fail(Exit::Software, context)?;
-    stdin.write_all(pin.as_bytes()).await.or_fail(Exit::Io, context)?;
+    for pin in pins {
+        stdin.write_all(pin.as_ref().as_bytes()).await.or_fail(Exit::Io, context)?;
+        stdin.write_all(b"\n").await.or_fail(Exit::Io, context)?;
+    }
     drop(stdin);
     let output = child.wait_with_output().await.or_fail(Exit::Io, context)?;
     if output.stdout == DONE.as_bytes() {
@@ -103,12 +111,12 @@ async fn run_initialise(module: &Path, configuration: &Path, pin: &str) -> Resul
     Err(Failure::new(Exit::Config, format!("{}: {said} ({})", context(), output.status)))
 }
 
-/// The second process: initialises a token with the user PIN read from standard input.
+/// The second process: initialises a token with the user's PIN and the officer's, lines of standard input.
 pub(crate) fn initialise(options: &Initialise) -> Result<(), Failure> {
-    let mut pin = Zeroizing::new(String::new());
+    let mut pins = Zeroizing::new(String::new());
     std::io::stdin()
-        .take(LONGEST_PIN)
-        .read_to_string(&mut pin)
+        .take(LONGEST_PIN * 2)
+        .read_to_string(&mut pins)
         .or_fail(Exit::Io, || "cannot read the PIN from standard input")?;
     let context = || format!("module `{}`", options.module.display());
     let pkcs11 = Pkcs11::new(&options.module).or_fail(Exit::Config, context)?;
@@ -117,12 +125,16 @@ pub(crate) fn initialise(options: &Initialise) -> Result<(), Failure> {
         .or_fail(Exit::Config, context)?;
     let slots = pkcs11.get_slots_with_token().or_fail(Exit::Config, context)?;
     let slot = *slots.first().or_fail(Exit::Config, || "SoftHSM shows no free slot")?;
-    // Nobody keeps the security officer's PIN: a token that forgot its user is made anew.
-    let officer = AuthPin::new(draw()?.as_str().into());
+    let (pin, officer) = pins
+        .trim_end()
+        .split_once('\n')
+        .or_fail(Exit::Io, || "standard input has no two lines, the user's PIN and the officer's")?;
+    // Kept beside the user's, in a laboratory: a second token is paired with it.
+    let officer = AuthPin::new(officer.into());
     pkcs11.init_token(slot, &officer, TOKEN_LABEL).or_fail(Exit::Config, context)?;
     let session = pkcs11.open_rw_session(slot).or_fail(Exit::Config, context)?;
     session.login(UserType::So, Some(&officer)).or_fail(Exit::Config, context)?;
-    session.init_pin(&AuthPin::new(pin.as_str().into())).or_fail(Exit::Config, context)?;
+    session.init_pin(&AuthPin::new(pin.into())).or_fail(Exit::Config, context)?;
     print!("{DONE}");
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! `opsctl hsm backup` and `restore`: handed on to `hsm-backup`, which talks to the device itself.
+//! `opsctl hsm backup`, `restore`, `pair`, `replace` and `pin retry`: handed on to `hsm-backup`, which talks to the
+//! devices itself.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt as _;
@@ -7,14 +8,14 @@ use std::process::Command;
 
 use crate::failure::{Exit, Failure};
 
-/// The program that exports and imports keys; it comes with hsmd.
+/// The program that exports, imports and carries keys; it comes with hsmd.
 const PROGRAM: &str = "hsm-backup";
 
 /// What is handed on as it is.
 #[derive(Debug, clap::Args)]
 pub(crate) struct HandedOn {
     /// What `hsm-backup` takes after the verb; `-- --help` prints that
-    #[arg(value_name = "ARGUMENT", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
 }
 
@@ -28,12 +29,27 @@ pub(crate) fn restore(options: &HandedOn) -> Failure {
     hand_on("restore", &options.arguments)
 }
 
+/// `opsctl hsm pair`.
+pub(crate) fn pair(options: &HandedOn) -> Failure {
+    hand_on("pair", &options.arguments)
+}
+
+/// `opsctl hsm replace`.
+pub(crate) fn replace(options: &HandedOn) -> Failure {
+    hand_on("replace", &options.arguments)
+}
+
+/// `opsctl hsm pin retry`.
+pub(crate) fn retry_pin(options: &HandedOn) -> Failure {
+    hand_on("retry-pin", &options.arguments)
+}
+
 /// Becomes `hsm-backup`, whose output and exit code are then the command's own; returns only if that fails.
 pub(super) fn hand_on(verb: &str, arguments: &[impl AsRef<OsStr>]) -> Failure {
     let program = program();
     let error = Command::new(&program).arg(verb).args(arguments).exec();
     let what = format!(
-        "cannot run `{}`, which exports the keys of a YubiHSM 2; it comes with hsmd: install that here, or put \
+        "cannot run `{}`, which does the officers' acts on tokens; it comes with hsmd: install that here, or put \
          `{PROGRAM}` on the PATH",
         program.display()
     );

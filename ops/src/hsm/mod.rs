@@ -6,7 +6,7 @@ mod recover;
 mod restored;
 mod verify;
 
-pub(crate) use backup::{HandedOn, backup, restore};
+pub(crate) use backup::{HandedOn, backup, pair, replace, restore, retry_pin};
 pub(crate) use clock::{Clock, clock};
 pub(crate) use recover::{Recover, recover};
 pub(crate) use verify::{Verify, verify};

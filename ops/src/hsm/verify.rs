@@ -92,19 +92,17 @@ fn judge(tokens: &[Token]) -> Result<String, String> {
             "the token `{name}` does not answer ({because}): bring it back, or see \"Two tokens\" in hsmd/RECOVERY.md"
         ));
     }
-    match (first.live && second.next, second.live && first.next) {
-        (true, false) => Ok(good(first, second)),
-        (false, true) => Ok(good(second, first)),
-        _ if tokens.iter().any(|token| token.live && token.next) => Err(
-            "the live key and the next are on one token: `opsctl rotate` puts the key after the next on the other"
-                .to_owned(),
-        ),
-        _ => Err("hsmd does not know yet where the live key and the next are: see its status".to_owned()),
+    match [first, second].map(|token| (token.live, token.next)) {
+        [(true, true), (true, true)] => {
+            Ok("the live key and the next are on both tokens: either may be lost".to_owned())
+        }
+        [(false, false), (false, false)] => {
+            Err("hsmd does not know yet where the live key and the next are: see its status".to_owned())
+        }
+        _ => Err("a key is on one token only: see the warning `tokens` of `opsctl status`; once the tokens are paired \
+                  (`opsctl hsm pair`), two rotations put both keys on both"
+            .to_owned()),
     }
-}
-
-fn good(live: &Token, next: &Token) -> String {
-    format!("the live key is on the token `{}`, the next on `{}`", live.name, next.name)
 }
 
 #[cfg(test)]
@@ -112,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_tokens_that_answer_with_a_key_each_are_good() {
+    fn two_tokens_that_answer_with_both_keys_each_are_good() {
         let token = |name: &str, answers, live, next| Token {
             name: name.to_owned(),
             answers,
@@ -124,14 +122,15 @@ mod tests {
             vec![token("first", one.0, one.1, one.2), token("second", two.0, two.1, two.2)]
         };
         for (tokens, told) in [
-            (pair((true, true, false), (true, false, true)), Ok("live key is on the token `first`")),
-            (pair((true, false, true), (true, true, false)), Ok("live key is on the token `second`")),
+            (pair((true, true, true), (true, true, true)), Ok("either may be lost")),
+            (pair((true, true, false), (true, false, true)), Err("on one token")),
+            (pair((true, true, true), (true, false, true)), Err("on one token")),
             (vec![], Err("one token")),
             (pair((false, true, false), (true, false, true)), Err("`first` does not answer")),
             (pair((true, true, false), (false, false, true)), Err("`second` does not answer")),
             (pair((true, true, true), (true, false, false)), Err("on one token")),
             (pair((true, false, false), (true, true, true)), Err("on one token")),
-            (pair((true, true, false), (true, false, false)), Err("does not know")),
+            (pair((true, true, false), (true, false, false)), Err("on one token")),
             (pair((true, false, false), (true, false, false)), Err("does not know")),
         ] {
             let verdict = judge(&tokens);

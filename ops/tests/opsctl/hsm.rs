@@ -36,10 +36,10 @@ fn two_tokens_are_verified_through_the_admin_socket() {
         format!("{{\"name\":\"{name}\",\"answers\":{answers},\"live\":{live},\"next\":{next}}}")
     };
     let health = |tokens: &[String]| format!("{{\"status\":\"x\",\"tokens\":[{}]}}", tokens.join(","));
-    let good = health(&[token("first", true, false, true), token("second", true, true, false)]);
-    let silent = health(&[token("first", false, true, false), token("second", true, false, true)]);
+    let good = health(&[token("first", true, true, true), token("second", true, true, true)]);
+    let silent = health(&[token("first", false, true, true), token("second", true, true, true)]);
     for (status, health, code, told) in [
-        (200, good.as_str(), 0, "the live key is on the token `second`, the next on `first`"),
+        (200, good.as_str(), 0, "the live key and the next are on both tokens"),
         (503, &silent, 1, "the token `first` does not answer"),
         (200, "{\"status\":\"healthy\"}", 1, "one token"),
         (200, "nonsense", 65, "not that of its health"),

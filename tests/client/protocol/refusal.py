@@ -33,6 +33,7 @@ CODES = {
     "Unavailable": ("BA603", 503),
     "TooMany": ("BA604", 429),
     "Internal": ("BA605", 500),
+    "NoRoom": ("BA606", 503),
     "BadAnswer": ("BA701", 502),
     "AppUnavailable": ("BA702", 502),
 }

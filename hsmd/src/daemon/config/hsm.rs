@@ -10,7 +10,7 @@ use yubihsm::{Credentials, Domain, device::SerialNumber};
 use crate::{
     token::Slot,
     token::backend::{
-        KeyIds, Settings,
+        KeyIds, RefusedPin, Settings,
         officer::OfficerSettings,
         pkcs11,
         yubihsm::{self as device, Link},
@@ -42,6 +42,7 @@ pub(super) struct Hsm {
     exportable: Option<bool>,
     device_log: Option<PathBuf>,
     pin: Option<String>,
+    refused_pin: Option<PathBuf>,
     pub(super) key_ids: Option<KeyIds>,
 }
 
@@ -77,6 +78,9 @@ impl Hsm {
         if let Some(key) = self.same_token(second) {
             return Err((key, "is that of `[hsm]`: the second token must be another one"));
         }
+        if second.refused_pin.is_some() && second.refused_pin == self.refused_pin {
+            return Err(("refused_pin", "is that of `[hsm]`: each token refuses PINs of its own"));
+        }
         if second.device_log.is_some() && second.device_log == self.device_log {
             return Err(("device_log", "is that of `[hsm]`: each device has a log of its own"));
         }
@@ -111,20 +115,37 @@ impl Hsm {
         match self.backend {
             Kind::Pkcs11 => {
                 let (module, token_label, token_serial) = self.pkcs11().map_err(wrong)?;
-                let pin = AuthPin::new(pin.into());
-                let settings = pkcs11::Settings { module, token_label, token_serial, pin, key_ids, mirrored };
+                let pin = pin.to_owned().into();
+                let refused_pin = Some(self.refused_pin(slot));
+                let settings = pkcs11::Settings {
+                    module,
+                    token_label,
+                    token_serial,
+                    pin,
+                    key_ids,
+                    mirrored,
+                    refused_pin,
+                };
                 Ok(Settings::Pkcs11(settings))
             }
             Kind::YubiHsm => {
                 let mut settings = self.yubihsm().map_err(wrong)?;
                 settings.credentials = self.credentials(name, pin)?;
                 settings.key_ids = key_ids;
+                settings.mirrored = mirrored;
+                settings.refused_pin = Some(self.refused_pin(slot));
                 if self.device_log.is_none() {
                     settings.device_log = default_device_log(slot).into();
                 }
                 Ok(Settings::YubiHsm(settings))
             }
         }
+    }
+
+    /// Where a refused PIN is remembered.
+    pub(super) fn refused_pin(&self, slot: Slot) -> RefusedPin {
+        let path = self.refused_pin.clone();
+        RefusedPin::at(path.unwrap_or_else(|| default_refused_pin(slot).into()))
     }
 
     /// Where the token's officer logs in; reads the officer's PIN.
@@ -144,7 +165,17 @@ impl Hsm {
                     pin,
                 }))
             }
-            Kind::YubiHsm => Err(Failure::config("pairing is not known for this backend")),
+            Kind::YubiHsm => {
+                let mut settings = self.yubihsm().map_err(wrong)?;
+                // The officer's authentication key is another one than hsmd's: the credential names it.
+                let (id, password) = split(pin).ok_or_else(|| {
+                    Failure::config(
+                        "the officer's credential begins with no authentication key's id of four hexadecimal digits",
+                    )
+                })?;
+                settings.credentials = Credentials::from_password(id, password.as_bytes());
+                Ok(OfficerSettings::YubiHsm(Box::new(settings)))
+            }
         }
     }
 
@@ -200,6 +231,8 @@ impl Hsm {
             credentials: Credentials::new(0, [0; 32].into()),
             domain,
             exportable: self.exportable.unwrap_or(false),
+            mirrored: false,
+            refused_pin: None,
             key_ids: KeyIds::default(),
             device_log: self.device_log.clone().unwrap_or_else(|| default_device_log(Slot::First).into()),
         })
@@ -241,6 +274,13 @@ const fn default_pin(slot: Slot) -> &'static str {
     match slot {
         Slot::First => "pin",
         Slot::Second => "second-pin",
+    }
+}
+
+const fn default_refused_pin(slot: Slot) -> &'static str {
+    match slot {
+        Slot::First => "/var/lib/hsmd/refused-pin",
+        Slot::Second => "/var/lib/hsmd/second-refused-pin",
     }
 }
 

@@ -10,6 +10,7 @@ mod fault;
 mod key_id;
 pub mod officer;
 pub mod pkcs11;
+mod refused;
 mod wrapped;
 pub mod yubihsm;
 
@@ -18,6 +19,7 @@ use keychain::{PublicKey, Signature};
 pub use device_log::{DeviceLog, Kept};
 pub use fault::{Cause, Fault};
 pub use key_id::{KeyId, KeyIds};
+pub use refused::RefusedPin;
 pub use wrapped::{WrapKeyId, Wrapped};
 
 /// An HSM that holds P-256 keys and signs with them.

@@ -1,6 +1,6 @@
 //! What the security officer of a device does: wrap keys, which whoever signs can use and not make.
 
-use super::{Fault, WrapKeyId, pkcs11};
+use super::{Fault, WrapKeyId, pkcs11, yubihsm};
 
 /// Bytes of a wrap key: AES-256.
 pub const WRAP_KEY_LENGTH: usize = 32;
@@ -22,11 +22,14 @@ pub trait Officer {
 pub enum OfficerSettings {
     /// To a token behind a PKCS#11 module, with the security officer's PIN.
     Pkcs11(pkcs11::OfficerSettings),
+    /// To a YubiHSM 2, with an authentication key that may put and delete wrap keys.
+    YubiHsm(Box<yubihsm::Settings>),
 }
 
 /// Logs an officer in. Blocks meanwhile.
 pub fn log_in(settings: OfficerSettings) -> Result<Box<dyn Officer>, Fault> {
     Ok(match settings {
         OfficerSettings::Pkcs11(settings) => Box::new(pkcs11::Officer::log_in(&settings)?),
+        OfficerSettings::YubiHsm(settings) => Box::new(yubihsm::Officer::log_in(*settings)?),
     })
 }

@@ -6,7 +6,7 @@ mod objects;
 mod officer;
 mod wrap;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use cryptoki::{
     context::{Function, Pkcs11},
@@ -18,8 +18,11 @@ use cryptoki::{
     types::AuthPin,
 };
 use keychain::{PublicKey, Signature};
+use zeroize::Zeroizing;
 
-use super::{Backend, Cause, Fault, Handle, Inventory, Key, KeyId, KeyIds, Rung, WrapKeyId, Wrapped};
+use super::{
+    Backend, Cause, Fault, Handle, Inventory, Key, KeyId, KeyIds, RefusedPin, Rung, WrapKeyId, Wrapped,
+};
 use module::{Turn, Use};
 
 pub use officer::{Officer, OfficerSettings};
@@ -34,11 +37,28 @@ pub struct Settings {
     /// The serial number of the token; any if absent.
     pub token_serial: Option<String>,
     /// The user PIN of the token.
-    pub pin: AuthPin,
+    pub pin: Pin,
     /// The ids that keys are made under.
     pub key_ids: KeyIds,
     /// Whether keys are made so that they can be carried to another token, if this one confines them.
     pub mirrored: bool,
+    /// Where a refused PIN is remembered.
+    pub refused_pin: Option<RefusedPin>,
+}
+
+/// A user's PIN, wiped from memory when dropped.
+pub struct Pin(Zeroizing<String>);
+
+impl From<String> for Pin {
+    fn from(pin: String) -> Self {
+        Self(pin.into())
+    }
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pin")
+    }
 }
 
 /// A token behind a PKCS#11 module.
@@ -112,20 +132,37 @@ impl Token {
     fn open_session(&mut self, module: &Turn<'_>) -> Result<Opened, Fault> {
         let context = module.context()?;
         let named = [&self.settings.token_label, &self.settings.token_serial].map(Option::as_deref);
-        let (slot, identity) = find_slot(context, named).map_err(|fault| match fault {
+        let found = find_slot(context, named).map_err(|fault| match fault {
             Fault::NoSuchToken(seen) if self.identity.is_some() => {
                 Fault::Lost { call: "the search for the token".to_owned(), source: seen.into() }
             }
             fault => fault,
         })?;
-        self.identity = Some(identity);
-        let session = context.open_rw_session_no_drop(slot).map_err(fault)?;
-        match session.login(UserType::User, Some(&self.settings.pin)) {
+        let identity = found.identity;
+        self.identity = Some(identity.clone());
+        let pin = self.settings.pin.0.as_bytes();
+        let memory = self.settings.refused_pin.as_ref();
+        if memory.is_some_and(|memory| !memory.admits(&identity, pin, found.refused_lately)) {
+            self.pin_refused = true;
+            return Err(Fault::Pin { source: None });
+        }
+        let session = context.open_rw_session_no_drop(found.slot).map_err(fault)?;
+        if let Some(memory) = memory {
+            memory.begin(&identity);
+        }
+        let logged_in =
+            session.login(UserType::User, Some(&AuthPin::new(self.settings.pin.0.as_str().into())));
+        let refused = logged_in.as_ref().is_err_and(refuses_pin);
+        match memory {
+            Some(memory) if refused => memory.refuse(&identity, pin),
+            Some(memory) => note_ended(memory),
+            None => {}
+        }
+        match logged_in {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
                 Ok(Opened { session, module_epoch: module.epoch() })
             }
             Err(error) => {
-                let refused = refuses_pin(&error);
                 self.pin_refused = refused;
                 close(session);
                 Err(if refused { Fault::Pin { source: Some(Cause::new(error)) } } else { fault(error) })
@@ -280,6 +317,12 @@ impl Drop for Token {
     }
 }
 
+fn note_ended(memory: &RefusedPin) {
+    if let Err(error) = memory.forget() {
+        tracing::warn!(%error, path = %memory.path().display(), "cannot note that a login has ended");
+    }
+}
+
 /// The object of a wrap key.
 fn wrap_key(session: &Session, id: WrapKeyId) -> Result<ObjectHandle, Fault> {
     let found = wrap::find(session)?.into_iter().find(|(found, _)| *found == id);
@@ -308,9 +351,19 @@ const fn refuses_pin(error: &Error) -> bool {
     )
 }
 
+/// The slot of a token.
+#[derive(Clone)]
+struct Found {
+    slot: Slot,
+    /// Which token it is.
+    identity: String,
+    /// Whether the token says that it has refused a PIN since the last that it took.
+    refused_lately: bool,
+}
+
 /// The slot of the one token that has the label and serial number asked for: never a slot's number,
 /// which changes when a device is plugged in; and which token that is. A slot that does not answer hides no other.
-fn find_slot(module: &Pkcs11, [label, serial]: [Option<&str>; 2]) -> Result<(Slot, String), Fault> {
+fn find_slot(module: &Pkcs11, [label, serial]: [Option<&str>; 2]) -> Result<Found, Fault> {
     let (mut seen, mut matching, mut silent) = (Vec::new(), Vec::new(), None);
     for slot in module.get_slots_with_token().map_err(fault)? {
         let info = match module.get_token_info(slot) {
@@ -324,7 +377,8 @@ fn find_slot(module: &Pkcs11, [label, serial]: [Option<&str>; 2]) -> Result<(Slo
         let wants = |want: Option<&str>, have: &str| want.is_none_or(|want| want == have);
         if wants(label, info.label()) && wants(serial, info.serial_number()) {
             let identity = [info.manufacturer_id(), info.model(), info.serial_number()].join(" ");
-            matching.push((slot, identity));
+            let refused_lately = info.user_pin_count_low() || info.user_pin_final_try();
+            matching.push(Found { slot, identity, refused_lately });
         }
         seen.push(format!("label `{}` serial `{}`", info.label(), info.serial_number()));
     }

@@ -30,6 +30,14 @@ impl WrapKeyId {
         bytes.try_into().ok().map(Self)
     }
 
+    /// Reads a name as it is displayed.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let number = u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16)?;
+        let id = Self(number.to_be_bytes());
+        // One spelling: no sign, no capitals.
+        (id.to_string() == text).then_some(id)
+    }
+
     /// The bytes of the name.
     pub const fn bytes(self) -> [u8; 8] {
         self.0

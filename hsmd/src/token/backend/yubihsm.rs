@@ -13,6 +13,7 @@ pub mod journal;
 mod key;
 pub mod log;
 pub mod sessions;
+mod wrap;
 
 use std::{net::SocketAddr, path::PathBuf, time::Instant};
 
@@ -20,13 +21,18 @@ use keychain::{PublicKey, Signature};
 use yubihsm::{
     Capability, Client, Connector, Credentials, Domain, HttpConfig, UsbConfig, client,
     device::SerialNumber,
-    object::{Label, Type},
+    object::{Info, Label, Type},
 };
 
-use super::{Backend, Capabilities, DeviceLog, Fault, Handle, Inventory, Key, KeyId, KeyIds, Rung};
+use super::{
+    Backend, Capabilities, DeviceLog, Fault, Handle, Inventory, Key, KeyId, KeyIds, RefusedPin, Rung,
+    WrapKeyId, Wrapped,
+};
 use fault::{Cause, cause, fault};
 use journal::Journal;
 use sessions::Sessions;
+
+pub use wrap::Officer;
 
 /// Marks an object as ours; padded with zeros to the forty bytes of a label.
 pub const LABEL: &str = "keelson";
@@ -58,6 +64,10 @@ pub struct Settings {
     pub domain: Domain,
     /// Whether keys are made so that they can be exported under a wrap key, for backups.
     pub exportable: bool,
+    /// Whether keys are made so that they can be carried to another device, if this one confines them.
+    pub mirrored: bool,
+    /// Where a refused password is remembered.
+    pub refused_pin: Option<RefusedPin>,
     /// The ids that keys are made under.
     pub key_ids: KeyIds,
     /// The file that the device's log is carried into.
@@ -65,13 +75,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What a key of ours may be used for: to sign, and nothing else.
-    pub fn capabilities(&self) -> Capability {
-        if self.exportable {
-            Capability::SIGN_ECDSA | Capability::EXPORTABLE_UNDER_WRAP
-        } else {
-            Capability::SIGN_ECDSA
-        }
+    /// Which device and authentication key a refused password is of: before a session is open nothing else is known.
+    fn place_of_login(&self) -> String {
+        let serial = self.serial.map_or_else(|| format!("{:?}", self.link), |serial| serial.to_string());
+        format!("YubiHSM {serial} {}", self.credentials.authentication_key_id)
     }
 
     fn connector(&self) -> Connector {
@@ -163,9 +170,13 @@ impl Device {
         self.sessions.admit(Instant::now())?;
         let connector = self.connector.get_or_insert_with(|| (self.connect)(&self.settings)).clone();
         // The client opens a new session by itself when it knows the old one to be dead of idleness.
+        if !self.admits() {
+            self.password_refused = true;
+            return Err(Fault::Pin { source: None });
+        }
         let client = Client::open(connector, self.settings.credentials.clone(), true)
             .map_err(|error| fault("open session", error))
-            .inspect_err(|fault| self.password_refused = matches!(fault, Fault::Pin { .. }))?;
+            .inspect_err(|fault| self.note_login(fault))?;
         self.sessions.note(Instant::now());
         let (serial, log_capacity) = self.identify(&client)?;
         self.journal.attach(serial, log_capacity);
@@ -211,10 +222,53 @@ impl Device {
         self.drain_if_due();
         done.map_err(|error| fault(name, error)).inspect_err(|fault| {
             // The client opens sessions by itself: without one it presents the password no more.
-            if matches!(fault, Fault::Pin { .. }) {
-                (self.password_refused, self.client) = (true, None);
+            self.note_login(fault);
+            if self.password_refused {
+                self.client = None;
             }
         })
+    }
+
+    /// Whether the password was not refused before, by this process or an earlier one. A device has no counter of
+    /// refusals: a login that was cut short says nothing.
+    fn admits(&self) -> bool {
+        let secret = self.settings.credentials.authentication_key.as_secret_slice();
+        let memory = self.settings.refused_pin.as_ref();
+        memory.is_none_or(|memory| memory.admits(&self.settings.place_of_login(), secret, false))
+    }
+
+    /// Remembers that the password was refused.
+    fn note_login(&mut self, fault: &Fault) {
+        if let (Fault::Pin { source: Some(_) }, false) = (fault, self.password_refused) {
+            self.password_refused = true;
+            let secret = self.settings.credentials.authentication_key.as_secret_slice();
+            if let Some(memory) = &self.settings.refused_pin {
+                memory.refuse(&self.settings.place_of_login(), secret);
+            }
+        }
+    }
+
+    /// What a key that is made now may do: sign, and be carried if that is wanted and confined.
+    fn new_capabilities(&mut self) -> Result<Capability, Fault> {
+        let carriable = match self.wrap_keys() {
+            Ok(wrap_keys) => !wrap_keys.is_empty(),
+            Err(Fault::NotConfined(_)) => false,
+            Err(fault) => return Err(fault),
+        };
+        let exportable = self.settings.exportable || carriable;
+        let exported = if exportable { Capability::EXPORTABLE_UNDER_WRAP } else { Capability::empty() };
+        Ok(Capability::SIGN_ECDSA | exported)
+    }
+
+    /// The object of a wrap key.
+    fn wrap_key(&mut self, name: WrapKeyId) -> Result<u16, Fault> {
+        let found = self.call("list wrap keys", wrap::find)?;
+        let found = found.into_iter().find(|(found, ..)| *found == name);
+        found.map(|(_, id, _)| id).ok_or(Fault::NoWrapKey)
+    }
+
+    fn info(&mut self, id: KeyId) -> Result<Info, Fault> {
+        self.call("get object info", |client| client.get_object_info(id.number(), Type::AsymmetricKey))
     }
 
     /// Relieves the device of its log before that is full. A failure is not the caller's: the device goes on
@@ -255,8 +309,9 @@ impl Device {
         self.keys.get(index).copied().ok_or(Fault::EarlierHandle)
     }
 
-    fn key_of(&mut self, id: KeyId, public_key: PublicKey) -> Key {
-        Key { handle: self.handle(id, public_key), id, public_key, carriable: self.settings.exportable }
+    fn key_of(&mut self, id: KeyId, public_key: PublicKey, info: &Info) -> Key {
+        let carriable = info.capabilities.contains(Capability::EXPORTABLE_UNDER_WRAP);
+        Key { handle: self.handle(id, public_key), id, public_key, carriable }
     }
 
     /// The public key of the object under an id; none if there is none, or none of P-256.
@@ -288,19 +343,18 @@ impl Backend for Device {
         if self.call("get object info", |client| key::is_taken(client, id))? {
             return Err(Fault::IdTaken(id));
         }
-        let (domain, capabilities) = (self.settings.domain, self.settings.capabilities());
+        let (domain, capabilities) = (self.settings.domain, self.new_capabilities()?);
         let made =
             self.call("generate asymmetric key", |client| key::generate(client, id, domain, capabilities))?;
         if !made {
             return Err(Fault::IdTaken(id));
         }
-        let info =
-            self.call("get object info", |client| client.get_object_info(id.number(), Type::AsymmetricKey))?;
+        let info = self.info(id)?;
         key::demand_confined(&info, domain, capabilities)?;
         let public_key = self.public_key(id)?.ok_or(Fault::Nonsense("a new key that is not of P-256"))?;
         self.sign_as(id, &public_key, &key::proof())
             .map_err(|fault| fault::or_nonsense(fault, "a new key does not sign as itself"))?;
-        Ok(self.key_of(id, public_key))
+        Ok(self.key_of(id, public_key, &info))
     }
 
     fn sign(&mut self, handle: Handle, digest: &[u8; 32]) -> Result<Signature, Fault> {
@@ -315,7 +369,8 @@ impl Backend for Device {
         for id in listed.iter().filter_map(|id| ids.read(&id.to_be_bytes())) {
             let Some(public_key) = self.public_key(id)? else { continue };
             self.sign_as(id, &public_key, &key::proof())?;
-            let key = self.key_of(id, public_key);
+            let info = self.info(id)?;
+            let key = self.key_of(id, public_key, &info);
             inventory.keys.push(key);
         }
         Ok(inventory)
@@ -330,6 +385,70 @@ impl Backend for Device {
         self.call("delete object", |client| key::delete(client, id))
     }
 
+    fn wrap_keys(&mut self) -> Result<Vec<WrapKeyId>, Fault> {
+        if !self.settings.mirrored {
+            return Ok(Vec::new());
+        }
+        let found = self.call("list wrap keys", wrap::find)?;
+        if found.is_empty() {
+            return Ok(Vec::new());
+        }
+        let own = self.settings.credentials.authentication_key_id;
+        let own = match self
+            .call("get object info", |client| client.get_object_info(own, Type::AuthenticationKey))
+        {
+            Ok(info) => Some(info),
+            Err(Fault::EarlierHandle | Fault::Refused { .. }) => None,
+            Err(fault) => return Err(fault),
+        };
+        found
+            .into_iter()
+            .map(|(name, _, info)| wrap::demand_confined(own.as_ref(), &info).map(|()| name))
+            .collect()
+    }
+
+    fn wrap(&mut self, handle: Handle, under: WrapKeyId) -> Result<Wrapped, Fault> {
+        let (id, _) = self.key(handle)?;
+        if !self.info(id)?.capabilities.contains(Capability::EXPORTABLE_UNDER_WRAP) {
+            return Err(Fault::NotExtractable);
+        }
+        let wrap_key = self.wrap_key(under)?;
+        let message = self.call("export wrapped", |client| {
+            client.export_wrapped(wrap_key, Type::AsymmetricKey, id.number())
+        })?;
+        Ok(Wrapped::new(message.into_vec()))
+    }
+
+    fn unwrap(
+        &mut self,
+        id: KeyId,
+        public_key: &PublicKey,
+        wrapped: &Wrapped,
+        under: WrapKeyId,
+    ) -> Result<Key, Fault> {
+        let message = wrap::message(wrapped)?;
+        // An attempt before this one may have had its effect.
+        if self.public_key(id)? != Some(*public_key) {
+            if self.call("get object info", |client| key::is_taken(client, id))? {
+                return Err(Fault::IdTaken(id));
+            }
+            let wrap_key = self.wrap_key(under)?;
+            let taken =
+                self.call("import wrapped", |client| client.import_wrapped(wrap_key, message.clone()))?;
+            if taken.object_id != id.number() || taken.object_type != Type::AsymmetricKey {
+                return Err(Fault::Nonsense("a carried key under another id than it had"));
+            }
+        }
+        let info = self.info(id)?;
+        wrap::demand_carried(&info, &self.settings)?;
+        if self.public_key(id)? != Some(*public_key) {
+            return Err(Fault::Nonsense("another key than was carried"));
+        }
+        self.sign_as(id, public_key, &key::proof())
+            .map_err(|fault| fault::or_nonsense(fault, "a carried key does not sign as itself"))?;
+        Ok(self.key_of(id, *public_key, &info))
+    }
+
     fn attest(&mut self, handle: Handle) -> Result<Option<Vec<u8>>, Fault> {
         let (id, public_key) = self.key(handle)?;
         let der = self.call("sign attestation certificate", |client| {
@@ -337,7 +456,7 @@ impl Backend for Device {
         })?;
         attestation::Attestation::parse(der.as_slice())?.demand(
             &public_key,
-            self.settings.exportable,
+            self.settings.exportable || self.settings.mirrored,
             self.settings.serial,
         )?;
         Ok(Some(der.into_vec()))

@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use p11fault::{CALLS, CODES, Mode, Plan, Rule};
+use p11fault::{CALLS, CODES, MIRROR_CALLS, Mode, Plan, Rule};
 
 use super::place::{Place, SOON};
 use crate::support::{daemon::Daemon, eventually};
@@ -28,7 +28,7 @@ pub fn everything() -> bool {
 const WORKERS: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operation {
+pub(super) enum Operation {
     Endorse,
     FirstStart,
     Rotate,
@@ -40,16 +40,16 @@ const OPERATIONS: [Operation; 5] =
     [Operation::Endorse, Operation::Rotate, Operation::Taint, Operation::Start, Operation::FirstStart];
 
 #[derive(Clone, Copy, Debug)]
-struct Case {
-    call: &'static str,
-    code: &'static str,
-    mode: Mode,
-    operation: Operation,
+pub(super) struct Case {
+    pub(super) call: &'static str,
+    pub(super) code: &'static str,
+    pub(super) mode: Mode,
+    pub(super) operation: Operation,
 }
 
 impl Case {
     /// Whether hsmd is told that its PIN is wrong: it must not present it again, so that a person has to act.
-    fn refuses_pin(&self) -> bool {
+    pub(super) fn refuses_pin(&self) -> bool {
         self.call == "C_Login"
             && matches!(self.mode, Mode::After | Mode::Before)
             && self.code.starts_with("CKR_PIN_")
@@ -57,11 +57,12 @@ impl Case {
 
     /// The fault, and what makes hsmd come across it: a session or a module is made anew, and the token listed,
     /// only after another fault.
-    fn plan(&self) -> Plan {
+    pub(super) fn plan(&self) -> Plan {
         let mut plan = Plan::of(Rule::new(self.call, self.code, self.mode));
         let times = match self.call {
             "C_Initialize" | "C_Finalize" => 2,
             "C_SignInit" | "C_Sign" | "C_GenerateKeyPair" | "C_DestroyObject" => return plan,
+            _ if MIRROR_CALLS.contains(&self.call) => return plan,
             _ => 1,
         };
         if !matches!(self.operation, Operation::FirstStart | Operation::Start) || self.call == "C_Finalize" {
@@ -185,6 +186,9 @@ fn started(place: &Place, case: &Case, before: Option<Daemon>) -> (bool, Daemon)
         assert!(code == Some(69) || (code == Some(78) && case.refuses_pin()), "{status}: {}", hsmd.log());
         place.lift();
         drop(hsmd);
+        if case.refuses_pin() {
+            place.retry_pin();
+        }
         hsmd = place.start();
     }
     place.lift();
@@ -233,6 +237,7 @@ fn running(place: &Place, case: &Case, mut hsmd: Daemon) -> (bool, Daemon) {
         });
         // A person has to see to it: hsmd is started anew by hand.
         drop(hsmd);
+        place.retry_pin();
         hsmd = place.start();
     }
     let extends = case.operation != Operation::Endorse && status == 200;

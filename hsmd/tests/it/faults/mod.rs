@@ -2,6 +2,8 @@
 
 mod limits;
 mod matrix;
+mod mirrored;
+mod pin;
 mod place;
 
 pub use matrix::everything;

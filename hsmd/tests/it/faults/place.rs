@@ -50,7 +50,11 @@ impl Place {
         let config = fs::read_to_string(self.world.config()).unwrap();
         let (module, pin) = (module(), self.world.softhsm.pin_file());
         let (module, pin) = (module.display(), pin.display());
-        let table = format!("[second_hsm]\nmodule = \"{module}\"\npin = \"{pin}\"\n{keys}\n");
+        let refused = self.world.path().join("second-refused-pin");
+        let refused = refused.display();
+        let table = format!(
+            "[second_hsm]\nmodule = \"{module}\"\npin = \"{pin}\"\nrefused_pin = \"{refused}\"\n{keys}\n"
+        );
         fs::write(self.world.config(), format!("{config}{table}")).unwrap();
     }
 
@@ -85,6 +89,15 @@ impl Place {
     /// Ends every fault.
     pub fn lift(&self) {
         self.keep_on(Plan::default());
+    }
+
+    /// An operator's word that each PIN is right.
+    pub fn retry_pin(&self) {
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_hsm-backup"))
+            .args(["retry-pin", "--config"])
+            .arg(self.world.config())
+            .status();
+        assert!(done.unwrap().success());
     }
 
     /// How many lines of the module's log begin so.

@@ -44,6 +44,7 @@ fn open(label: &str) -> Token {
         pin: PIN.to_owned().into(),
         key_ids: KeyIds::default(),
         mirrored: true,
+        refused_pin: None,
     })
     .unwrap()
 }

@@ -136,14 +136,15 @@ async fn the_token_that_alone_holds_a_key_is_named() {
 #[tokio::test]
 async fn a_key_that_one_token_has_lost_is_carried_to_it_again() {
     let pair = Pair::new();
-    let keeper = pair.start().await.unwrap();
+    let mut keeper = pair.start().await.unwrap();
     for (robbed, _) in pair.each() {
         let view = keeper.view().unwrap();
         for key in [view.live().event().public_key, view.next().unwrap()] {
             robbed.steal(&key);
         }
         keeper.probe().await.unwrap();
-        let keeper = pair.start().await.unwrap();
+        keeper.close().await.unwrap();
+        keeper = pair.start().await.unwrap();
         pair.check(&keeper, 1).await;
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod daemon;
+pub mod disk;
 pub mod ledger;
 pub mod memory;
 pub mod servers;

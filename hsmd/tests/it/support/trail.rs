@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use keychain::{
     Timestamp,
-    audit::{Kind, Step, Trail},
+    audit::{Kind, Trail},
 };
 use sea_orm::{ConnectionTrait as _, Database, Statement};
 
@@ -48,10 +48,8 @@ pub fn read(ledger: &str) -> Vec<Line> {
         lines.join("\n") + "\n"
     });
     let mut trail = Trail::new();
-    trail.begin_segment();
     let mut lines = Vec::new();
-    let walked = trail.walk(text.as_bytes(), |entry, step| {
-        assert_eq!(step, Step::New);
+    let walked = trail.walk(&text, |entry| {
         let members = entry.members().iter().map(|(name, raw)| ((*name).to_owned(), (*raw).to_owned()));
         lines.push(Line {
             number: entry.head.number,
@@ -60,6 +58,6 @@ pub fn read(ledger: &str) -> Vec<Line> {
             members: members.collect(),
         });
     });
-    assert!(walked.because.is_none() && walked.held == text.len(), "{walked:?}");
+    assert!(walked.because.is_none() && walked.rest == 0, "{walked:?}");
     lines
 }

@@ -91,6 +91,7 @@ metrics = "unix:{folder}/metrics.sock"
 module = "{MODULE}"
 token_label = "keelson"
 pin = "{pin}"
+refused_pin = "{folder}/refused-pin"
 [[listen]]
 address = "unix:{folder}/authd.sock"
 role = "endorse"
@@ -149,7 +150,7 @@ purposes = ["response"]
 [[allow]]
 user = {uid}
 socket = "unix:{folder}/admin.sock"
-operations = ["accept-clock", "rotate", "taint", "revoke-keys", "revoke-service", "open-service", "recover"]
+operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "revoke-service", "open-service", "recover"]
 rate = "1000000/s"
 [[allow]]
 user = {uid}
@@ -159,7 +160,7 @@ rate = "1000000/s"
 [[allow]]
 user = {other}
 socket = "unix:{folder}/other-admin.sock"
-operations = ["accept-clock", "rotate", "taint", "revoke-keys", "revoke-service", "open-service", "recover"]
+operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "revoke-service", "open-service", "recover"]
 "#
         )
     }

@@ -40,6 +40,8 @@ pub fn settings(connector: &Connector, folder: &Path) -> Settings {
         credentials: Credentials::from_password(AUTH_KEY, PASSWORD),
         domain: Domain::DOM1,
         exportable: false,
+        mirrored: false,
+        refused_pin: None,
         key_ids: KeyIds::default(),
         device_log: folder.join("device-log.jsonl"),
     }
@@ -251,4 +253,40 @@ fn a_key_is_attested_and_what_the_certificate_says_is_checked() {
         assert!(Attestation::parse(&der[..cut]).is_err(), "{cut}");
     }
     assert!(Attestation::parse(&[&der[..], &[0]].concat()).is_err());
+}
+
+/// The file is bounded: a long one is put aside, and the entries go on without a gap, after a restart too.
+#[test]
+fn a_long_journal_is_put_aside_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_device, connector) = emulator();
+    let path = folder.path().join("device-log.jsonl");
+    let use_it = || {
+        let mut hsm = Device::open(settings(&connector, folder.path())).unwrap();
+        let key = hsm.generate(KeyIds::default().of(0)).unwrap();
+        for _ in 0..70 {
+            hsm.sign(key.handle, &[7; 32]).unwrap();
+        }
+        hsm.destroy(key.handle).unwrap();
+    };
+    use_it();
+    // As long as months make it, without their bytes on the disk: the last line stays the last.
+    let text = std::fs::read(&path).unwrap();
+    let padded = [&vec![b' '; (64 << 20) - text.len()][..], &text].concat();
+    std::fs::write(&path, padded).unwrap();
+    use_it();
+    let older = folder.path().join("device-log.jsonl.older");
+    assert!(older.metadata().unwrap().len() >= 64 << 20);
+    assert!(path.metadata().unwrap().len() < 1 << 20);
+    let (entries, gap) = kept(folder.path());
+    assert!(!gap && !entries.is_empty());
+    let last = std::fs::read_to_string(&older).unwrap();
+    let last: serde_json::Value = serde_json::from_str(last.lines().last().unwrap().trim()).unwrap();
+    let last =
+        Entry::from_hex(last["entries"].as_array().unwrap().last().unwrap().as_str().unwrap()).unwrap();
+    assert!(entries[0].follows(&last.digest), "the first entry here follows the last one there");
+    // A start with nothing in the new file yet goes on from the older one.
+    std::fs::rename(&path, &older).unwrap();
+    use_it();
+    assert!(!kept(folder.path()).1);
 }

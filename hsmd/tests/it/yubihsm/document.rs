@@ -37,7 +37,7 @@ fn what_the_document_names_is_there() {
         let path = format!("systemd/drop-ins/hsmd.service.d/{drop_in}");
         assert!(text.contains(&path) && fs::exists(format!("{root}/{path}")).unwrap(), "{path}");
     }
-    let sources = ["backup", "daemon", "device", "mock", "document"]
+    let sources = ["backup", "daemon", "device", "mirror", "mock", "document"]
         .map(|name| fs::read_to_string(format!("{root}/hsmd/tests/it/yubihsm/{name}.rs")).unwrap());
     let named = text.split('`').filter(|word| word.split("::").last().unwrap().matches('_').count() >= 4);
     let mut count = 0;

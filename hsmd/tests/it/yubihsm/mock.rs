@@ -18,6 +18,8 @@ pub fn settings(folder: &Path) -> Settings {
         credentials: Credentials::default(),
         domain: Domain::DOM1,
         exportable: false,
+        mirrored: false,
+        refused_pin: None,
         key_ids: KeyIds::default(),
         device_log: folder.join("device-log.jsonl"),
     }

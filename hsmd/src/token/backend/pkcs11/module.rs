@@ -25,8 +25,8 @@ use super::fault;
 use crate::token::backend::{Cause, Fault};
 
 /// How long a token waits for the other's call to return: far longer than a device takes for anything hsmd asks
-/// of it, and short enough to sign again within five seconds.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// of it, and shorter than a call may take before its token counts as stuck: who waits is not.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often the module is initialised anew at most while another token uses it: each time costs that token its
 /// session.

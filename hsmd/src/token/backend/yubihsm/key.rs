@@ -69,7 +69,12 @@ pub(super) fn public(client: &Client, id: KeyId) -> Result<Option<PublicKey>, cl
 
 /// Deletes the key under `id`, or finds it gone.
 pub(super) fn delete(client: &Client, id: KeyId) -> Result<(), client::Error> {
-    match client.delete_object(id.number(), Type::AsymmetricKey) {
+    deleted(client.delete_object(id.number(), Type::AsymmetricKey))
+}
+
+/// What is gone is deleted.
+pub(super) fn deleted(outcome: Result<(), client::Error>) -> Result<(), client::Error> {
+    match outcome {
         Err(error) if cause(&error) == Cause::Absent => Ok(()),
         done => done,
     }

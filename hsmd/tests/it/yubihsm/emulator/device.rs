@@ -10,7 +10,7 @@ use aws_lc_rs::digest;
 
 use super::{
     card::{Channel, head},
-    object::{EC_P256, Object, random},
+    object::{EC_P256, Object, WrapKey, random},
 };
 
 pub const SERIAL: u32 = 12_345_678;
@@ -18,6 +18,11 @@ const SESSIONS_MAX: u8 = 16;
 const OBJECTS_MAX: usize = 256;
 const LOG_MAX: usize = 62;
 const IDLE_MAX: Duration = Duration::from_secs(30);
+
+// Types of objects.
+const AUTHENTICATION_KEY: u8 = 2;
+const ASYMMETRIC_KEY: u8 = 3;
+const WRAP_KEY: u8 = 4;
 
 // Codes of errors.
 const INVALID_COMMAND: u8 = 0x01;
@@ -48,6 +53,7 @@ struct State {
     roles: BTreeMap<u16, ([u8; 32], Role)>,
     sessions: BTreeMap<u8, Session>,
     objects: BTreeMap<u16, Object>,
+    wrap_keys: BTreeMap<u16, WrapKey>,
     /// Objects that are not asymmetric keys, the authentication keys included.
     others: usize,
     sequences: BTreeMap<u16, u8>,
@@ -78,6 +84,7 @@ impl Emulator {
             roles: BTreeMap::from([(role_id, (key, role))]),
             sessions: BTreeMap::new(),
             objects: BTreeMap::new(),
+            wrap_keys: BTreeMap::new(),
             others: 1,
             sequences: BTreeMap::new(),
             log: Vec::new(),
@@ -90,6 +97,24 @@ impl Emulator {
         state.note(0xff, 0xffff, 0xffff, 0xffff, 0xff);
         state.note(0, 0, 0xffff, 0, 0);
         Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// Adds an authentication key.
+    pub fn add_role(&self, id: u16, password: &[u8], role: Role) {
+        let key = yubihsm::authentication::Key::derive_from_password(password);
+        let key = key.as_secret_slice().try_into().unwrap();
+        self.0.lock().unwrap().roles.insert(id, (key, role));
+    }
+
+    pub fn wrap_keys(&self) -> usize {
+        self.0.lock().unwrap().wrap_keys.len()
+    }
+
+    /// Takes every key and wrap key away: another device is in its place.
+    pub fn replace(&self) {
+        let mut state = self.0.lock().unwrap();
+        state.objects.clear();
+        state.wrap_keys.clear();
     }
 
     /// Lets time pass for the device.
@@ -257,9 +282,12 @@ impl State {
             0x06 => Ok(self.describe()),
             0x41 => Ok(self.storage()),
             0x46 => demand(0x10).and_then(|()| self.generate(data, rights)),
-            0x48 => Ok(self.list(rights)),
+            0x48 => Ok(self.list(data, rights)),
+            0x4a => demand(0x1000).and_then(|()| self.export(data, rights)),
+            0x4b => demand(0x2000).and_then(|()| self.import(data, rights)),
+            0x4c => demand(0x4000).and_then(|()| self.put_wrap_key(data, rights)),
             0x4d => demand(0x100_0000).map(|()| self.tell_log()),
-            0x4e => self.find(number(data, 0)?, rights).map(|key| key.info(number(data, 0).unwrap())),
+            0x4e => self.info(number(data, 0)?, *data.get(2).ok_or(INVALID_DATA)?, rights),
             0x54 => {
                 let key = self.find(number(data, 0)?, rights)?;
                 Ok([&[key.algorithm], &key.point()[1..]].concat())
@@ -268,6 +296,8 @@ impl State {
                 let key = self.find(number(data, 0)?, rights)?;
                 if key.capabilities & 0x80 == 0 { Err(PERMISSION) } else { Ok(key.sign(&data[2..])) }
             }),
+            0x58 if data.get(2) == Some(&WRAP_KEY) => demand(0x400_0000_0000)
+                .and_then(|()| self.wrap_keys.remove(&number(data, 0)?).map(|_| Vec::new()).ok_or(NOT_FOUND)),
             0x58 => demand(0x200_0000_0000).and_then(|()| {
                 self.find(number(data, 0)?, rights)?;
                 self.objects.remove(&number(data, 0)?);
@@ -310,8 +340,75 @@ impl State {
         Ok(id.to_be_bytes().to_vec())
     }
 
-    /// Every key in the session's domains. Filters are not emulated: the mock device has them.
-    fn list(&self, rights: Role) -> Vec<u8> {
+    fn info(&self, id: u16, kind: u8, rights: Role) -> Result<Vec<u8>, u8> {
+        match kind {
+            AUTHENTICATION_KEY => {
+                let (_, role) = self.roles.get(&id).ok_or(NOT_FOUND)?;
+                let bits = [role.capabilities, role.delegated].map(u64::to_be_bytes);
+                let head =
+                    [&bits[0][..], &id.to_be_bytes(), &40_u16.to_be_bytes(), &role.domains.to_be_bytes()];
+                Ok([&head.concat()[..], &[AUTHENTICATION_KEY, 38, 0, 2], &[0; 40], &bits[1]].concat())
+            }
+            WRAP_KEY => self.wrap_key(id, rights).map(|key| key.info(id)),
+            _ => self.find(id, rights).map(|key| key.info(id)),
+        }
+    }
+
+    fn wrap_key(&self, id: u16, rights: Role) -> Result<&WrapKey, u8> {
+        self.wrap_keys.get(&id).filter(|key| key.domains & rights.domains != 0).ok_or(NOT_FOUND)
+    }
+
+    fn put_wrap_key(&mut self, data: &[u8], rights: Role) -> Result<Vec<u8>, u8> {
+        let id = number(data, 0)?;
+        if self.wrap_keys.contains_key(&id) {
+            return Err(EXISTS);
+        }
+        let key = WrapKey::parse(&data[2..]).ok_or(INVALID_DATA)?;
+        if (key.capabilities | key.delegated) & !rights.delegated != 0 {
+            return Err(PERMISSION);
+        }
+        self.wrap_keys.insert(id, key);
+        Ok(id.to_be_bytes().to_vec())
+    }
+
+    /// Encrypts a key that may be exported, under a wrap key that may carry it.
+    fn export(&mut self, data: &[u8], rights: Role) -> Result<Vec<u8>, u8> {
+        let (wrap_key, id) = (self.wrap_key(number(data, 0)?, rights)?, number(data, 3)?);
+        let object = self.find(id, rights)?;
+        let allowed = wrap_key.capabilities & 0x1000 != 0 && object.capabilities & 0x1_0000 != 0;
+        if !allowed || object.capabilities & !wrap_key.delegated != 0 {
+            return Err(PERMISSION);
+        }
+        Ok(wrap_key.encrypt(&object.spell(id)))
+    }
+
+    fn import(&mut self, data: &[u8], rights: Role) -> Result<Vec<u8>, u8> {
+        let wrap_key = self.wrap_key(number(data, 0)?, rights)?;
+        if wrap_key.capabilities & 0x2000 == 0 {
+            return Err(PERMISSION);
+        }
+        let opened = wrap_key.decrypt(&data[2..]).ok_or(INVALID_DATA)?;
+        let (id, object) = Object::read(&opened).ok_or(INVALID_DATA)?;
+        if object.capabilities & !wrap_key.delegated != 0 {
+            return Err(PERMISSION);
+        }
+        if self.objects.contains_key(&id) {
+            return Err(EXISTS);
+        }
+        if self.objects.len() + self.others >= OBJECTS_MAX {
+            return Err(STORAGE_FAILED);
+        }
+        self.objects.insert(id, object);
+        Ok([&[ASYMMETRIC_KEY][..], &id.to_be_bytes()].concat())
+    }
+
+    /// Every key in the session's domains, or every wrap key if those are asked for. Other filters are not emulated: the
+    /// mock device has them.
+    fn list(&self, data: &[u8], rights: Role) -> Vec<u8> {
+        if data == [2, WRAP_KEY] {
+            let visible = self.wrap_keys.iter().filter(|(_, key)| key.domains & rights.domains != 0);
+            return visible.flat_map(|(id, _)| [&id.to_be_bytes()[..], &[WRAP_KEY, 0]].concat()).collect();
+        }
         let visible = self.objects.iter().filter(|(_, object)| object.domains & rights.domains != 0);
         visible.flat_map(|(id, object)| [&id.to_be_bytes()[..], &[3, object.sequence]].concat()).collect()
     }

@@ -1,5 +1,6 @@
 //! Asymmetric keys on the emulated device, and its certificates about them.
 
+use aws_lc_rs::digest;
 use p256::ecdsa::{Signature, SigningKey, signature::hazmat::PrehashSigner as _};
 use rcgen::{CertificateParams, CustomExtension, Issuer, KeyPair, SubjectPublicKeyInfo};
 
@@ -11,6 +12,70 @@ const SPKI: [u8; 26] = [
 
 pub const EC_P256: u8 = 12;
 pub const GENERATED: u8 = 1;
+
+/// What is added to the origin of a key that came in wrapped.
+const WRAPPED: u8 = 0x10;
+
+/// A wrap key. How a device encrypts under one is not emulated: only that nothing but the same key decrypts it.
+pub struct WrapKey {
+    pub domains: u16,
+    pub capabilities: u64,
+    pub delegated: u64,
+    label: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl WrapKey {
+    /// Reads label, domains, capabilities, algorithm, delegated capabilities and key, as a command to put one spells
+    /// them.
+    pub fn parse(parameters: &[u8]) -> Option<Self> {
+        let number = |at: usize| Some(u64::from_be_bytes(parameters.get(at..at + 8)?.try_into().ok()?));
+        Some(Self {
+            label: parameters.get(..40)?.to_vec(),
+            domains: u16::from_be_bytes(parameters.get(40..42)?.try_into().ok()?),
+            capabilities: number(42)?,
+            delegated: number(51)?,
+            key: parameters.get(59..91)?.to_vec(),
+        })
+    }
+
+    pub fn info(&self, id: u16) -> Vec<u8> {
+        [
+            &self.capabilities.to_be_bytes()[..],
+            &id.to_be_bytes(),
+            &40_u16.to_be_bytes(),
+            &self.domains.to_be_bytes(),
+            &[4, 0x2a, 0, 2],
+            &self.label,
+            &self.delegated.to_be_bytes(),
+        ]
+        .concat()
+    }
+
+    /// Nonce and ciphertext.
+    pub fn encrypt(&self, text: &[u8]) -> Vec<u8> {
+        let nonce = random::<13>();
+        let mask = self.mask(&nonce, text.len());
+        let hidden: Vec<u8> = text.iter().zip(mask).map(|(byte, mask)| byte ^ mask).collect();
+        let tag = digest::digest(&digest::SHA256, &[&self.key[..], text].concat());
+        [&nonce[..], &hidden, tag.as_ref()].concat()
+    }
+
+    pub fn decrypt(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, rest) = message.split_at_checked(13)?;
+        let (hidden, tag) = rest.split_at_checked(rest.len().checked_sub(32)?)?;
+        let mask = self.mask(nonce, hidden.len());
+        let text: Vec<u8> = hidden.iter().zip(mask).map(|(byte, mask)| byte ^ mask).collect();
+        let same = digest::digest(&digest::SHA256, &[&self.key[..], &text].concat()).as_ref() == tag;
+        same.then_some(text)
+    }
+
+    fn mask(&self, nonce: &[u8], length: usize) -> Vec<u8> {
+        let block =
+            |counter: u8| digest::digest(&digest::SHA256, &[&self.key[..], nonce, &[counter]].concat());
+        (0..).flat_map(|counter| block(counter).as_ref().to_vec()).take(length).collect()
+    }
+}
 
 pub struct Object {
     pub label: Vec<u8>,
@@ -37,6 +102,35 @@ impl Object {
             origin: GENERATED,
             key: SigningKey::from_slice(&random::<32>()).ok()?,
         })
+    }
+
+    /// The key with all that belongs to it.
+    pub fn spell(&self, id: u16) -> Vec<u8> {
+        let fields = [self.algorithm, self.sequence, self.origin | WRAPPED];
+        [
+            &id.to_be_bytes()[..],
+            &self.domains.to_be_bytes(),
+            &self.capabilities.to_be_bytes(),
+            &fields,
+            &self.label,
+            &self.key.to_bytes(),
+        ]
+        .concat()
+    }
+
+    /// Reads what [`Object::spell`] wrote.
+    pub fn read(text: &[u8]) -> Option<(u16, Self)> {
+        let number = |at: usize| Some(u16::from_be_bytes(text.get(at..at + 2)?.try_into().ok()?));
+        let object = Self {
+            domains: number(2)?,
+            capabilities: u64::from_be_bytes(text.get(4..12)?.try_into().ok()?),
+            algorithm: text[12],
+            sequence: text[13],
+            origin: text[14],
+            label: text.get(15..55)?.to_vec(),
+            key: SigningKey::from_slice(text.get(55..87)?).ok()?,
+        };
+        Some((number(0)?, object))
     }
 
     pub fn point(&self) -> Vec<u8> {

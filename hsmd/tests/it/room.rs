@@ -1,0 +1,138 @@
+//! The ledger's disk is full, its file exchanged, its trail emptied: what goes on, what is refused, and how it ends.
+
+use std::{fs, time::Duration};
+
+use keychain::{audit::Kind, endorsement::Purpose};
+
+use crate::support::{
+    daemon::{Answer, request, try_request},
+    disk::Disk,
+    eventually, trail,
+    world::{Database, World, service_key, sign_request},
+};
+
+/// Within this a state begins or ends.
+const SOON: Duration = Duration::from_secs(8);
+
+fn endorse(world: &World) -> Answer {
+    let body = sign_request(Purpose::Response, service_key(5), Duration::from_mins(5));
+    try_request(&world.socket("edge"), "POST", "/sign", body.as_bytes())
+        .unwrap_or(Answer { status: 0, body: String::new() })
+}
+
+/// Taints the newest generation.
+fn taint(world: &World) -> Answer {
+    let newest = world.chain().last().unwrap().id();
+    let body = format!("{{\"generationId\":\"{newest}\",\"reason\":\"drill\"}}");
+    try_request(&world.socket("admin"), "POST", "/taint", body.as_bytes()).unwrap()
+}
+
+fn health(world: &World) -> String {
+    request(&world.socket("edge"), "GET", "/health", "").body
+}
+
+/// No byte is free and another process takes each one that comes: endorsements stop, and taints go on.
+#[test]
+fn a_full_disk_stops_no_taint() {
+    let world = World::new(Database::Sqlite);
+    let config = fs::read_to_string(world.config()).unwrap();
+    let folder = world.path().join("disk");
+    let ledger = format!("sqlite://{}/ledger.db", folder.display());
+    fs::write(world.config(), config.replace(&world.ledger, &ledger)).unwrap();
+    let disk = Disk::new("16m", &folder);
+    let mut hsmd = disk.spawn(&world);
+    hsmd.ready().unwrap();
+    assert_eq!(endorse(&world).status, 200);
+    world.rotate("{}");
+    let eater = disk.eater(&folder);
+    eventually("the floor", SOON, || endorse(&world).status == 503);
+    assert_eq!(endorse(&world).code(), "BA606");
+    eventually("health", SOON, || {
+        health(&world).contains("bytes free") || health(&world).contains("KiB free")
+    });
+    for events in 3..6 {
+        let answer = taint(&world);
+        assert_eq!(answer.status, 200, "{}: {}", answer.body, hsmd.log());
+        assert_eq!(world.chain().len(), events);
+    }
+    world.rotate("{}");
+    assert_eq!(endorse(&world).code(), "BA606");
+
+    eater.stop();
+    eventually("an endorsement", SOON, || endorse(&world).status == 200);
+    let chain = world.chain();
+    hsmd.stop();
+    let copy = world.path().join("kept.db");
+    fs::copy(disk.inside(&folder).join("ledger.db"), &copy).unwrap();
+    let lines = trail::read(&format!("sqlite://{}", copy.display()));
+    for event in &chain[1..] {
+        let id = event.id().to_string();
+        let is_told =
+            lines.iter().any(|line| line.kind == Kind::Outcome && line.raw("details").contains(&id));
+        assert!(is_told, "no line about generation {id}");
+    }
+}
+
+/// The ledger's file, or its WAL, deleted or replaced under a running hsmd: nothing is acknowledged into a file that
+/// is gone, and what was put back goes on.
+#[test]
+fn an_exchanged_ledger_acknowledges_nothing() {
+    for file in ["ledger.db", "ledger.db-wal"] {
+        let world = World::new(Database::Sqlite);
+        let mut hsmd = world.start();
+        world.rotate("{}");
+        let (path, aside) = (world.path().join(file), world.path().join("aside"));
+        fs::rename(&path, &aside).unwrap();
+        for replaced in [false, true] {
+            if replaced {
+                fs::copy(&aside, &path).unwrap();
+            }
+            let answer = try_request(&world.socket("admin"), "POST", "/rotate", b"{}").unwrap();
+            assert_eq!((answer.status, answer.code()), (503, "BA603"), "{file}");
+            assert_eq!(endorse(&world).status, 503, "{file}");
+            eventually("health", SOON, || health(&world).contains("is not the one that hsmd has open"));
+            assert_eq!(world.chain().len(), 2, "{file}");
+            assert_eq!(world.softhsm.objects(), 4, "no key was destroyed");
+        }
+        fs::rename(&aside, &path).unwrap();
+        eventually("an endorsement", SOON, || endorse(&world).status == 200);
+        world.rotate("{}");
+        assert_eq!(world.chain().len(), 3, "{file}");
+        hsmd.stop();
+    }
+}
+
+/// A trail that was emptied beside a ledger with events says so, in its first line and in health.
+#[test]
+fn a_trail_that_is_gone_says_so() {
+    use sea_orm::{ConnectionTrait as _, Database as Connection};
+    for (change, warning, kind) in [
+        ("DELETE FROM audit_lines", "the audit trail is gone", Some(Kind::Trail)),
+        ("DELETE FROM audit_lines WHERE number > 1", "lacks lines that a head has covered", None),
+    ] {
+        let world = World::new(Database::Sqlite);
+        let mut hsmd = world.start();
+        world.rotate("{}");
+        let kept = world.path().join("copy/head.json");
+        eventually("a head about that is kept", SOON, || {
+            let kept: serde_json::Value = serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap();
+            kept["audit"]["number"].as_u64().is_some_and(|number| number > 1)
+        });
+        hsmd.stop();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let database = Connection::connect(&world.ledger).await.unwrap();
+            database.execute_unprepared(change).await.unwrap();
+            database.close().await.unwrap();
+        });
+        let mut hsmd = world.start();
+        eventually("a warning", SOON, || health(&world).contains(warning));
+        assert_eq!(endorse(&world).status, 200);
+        hsmd.stop();
+        if let Some(kind) = kind {
+            let lines = trail::read(&world.ledger);
+            assert_eq!(lines[0].kind, kind);
+            assert!(lines[0].text("because").contains("is gone"), "{lines:?}");
+        }
+    }
+}
