@@ -60,15 +60,11 @@ impl Health {
     /// Whether the daemon is ready, and `GET /health`.
     pub fn describe(&self, keeper: &Keeper, statements: &Statements) -> (bool, String) {
         let mut problems = self.problems();
-        let mut warnings = self.warnings();
-        let [restored, rival] = statements.contradictions();
-        let state = match (keeper.chain_state(), &restored, &rival) {
-            (State::Ready, Some(cause), _) => State::LedgerRestored(cause.clone()),
-            (State::Ready, None, Some(cause)) => State::Rival(cause.clone()),
+        let state = match (keeper.chain_state(), statements.restored(), statements.rival()) {
+            (State::Ready, Some(difference), _) => State::LedgerRestored(difference.to_string()),
+            (State::Ready, None, Some(evidence)) => State::Rival(evidence),
             (state, ..) => state,
         };
-        problems.extend(restored.map(|cause| ("restored".to_owned(), cause)));
-        warnings.extend(rival.map(|cause| ("rival".to_owned(), cause)));
         let chain = if let Some(view) = keeper.view() {
             let live = view.live().event();
             format!(
@@ -101,7 +97,7 @@ impl Health {
         let body = format!(
             "{{\"status\":\"{status}\",\"problems\":{},\"warnings\":{},\"queueDepth\":{},\"queue\":{{{}}}{state}{chain}{stated}{tokens}}}",
             object(&problems),
-            object(&warnings),
+            object(&self.warnings()),
             keeper.waiting(),
             queue.join(",")
         );

@@ -156,7 +156,7 @@ impl Statements {
             health.warn("head", self.problem());
             health.note("head", self.staleness());
             health.warn("published", self.uncompared());
-            self.measure_contradictions();
+            self.tell(health);
             let pause = if outcome.is_ok() { read_every.min(self.until_due()) } else { PAUSE };
             tokio::select! {
                 _ = chain.changed() => {}

@@ -73,6 +73,14 @@ impl Daemon {
         Self { child, notify, folder: folder.to_owned() }
     }
 
+    /// Reads what was sent to the service manager so far, as systemd does: the queue is short, and a full one holds the
+    /// daemon up.
+    pub fn drain(&mut self) {
+        self.notify.set_nonblocking(true).unwrap();
+        while self.notify.recv(&mut [0; 4096]).is_ok() {}
+        self.notify.set_nonblocking(false).unwrap();
+    }
+
     /// Waits for READY=1; the exit status if the daemon ends instead.
     pub fn ready(&mut self) -> Result<(), ExitStatus> {
         self.told("READY=1").map(drop)
