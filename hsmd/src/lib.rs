@@ -47,6 +47,7 @@ pub mod chain;
 pub mod clock;
 pub mod daemon;
 pub mod failure_point;
+pub mod health;
 pub mod http;
 pub mod ledger;
 pub mod policy;

@@ -7,7 +7,7 @@ use keychain::statement::Head;
 use crate::{
     chain::Keeper,
     clock::{Cause, Source, TrustedClock},
-    daemon::health::Health,
+    health::Health,
     ledger::Ledger,
 };
 

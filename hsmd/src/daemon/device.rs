@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::{
     chain::{Keeper, with_causes},
-    daemon::health::Health,
+    health::Health,
 };
 
 /// How often the device is asked, if no generation begins meanwhile.

@@ -4,7 +4,6 @@ pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod device;
-pub mod health;
 pub mod process;
 pub mod reload;
 pub mod supervise;

@@ -12,7 +12,7 @@ use crate::{
         operation::{Intent, Outcome},
     },
     daemon::config::Socket,
-    daemon::health::Health,
+    health::Health,
     http::tls::Tls,
     policy::{Change, PolicyFile},
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{chain::Keeper, daemon::health::Health, token};
+use crate::{chain::Keeper, health::Health, token};
 
 /// How often: hsmd uses a token again within 5 s of a fault's end.
 const INTERVAL: Duration = Duration::from_secs(2);

@@ -12,6 +12,7 @@ mod clock;
 mod crowd;
 mod generation;
 mod handshake;
+mod health;
 mod published;
 mod recover;
 mod restored;
@@ -28,7 +29,7 @@ use crate::{
     audit::Audit,
     chain::Keeper,
     chain::statement::Statements,
-    daemon::health::Health,
+    health::Health,
     http::tls::{Presented, Tls},
     policy::{Caller, Gate, Role},
 };
@@ -89,14 +90,9 @@ fn routes(role: Role) -> impl FnOnce(&mut web::ServiceConfig) {
             .service(border::resource("/attestations", web::get().to(attestations::attestations)))
             .service(border::resource("/chain", web::get().to(chain::chain)))
             .service(border::resource("/statements", web::get().to(statements::statements)))
-            .service(border::resource("/health", web::get().to(health)))
+            .service(border::resource("/health", web::get().to(health::health)))
             .default_service(web::to(border::no_such_route));
     }
-}
-
-async fn health(door: web::Data<Door>) -> HttpResponse {
-    let (ready, body) = door.health.describe(&door.keeper, &door.statements);
-    border::json(if ready { 200 } else { 503 }, body)
 }
 
 impl Door {

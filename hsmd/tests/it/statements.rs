@@ -402,7 +402,7 @@ async fn a_denial_is_stated_by_the_hsmd_that_takes_over() {
     one.revoke_keys(&[service_key(1)]).await.unwrap();
     let number = one.newest().head.as_ref().unwrap().number();
     keeper.close().await.unwrap();
-    let health = hsmd::daemon::health::Health::new();
+    let health = hsmd::health::Health::new();
     let mut newest = other.watch();
     let seen = newest.wait_for(|newest| {
         let entries = newest.head.as_ref().map(Head::entries);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     chain::{Error, View},
-    daemon::health::Health,
+    health::Health,
     ledger::Stated,
 };
 

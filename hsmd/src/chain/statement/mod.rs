@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::{
     chain::{Error, Keeper},
-    daemon::health::Health,
+    health::Health,
     ledger::{Declaration, Entry, RevokedService, Stated},
 };
 

@@ -1,0 +1,87 @@
+//! `GET /health`: whether the daemon is ready, the chain's state with its cause and cure, and what somebody has to see to.
+
+use actix_web::{HttpResponse, web};
+use keychain::json;
+
+use super::{Door, border};
+use crate::{
+    chain::statement::Statements,
+    chain::{Keeper, State},
+    health::Health,
+    token::TokenState,
+};
+
+pub(super) async fn health(door: web::Data<Door>) -> HttpResponse {
+    let (ready, body) = describe(&door.health, &door.keeper, &door.statements);
+    border::json(if ready { 200 } else { 503 }, body)
+}
+
+/// Whether the daemon is ready, and the body of the answer.
+fn describe(health: &Health, keeper: &Keeper, statements: &Statements) -> (bool, String) {
+    let mut problems = health.problems();
+    let state = match (keeper.chain_state(), statements.restored(), statements.rival()) {
+        (State::Ready, Some(difference), _) => State::LedgerRestored(difference.to_string()),
+        (State::Ready, None, Some(evidence)) => State::Rival(evidence),
+        (state, ..) => state,
+    };
+    let chain = if let Some(view) = keeper.view() {
+        let live = view.live().event();
+        format!(
+            ",\"identity\":\"{}\",\"generationId\":\"{}\",\"sequenceNumber\":{},\"createdAt\":\"{}\"",
+            live.prefix, live.id, live.sequence_number, live.created_at
+        )
+    } else {
+        problems.retain(|(part, _)| part != "chain");
+        problems.push(("chain".to_owned(), keeper.chain_state().to_string()));
+        String::new()
+    };
+    let powers = state.powers();
+    let state = format!(
+        ",\"state\":{{\"name\":\"{}\",\"cause\":{},\"cure\":{},\"signs\":{},\"rotates\":{},\"taints\":{}}}",
+        state.label(),
+        json::string(&state.cause()),
+        json::string(state.cure()),
+        powers.signs,
+        powers.rotates,
+        powers.taints
+    );
+    let ready = problems.is_empty();
+    let status = if ready { "healthy" } else { "unhealthy" };
+    // Each class with its bound: how long its queue is, and how long it can get.
+    let queue = keeper.depths().map(|(class, depth)| {
+        format!("\"{}\":{{\"depth\":{depth},\"capacity\":{}}}", class.as_str(), class.capacity())
+    });
+    let stated = statements.newest().to_health();
+    let tokens = tokens(&keeper.token_states());
+    let body = format!(
+        "{{\"status\":\"{status}\",\"problems\":{},\"warnings\":{},\"queueDepth\":{},\"queue\":{{{}}}{state}{chain}{stated}{tokens}}}",
+        object(&problems),
+        object(&health.warnings()),
+        keeper.waiting(),
+        queue.join(",")
+    );
+    (ready, body)
+}
+
+/// How each of two tokens stands; nothing where there is one.
+fn tokens(states: &[TokenState]) -> String {
+    let states = states.iter().map(|state| {
+        let silent = state.silent.as_ref();
+        let because = silent.map(|because| format!(",\"because\":{}", json::string(because)));
+        format!(
+            "{{\"name\":\"{}\",\"answers\":{},\"live\":{},\"next\":{}{}}}",
+            state.name,
+            silent.is_none(),
+            state.live,
+            state.next,
+            because.unwrap_or_default()
+        )
+    });
+    let states: Vec<_> = states.collect();
+    if states.is_empty() { String::new() } else { format!(",\"tokens\":[{}]", states.join(",")) }
+}
+
+fn object(notes: &[(String, String)]) -> String {
+    let members = notes.iter().map(|(part, text)| format!("{}:{}", json::string(part), json::string(text)));
+    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+}
