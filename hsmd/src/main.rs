@@ -10,7 +10,7 @@ use actix_web::dev::ServerHandle;
 use hsmd::{
     audit::Audit,
     chain::statement::Statements,
-    chain::{self, Keeper},
+    chain::{self, Keeper, State},
     clock::{System, TrustedClock},
     daemon::audit as trail,
     daemon::device,
@@ -200,7 +200,7 @@ async fn settle(config: &Config, tokens: Tokens) -> Result<Keeper, chain::Error>
     let keeper = Keeper::new(ledger, tokens, clock, config.key_ids());
     match keeper.probe().await {
         Ok(()) => metrics::gauge!("hsmd_token_up").set(1.0),
-        Err(error @ (chain::Error::Behind(_) | chain::Error::Ledger(ledger::Error::Unwritten(_)))) => {
+        Err(error @ (chain::Error::State(_) | chain::Error::Ledger(ledger::Error::Unwritten(_)))) => {
             tracing::error!(problem = %error, "not ready");
         }
         // The live key's token is silent and the next key's is not: the chain can go on.
@@ -235,9 +235,13 @@ async fn work(keeper: &Keeper, health: &Health) -> Ending {
 async fn await_recovery(keeper: &Keeper, health: &Health) {
     let mut head = keeper.watch();
     while let Err(error) = keeper.probe().await {
-        let behind = matches!(error, chain::Error::Behind(_));
+        let behind = matches!(error, chain::Error::State(_)) && !keeper.chain_state().passes_by_itself();
         note(keeper, health, Some(error));
         notify::status(&status(keeper, health));
+        // A standby is as ready as it gets: it serves what can be read, and takes over.
+        if matches!(keeper.chain_state(), State::Standby { .. }) {
+            return;
+        }
         notify::extend(PROBE_INTERVAL.saturating_mul(3));
         // Late or not: it is looked at again.
         let interval = if behind { PROBE_INTERVAL } else { TROUBLE_INTERVAL };
@@ -296,12 +300,16 @@ async fn watch(keeper: &Keeper, health: &Health) -> Ending {
 /// Waits, but no longer than a fault may stand once something is seen or suspected to be wrong.
 async fn pause(keeper: &Keeper, interval: Duration) {
     let start = Instant::now();
+    let mut condition = keeper.ledger().condition();
+    condition.mark_unchanged();
     while let Some(left) = interval.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
         let wrong = keeper.has_strays() || keeper.view().is_none();
         if wrong && start.elapsed() >= TROUBLE_INTERVAL {
             return;
         }
         tokio::select! {
+            // The lease was taken over, or the database answers again.
+            Ok(()) = condition.changed() => return,
             () = keeper.suspected() => return tokio::time::sleep(SUSPICION_INTERVAL).await,
             () = tokio::time::sleep(left.min(TROUBLE_INTERVAL)) => {}
         }
@@ -312,7 +320,7 @@ async fn pause(keeper: &Keeper, interval: Duration) {
 fn note(keeper: &Keeper, health: &Health, error: Option<chain::Error>) {
     let part = error.as_ref().map(|error| match error {
         chain::Error::Ledger(_) => "ledger",
-        chain::Error::Behind(_) | chain::Error::Contradiction(_) => "chain",
+        chain::Error::State(_) => "chain",
         _ => "signing",
     });
     let problem = error.map(|error| failure(error).to_string());
@@ -381,7 +389,7 @@ fn status(keeper: &Keeper, health: &Health) -> String {
             let (number, prefix) = (live.sequence_number, &live.prefix);
             format!("generation {number} of {prefix} since {}{warnings}", live.created_at)
         }
-        None => "not ready: token and ledger are not reconciled".to_owned(),
+        None => format!("not ready: {}", keeper.chain_state()),
     }
 }
 
@@ -395,9 +403,7 @@ fn failure(error: chain::Error) -> Failure {
     match &error {
         chain::Error::Hsm(fault) if fault.is_configuration() => Failure::config(error),
         chain::Error::Ledger(ledger::Error::File { .. }) => Failure::config(error),
-        chain::Error::Behind(_) | chain::Error::Contradiction(_) | chain::Error::Unverifiable(_) => {
-            Failure::software(error)
-        }
+        chain::Error::State(_) | chain::Error::Unverifiable(_) => Failure::software(error),
         chain::Error::Clock(_) | chain::Error::Hsm(Fault::Busy { .. }) => {
             Failure::new(exit::TEMPORARY, error)
         }

@@ -31,7 +31,7 @@ const SWEEP: Duration = Duration::from_secs(30);
 const REPORT: Duration = Duration::from_mins(1);
 
 /// How soon what is owed is tried again, and how often the watchdog is told.
-const TICK: Duration = Duration::from_millis(500);
+const TICK: Duration = Duration::from_millis(250);
 
 /// Answers of hsmd that wait while the directory is slow; hsmd is asked again only once there is room.
 const TOLD_MAX: usize = 4;

@@ -1,17 +1,19 @@
 //! One step of the chain: a rotation or a taint.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use keychain::{
     Digest, PublicKey, Timestamp,
+    audit::Record,
     chain::{Draft, Event, SignedEvent},
 };
 
-use super::{Error, Keeper, View};
+use super::{Error, Keeper, State, View, turn::Waiting};
 use crate::{
     clock::Dating,
     failure_point::{self, Step},
     ledger,
+    token::Made,
     token::backend::Fault,
     token::signer::Class,
 };
@@ -46,118 +48,141 @@ pub struct Advanced {
     pub repeated: bool,
 }
 
+/// Composes the lines of the audit trail that tell of an event.
+type Lines<'a> = dyn Fn(&Advanced) -> Vec<Record> + Send + Sync + 'a;
+
+/// An attempt in one turn.
+enum Attempt {
+    Done(Advanced),
+    /// The newest event is only just in the past: again, in so long.
+    Early(Duration),
+}
+
 impl Keeper {
     /// Leaves a generation for the next: a compare-and-swap on the generation named, so that a repeated or
-    /// second command never leaves a healthy one.
+    /// second command never leaves a healthy one. A taint stands before everything that waits for its turn.
     ///
     /// Once begun it is carried through even if the caller goes away.
     pub async fn advance(self: &Arc<Self>, advance: Advance) -> Result<Advanced, Error> {
+        self.advance_with(advance, |_| Vec::new()).await
+    }
+
+    /// The same with lines for the audit trail, which are durable together with the event.
+    pub async fn advance_with(
+        self: &Arc<Self>,
+        advance: Advance,
+        lines: impl Fn(&Advanced) -> Vec<Record> + Send + Sync + 'static,
+    ) -> Result<Advanced, Error> {
         let keeper = Arc::clone(self);
-        let carried_through = tokio::spawn(async move { keeper.advance_in_turn(advance).await });
+        let carried_through = tokio::spawn(async move {
+            loop {
+                match keeper.attempt(advance, &lines).await? {
+                    Attempt::Done(advanced) => return Ok(advanced),
+                    // The turn is not held meanwhile: a taint does not wait for a rotation's clock.
+                    Attempt::Early(wait) => tokio::time::sleep(wait).await,
+                }
+            }
+        });
         carried_through.await.unwrap_or(Err(Error::Hsm(Fault::Stopped)))
     }
 
-    async fn advance_in_turn(&self, advance: Advance) -> Result<Advanced, Error> {
-        let _turn = self.turn.lock().await;
-        let view = self.settled_in_turn().await?;
-        if let Some(earlier) = earlier(&view, advance)? {
-            return Ok(earlier);
+    async fn attempt(&self, advance: Advance, lines: &Lines<'_>) -> Result<Attempt, Error> {
+        let waiting = if advance.taint { Waiting::Taint } else { Waiting::Other };
+        let _turn = self.turns.take(waiting).await;
+        self.check_in_turn().await?;
+        if let Some(view) = self.seen()
+            && let Some(earlier) = earlier(&view, advance)?
+        {
+            return Ok(Attempt::Done(earlier));
         }
-        let (view, next) = self.demand_next(view).await?;
-        // Another look may have shown that another hsmd has left the generation.
-        if let Some(earlier) = earlier(&view, advance)? {
-            return Ok(earlier);
-        }
-        let left = view.live().event();
-        // Until the turn is taken nothing has been done: whatever fails leaves everything as it is.
-        let created_at = self.prepare(left, advance).await?;
-        let recoveries = self.tokens.recoveries();
-        let extended = match self.extend(&view, next, advance, created_at).await {
-            Ok(extended) => Arc::new(extended),
-            Err(error) => return self.resolve(&view, advance, error).await,
+        let view = self.demand(|powers| if advance.taint { powers.taints } else { powers.rotates })?;
+        let next = view.next().ok_or(Error::Unsettled)?;
+        let created_at = match self.date_after(&view, advance)? {
+            Dating::At(at) => at,
+            Dating::Wait(wait) => return Ok(Attempt::Early(wait)),
         };
-        let answer = answer(view.live(), extended.live(), false);
-        self.show(extended);
-        failure_point::pass(advance.step(), "after-show");
-        let retired = self.tokens.retire(left.public_key).await;
-        failure_point::pass(advance.step(), "after-retire");
-        if let Err(fault) = &retired {
-            tracing::error!(%fault, key = %left.public_key, "a retired key is still on the token");
+        match self.leave(&view, next, (advance, created_at), lines).await {
+            Ok(extended) => Ok(Attempt::Done(answer(view.live(), extended.live(), false))),
+            Err(error) => self.resolve(&view, advance, error).await.map(Attempt::Done),
         }
-        if retired.is_err() || self.tokens.recoveries() != recoveries {
-            // A call that failed may have had its effect: look at what is on the token. The event stands
-            // whatever comes of that.
-            self.unsettle();
-            if let Err(error) = self.settled_in_turn().await {
-                tracing::error!(error = &error as &dyn std::error::Error, "cannot reconcile yet");
-            }
-        }
-        Ok(answer)
     }
 
-    /// Step 1: when the next event is dated.
-    async fn prepare(&self, newest: &Event, advance: Advance) -> Result<Timestamp, Error> {
-        let step = advance.step();
-        failure_point::write(step, "before-intend")?;
-        self.ledger.intend(newest.sequence_number.saturating_add(2)).await?;
-        failure_point::write(step, "after-intend")?;
-        let created_at = if advance.taint {
-            self.clock.taint_after(newest.created_at)
-        } else {
-            self.date_after(newest.created_at).await?
-        };
-        Ok(created_at)
-    }
-
-    /// Steps 2 to 5: makes the event after `view` and commits it; answers what is to be seen then.
-    async fn extend(
+    /// The seven steps. After an error before the sixth only the ledger knows what has become of the event.
+    async fn leave(
         &self,
         view: &View,
         next: PublicKey,
-        advance: Advance,
-        created_at: Timestamp,
-    ) -> Result<View, Error> {
-        let (step, taint) = (advance.step(), advance.taint);
-        let newest = view.live().event();
+        (advance, created_at): (Advance, Timestamp),
+        lines: &Lines<'_>,
+    ) -> Result<Arc<View>, Error> {
+        let (step, newest) = (advance.step(), view.live().event());
+        let recoveries = self.tokens.recoveries();
         let after_next = newest.sequence_number.saturating_add(2);
+        // 1. The ledger notes that a key is about to be made.
+        failure_point::write(step, "before-intend")?;
+        self.ledger.intend(after_next).await?;
+        failure_point::write(step, "after-intend")?;
+        // 2. The ledger's newest event is the one that is to be followed.
         if self.ledger.newest().await? != Some(newest.id) {
             return Err(ledger::Error::Taken(newest.sequence_number.saturating_add(1)).into());
         }
         failure_point::pass(step, "after-turn");
+        // 3. The key after the next is made in the HSM.
         let committed = [newest.public_key, next];
         let made = self.make_key(self.key_ids.of(after_next), &committed).await?;
-        let key = made.key;
         failure_point::pass(step, "after-key");
-        let draft = Draft::next(newest, &next, &key.public_key.digest(), created_at, taint);
-        let committed = self.commit(draft, (view, next), key.public_key, step).await;
-        // What is known not to be committed to is destroyed at once; what may have been
-        // committed to is left for the reconciliation, which reads the ledger first.
-        if matches!(
-            committed,
-            Err(Error::Hsm(_) | Error::Unverifiable(_) | Error::Ledger(ledger::Error::Taken(_)))
-        ) && let Err(fault) = self.tokens.retire(key.public_key).await
-        {
-            tracing::warn!(%fault, id = %key.id, "a key made in vain is left for the reconciliation");
+        // 4. The next key, which the newest event committed to, signs its event.
+        let draft = Draft::next(newest, &next, &made.key.public_key.digest(), created_at, advance.taint);
+        let signed = self.sign(next, draft.payload().as_bytes(), Class::Chain).await;
+        let sealed = signed.and_then(|signature| Ok(draft.seal(&signature)?));
+        let extended = match sealed.and_then(|event| Ok(view.with(event, made.key.public_key)?)) {
+            Ok(extended) => Arc::new(extended),
+            // Nothing was committed to this key.
+            Err(error) => {
+                self.discard(&made).await;
+                return Err(error);
+            }
+        };
+        failure_point::pass(step, "after-sign");
+        // 5. The event is committed, with its signature and the line of the audit trail that tells of it.
+        failure_point::write(step, "before-commit")?;
+        let lines = lines(&answer(view.live(), extended.live(), false));
+        let committed = self.ledger.commit(Some(newest.id), extended.live(), lines).await;
+        if let Err(ledger::Error::Taken(_) | ledger::Error::Unwritten(_)) = committed {
+            self.discard(&made).await;
         }
-        committed
+        committed?;
+        failure_point::write(step, "after-commit")?;
+        // 6. Generation id and signing key change together, and the event becomes visible.
+        *self.proven() = Some(extended.live().id());
+        self.enter(State::Ready, Some(Arc::clone(&extended)));
+        failure_point::pass(step, "after-show");
+        // 7. The key that was left is destroyed.
+        let retired = self.tokens.retire(newest.public_key).await;
+        failure_point::pass(step, "after-retire");
+        self.survey_after(&retired, recoveries).await;
+        Ok(extended)
     }
 
-    /// Steps 4 and 5.
-    async fn commit(
-        &self,
-        draft: Draft,
-        (view, next): (&View, PublicKey),
-        after: PublicKey,
-        step: Step,
-    ) -> Result<View, Error> {
-        let signature = self.sign(next, draft.payload().as_bytes(), Class::Chain).await?;
-        let event = draft.seal(&signature)?;
-        let extended = view.with(event, after)?;
-        failure_point::pass(step, "after-sign");
-        failure_point::write(step, "before-commit")?;
-        self.ledger.commit(Some(view.live().id()), extended.live(), Vec::new()).await?;
-        failure_point::write(step, "after-commit")?;
-        Ok(extended)
+    /// A call that failed may have had its effect, twice even: the tokens are surveyed. The event stands whatever
+    /// comes of that.
+    async fn survey_after(&self, retired: &Result<(), Fault>, recoveries: usize) {
+        if let Err(fault) = retired {
+            tracing::error!(%fault, "a retired key is still on the token");
+        } else if self.tokens.recoveries() == recoveries {
+            return;
+        }
+        if let Err(error) = self.reconcile().await {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot reconcile yet");
+        }
+    }
+
+    /// Destroys a key that was made in vain: by its public key, because the fault may have cost the connection that
+    /// its handle is of.
+    async fn discard(&self, made: &Made) {
+        if let Err(fault) = self.tokens.retire(made.key.public_key).await {
+            tracing::warn!(%fault, id = %made.key.id, "a key made in vain is left for the reconciliation");
+        }
     }
 
     /// After a failure: reads from the ledger what has become of the event, and answers accordingly.
@@ -167,8 +192,9 @@ impl Keeper {
             error = &error as &dyn std::error::Error,
             "an event failed; reconciling token and ledger"
         );
-        self.unsettle();
-        let after = self.settled_in_turn().await?;
+        self.interrupt("an event failed");
+        self.reconcile().await?;
+        let after = self.seen().ok_or(Error::Unsettled)?;
         if let Some(earlier) = earlier(&after, advance)? {
             return Ok(Advanced { repeated: lost, ..earlier });
         }
@@ -179,13 +205,12 @@ impl Keeper {
         Ok(answer(before.live(), next, false))
     }
 
-    async fn date_after(&self, newest: Timestamp) -> Result<Timestamp, Error> {
-        loop {
-            match self.clock.date_after(Some(newest))? {
-                Dating::At(at) => return Ok(at),
-                Dating::Wait(wait) => tokio::time::sleep(wait).await,
-            }
+    fn date_after(&self, view: &View, advance: Advance) -> Result<Dating, Error> {
+        let newest = view.live().event().created_at;
+        if advance.taint {
+            return Ok(Dating::At(self.clock.taint_after(newest)));
         }
+        Ok(self.clock.date_after(Some(newest))?)
     }
 }
 

@@ -33,7 +33,7 @@ impl Keeper {
     /// The certificates about the keys of generations that have begun. The next key is committed to and not
     /// known: its certificate, which says what it is, is told when its generation has begun.
     pub async fn attestations(&self) -> Result<Vec<Attested>, Error> {
-        let view = self.seen().ok_or(Error::Unsettled)?;
+        let view = self.seen().ok_or_else(|| Error::State(self.chain_state()))?;
         let mut kept = self.ledger.attestations().await?;
         let attested = view.events().filter_map(|event| {
             let (generation, public_key) = (event.id(), event.event().public_key);

@@ -2,7 +2,7 @@
 
 use keychain::PublicKey;
 
-use super::{Error, Keeper};
+use super::{Error, Keeper, State};
 use crate::{
     token::Made,
     token::backend::{Fault, KeyId},
@@ -21,14 +21,14 @@ impl Keeper {
             made => return Ok(made?),
         }
         let survey = self.tokens.survey().await?;
-        let ours = self.verified().map_or_else(Vec::new, |view| view.public_keys());
+        let ours = self.seen().map_or_else(Vec::new, |view| view.public_keys());
         let is_ours = |key: &PublicKey| committed.contains(key) || ours.contains(key);
         for (slot, key) in survey.keys().filter(|(_, key)| key.id == id) {
             if committed.contains(&key.public_key) {
-                return Err(Error::Contradiction(format!(
+                return Err(Error::State(State::Interrupted(format!(
                     "a key that the ledger names is under id {id}, which belongs to another generation: \
                      `hsm.key_ids` was changed; give it more ids, or bring the old range back"
-                )));
+                ))));
             }
             if !ours.is_empty() && !survey.keys().any(|(on, key)| on == slot && is_ours(&key.public_key)) {
                 // Nothing on it is of this chain, so that what bears the id may be another's.

@@ -14,24 +14,41 @@ use keychain::{
 };
 use serde_json::value::RawValue;
 
-use super::{Error, Keeper, reconcile};
+use super::{Error, Keeper, State, plan::Found, turn::Waiting};
 use crate::{
     failure_point::{self, Step},
-    token::Survey,
     token::backend::Fault,
 };
 
 /// A published chain that somebody brought: whole, in order, every rule verified.
 pub struct Brought(Vec<SignedEvent>);
 
-/// What is to become of a key on the token that the chain brought does not explain, but a rotation under way
-/// when the ledger was lost would.
+/// What the operator says of a key on the token that the chain brought does not explain, but a rotation under way
+/// when the ledger was lost would; and of one that it names and the token lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfinished {
-    /// It is destroyed: the operator says that nobody has seen an event of that rotation.
+    /// It is destroyed: nobody has seen an event of that rotation.
     Discard,
-    /// The chain is refused: a later event may exist.
+    /// The chain brought is the newest that anybody has, and the key of its last event is lost.
+    LiveKeyLost,
+    /// Nothing: the chain is refused, because a later event may exist.
     Refuse,
+}
+
+impl Unfinished {
+    /// The name in a query and in the audit trail.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Discard => "discard",
+            Self::LiveKeyLost => "live-key-lost",
+            Self::Refuse => "refuse",
+        }
+    }
+
+    /// Whether the operator says that nobody has more than the chain brought.
+    const fn is_newest(self) -> bool {
+        matches!(self, Self::Discard | Self::LiveKeyLost)
+    }
 }
 
 /// What came of a recovery.
@@ -43,6 +60,8 @@ pub struct Recovered {
     pub generation: Digest,
     /// Its sequence number.
     pub sequence_number: u64,
+    /// The state of the chain now.
+    pub state: &'static str,
     /// How many events the ledger lacked.
     pub imported: usize,
 }
@@ -56,14 +75,14 @@ impl Brought {
         let mut events = Vec::with_capacity(published.len());
         for (place, event) in published.into_iter().enumerate() {
             let event = SignedEvent::parse(event.get());
-            events.push(event.map_err(|refusal| told(refusal).with("place", place.to_string()))?);
+            events.push(event.map_err(|refusal| with_reason(refusal).with("place", place.to_string()))?);
         }
         let (Some(first), Some(newest)) = (events.first(), events.last()) else {
-            return Err(told(Refusal::new(Code::BadChain, "the chain has no event")));
+            return Err(with_reason(Refusal::new(Code::BadChain, "the chain has no event")));
         };
         // Whether the clock is right is another question, which a rotation asks.
         verify_whole(&events, &first.event().prefix, newest.event().created_at, Duration::ZERO)
-            .map_err(told)?;
+            .map_err(with_reason)?;
         Ok(Self(events))
     }
 
@@ -98,21 +117,25 @@ impl Keeper {
     }
 
     async fn recover_in_turn(&self, brought: &Brought, unfinished: Unfinished) -> Result<Recovered, Error> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turns.take(Waiting::Other).await;
         let imported = self.import(brought, unfinished).await?;
-        let settled = self.settled_in_turn().await;
-        let view = match settled {
-            Err(Error::Behind(_)) if imported == 0 => {
-                return Err(unrecoverable("the chain has no event that the ledger lacks"));
-            }
-            settled => settled?,
-        };
+        if unfinished.is_newest() {
+            // The ledger has all of the chain brought now, so that both end with one event.
+            *self.proven() = brought.0.last().map(SignedEvent::id);
+        }
+        self.reconcile().await?;
+        let state = self.chain_state();
+        if imported == 0 && matches!(state, State::LedgerBehind { .. } | State::LiveKeyMissing { .. }) {
+            return Err(unrecoverable("the chain has no event that the ledger lacks"));
+        }
+        let view = self.demand(|powers| powers.signs || powers.rotates)?;
         failure_point::pass(Step::Recover, "after-settle");
         let live = view.live().event();
         Ok(Recovered {
             identity: live.prefix,
             generation: live.id,
             sequence_number: live.sequence_number,
+            state: state.label(),
             imported,
         })
     }
@@ -124,9 +147,9 @@ impl Keeper {
         let Some(newest) = lacking.last().map(SignedEvent::event) else {
             return Ok(0);
         };
-        let survey = self.look_for(newest).await?;
-        let key_intent = self.demand_newest(newest, &survey, unfinished).map_err(Error::Unrecoverable)?;
-        self.unsettle();
+        let found = Found::from(&self.survey(Some(newest)).await?);
+        let key_intent = self.demand_newest(newest, &found, unfinished).map_err(Error::Unrecoverable)?;
+        self.interrupt("a chain is imported");
         failure_point::write(Step::Recover, "before-import")?;
         self.ledger.import(lacking, key_intent, Vec::new()).await?;
         failure_point::write(Step::Recover, "after-import")?;
@@ -136,32 +159,35 @@ impl Keeper {
 
     /// Refuses a chain that does not end where the token stands. Answers up to which generation keys may have
     /// been made.
-    fn demand_newest(&self, newest: &Event, survey: &Survey, unfinished: Unfinished) -> Result<u64, Refusal> {
-        let (live, next) = reconcile::find_named(survey, newest);
-        match (live, next) {
-            (Some(_), Some(_)) => {}
-            (Some(_), None) if survey.silent().is_some() => {}
+    fn demand_newest(&self, newest: &Event, found: &Found, unfinished: Unfinished) -> Result<u64, Refusal> {
+        match (found.named_by(newest), &found.silent, unfinished) {
+            ((Some(_), Some(_)), ..)
+            | ((Some(_), None), Some(_), _)
+            | ((None, Some(_)), _, Unfinished::LiveKeyLost)
+            | ((None, Some(_)), Some(_), Unfinished::Discard) => {}
             // Its next key may have become the live one since.
-            (None, Some(_)) if survey.silent().is_some() => {
-                if unfinished == Unfinished::Refuse {
-                    return Err(refused(
-                        "the token with the key of the chain's last event does not answer, so that a later event may \
-                         exist: bring the newest chain there is; if nobody has seen a newer one, discard what was \
-                         unfinished",
-                    ));
-                }
+            ((None, Some(_)), Some(_), Unfinished::Refuse) => {
+                return Err(refused(
+                    "the token with the key of the chain's last event does not answer, so that a later event may \
+                     exist: bring the newest chain there is; if nobody has seen a newer one, discard what was \
+                     unfinished",
+                ));
             }
-            (None, Some(_)) => return Err(refused("the token lacks the key of the chain's last event")),
-            (Some(_), None) => return Err(refused("the token lacks the key that the last event commits to")),
-            (None, None) => return Err(refused("the token has neither key of the chain's last event")),
+            ((None, Some(_)), None, _) => {
+                return Err(refused("the token lacks the key of the chain's last event"));
+            }
+            // To go on from it would end the chain: a copy of the token may have made it.
+            ((Some(_), None), None, _) => {
+                return Err(refused("the token lacks the key that the last event commits to"));
+            }
+            ((None, None), ..) => return Err(refused("the token has neither key of the chain's last event")),
         }
         let next = newest.sequence_number.saturating_add(1);
-        let keys = survey.keys().map(|(_, key)| key.id);
-        let ids: BTreeSet<_> = keys.chain(survey.halves().filter_map(|(_, half)| half.id)).collect();
+        let ids: BTreeSet<_> = found.ids().collect();
         let ahead = ids.iter().map(|id| self.key_ids.distance(next, *id)).max().unwrap_or(0);
         match (ahead, unfinished) {
             (..=0, _) => Ok(next),
-            (1, Unfinished::Discard) => Ok(next.saturating_add(1)),
+            (1, Unfinished::Discard | Unfinished::LiveKeyLost) => Ok(next.saturating_add(1)),
             (1, Unfinished::Refuse) => Err(refused(
                 "the token has a key made for a later event: bring the chain that has it; if nobody has seen one, \
                  discard what was unfinished",
@@ -176,11 +202,11 @@ fn unrecoverable(because: &'static str) -> Error {
 }
 
 fn refused(because: &'static str) -> Refusal {
-    told(Refusal::new(Code::Conflict, because))
+    with_reason(Refusal::new(Code::Conflict, because))
 }
 
-/// The operator who brings a chain is told why it is refused: all of it is public.
-fn told(refusal: Refusal) -> Refusal {
+/// The operator who brings a chain learns why it is refused: all of it is public.
+fn with_reason(refusal: Refusal) -> Refusal {
     let because = refusal.because();
     refusal.with("because", because)
 }

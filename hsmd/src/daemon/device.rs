@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::{
-    chain::{Keeper, told},
+    chain::{Keeper, with_causes},
     daemon::health::Health,
 };
 
@@ -23,10 +23,10 @@ pub async fn tend(keeper: &Keeper, health: &Health) {
         head.mark_unchanged();
         if keeper.view().is_some() {
             let attested = keeper.attest().await;
-            health.warn("attestation", attested.err().map(|error| told(&error)));
+            health.warn("attestation", attested.err().map(|error| with_causes(&error)));
             let room = match keeper.free_objects().await {
                 Ok(free) => free.and_then(room),
-                Err(error) => Some(told(&error)),
+                Err(error) => Some(with_causes(&error)),
             };
             health.warn("objects", room);
         }

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, sync::Mutex};
 use keychain::json;
 use tokio::sync::watch;
 
-use crate::{chain::Keeper, chain::statement::Statements, token::TokenState};
+use crate::{
+    chain::statement::Statements,
+    chain::{Keeper, State},
+    token::TokenState,
+};
 
 /// What the daemon rests on, and what is wrong with it.
 pub struct Health {
@@ -56,10 +60,11 @@ impl Health {
     /// Whether the daemon is ready, and `GET /health`.
     pub fn describe(&self, keeper: &Keeper, statements: &Statements) -> (bool, String) {
         let mut problems = self.problems();
-        let mut warnings = self.warnings();
-        let [restored, rival] = statements.contradictions();
-        problems.extend(restored.map(|cause| ("restored".to_owned(), cause)));
-        warnings.extend(rival.map(|cause| ("rival".to_owned(), cause)));
+        let state = match (keeper.chain_state(), statements.restored(), statements.rival()) {
+            (State::Ready, Some(difference), _) => State::LedgerRestored(difference.to_string()),
+            (State::Ready, None, Some(evidence)) => State::Rival(evidence),
+            (state, ..) => state,
+        };
         let chain = if let Some(view) = keeper.view() {
             let live = view.live().event();
             format!(
@@ -67,12 +72,20 @@ impl Health {
                 live.prefix, live.id, live.sequence_number, live.created_at
             )
         } else {
-            let trouble = keeper.trouble();
-            let trouble = trouble.unwrap_or_else(|| "token and ledger are not reconciled".to_owned());
             problems.retain(|(part, _)| part != "chain");
-            problems.push(("chain".to_owned(), trouble));
+            problems.push(("chain".to_owned(), keeper.chain_state().to_string()));
             String::new()
         };
+        let powers = state.powers();
+        let state = format!(
+            ",\"state\":{{\"name\":\"{}\",\"cause\":{},\"cure\":{},\"signs\":{},\"rotates\":{},\"taints\":{}}}",
+            state.label(),
+            json::string(&state.cause()),
+            json::string(state.cure()),
+            powers.signs,
+            powers.rotates,
+            powers.taints
+        );
         let ready = problems.is_empty();
         let status = if ready { "healthy" } else { "unhealthy" };
         // Each class with its bound: how long its queue is, and how long it can get.
@@ -82,9 +95,9 @@ impl Health {
         let stated = statements.newest().to_health();
         let tokens = tokens(&keeper.token_states());
         let body = format!(
-            "{{\"status\":\"{status}\",\"problems\":{},\"warnings\":{},\"queueDepth\":{},\"queue\":{{{}}}{chain}{stated}{tokens}}}",
+            "{{\"status\":\"{status}\",\"problems\":{},\"warnings\":{},\"queueDepth\":{},\"queue\":{{{}}}{state}{chain}{stated}{tokens}}}",
             object(&problems),
-            object(&warnings),
+            object(&self.warnings()),
             keeper.waiting(),
             queue.join(",")
         );

@@ -26,6 +26,10 @@ async fn events(query: Result<web::Query<Query>, actix_web::Error>, door: &Door)
         let mut head = door.keeper.watch();
         wait.for_news(door, head.wait_for(|head| *head > after)).await;
     }
-    let view = door.keeper.seen().ok_or(chain::Error::Unsettled).map_err(|error| border::refuse(&error))?;
+    let view = door
+        .keeper
+        .seen()
+        .ok_or_else(|| chain::Error::State(door.keeper.chain_state()))
+        .map_err(|error| border::refuse(&error))?;
     Ok(view.published_from(after.map_or(0, |after| after.saturating_add(1))))
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use keychain::{Code, Digest, Refusal, json::Object};
+use keychain::{Code, Digest, Refusal, audit::Record, json::Object};
 
 use super::{Door, border, caller};
 use crate::{
@@ -38,8 +38,9 @@ async fn try_rotate(request: &HttpRequest, door: &Door, payload: web::Payload) -
     let keeper = Arc::clone(&door.keeper);
     let advanced = door
         .audit
-        .operation(intent, move |_| async move {
-            let advanced = keeper.advance(Advance { from, taint: false }).await;
+        .operation(intent, move |success| async move {
+            let lines = move |advanced: &Advanced| success.lines(advanced);
+            let advanced = keeper.advance_with(Advance { from, taint: false }, lines).await;
             advanced.map_err(|error| border::refuse(&error))
         })
         .await?;
@@ -72,8 +73,9 @@ async fn try_taint(request: &HttpRequest, door: &Door, payload: web::Payload) ->
     let (keeper, statements) = (Arc::clone(&door.keeper), Arc::clone(&door.statements));
     let done = door
         .audit
-        .operation(intent, move |_| async move {
-            let done = taint_or_deny(&keeper, &statements, from).await;
+        .operation(intent, move |success| async move {
+            let lines = move |advanced: &Advanced| success.lines(&tainted(advanced));
+            let done = taint_or_deny(&keeper, &statements, from, lines).await;
             done.map_err(|error| border::refuse(&error))
         })
         .await?;
@@ -91,15 +93,20 @@ async fn taint_or_deny(
     keeper: &Arc<Keeper>,
     statements: &Statements,
     named: Digest,
+    lines: impl Fn(&Advanced) -> Vec<Record> + Send + Sync + 'static,
 ) -> Result<Denial, Error> {
-    match keeper.advance(Advance { from: Some(named), taint: true }).await {
+    match keeper.advance_with(Advance { from: Some(named), taint: true }, lines).await {
         Err(Error::LeftUntainted) => statements.deny(named).await,
-        done => done.map(|done| Denial {
-            generation: done.left,
-            successor: done.new_generation,
-            live_from: done.live_from,
-            effect: Effect::Tainted,
-        }),
+        done => done.map(|done| tainted(&done)),
+    }
+}
+
+const fn tainted(done: &Advanced) -> Denial {
+    Denial {
+        generation: done.left,
+        successor: done.new_generation,
+        live_from: done.live_from,
+        effect: Effect::Tainted,
     }
 }
 

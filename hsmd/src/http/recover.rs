@@ -30,9 +30,10 @@ pub(super) struct Query {
 }
 
 #[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum UnfinishedName {
     Discard,
+    LiveKeyLost,
     Refuse,
 }
 
@@ -54,20 +55,26 @@ async fn try_recover(
     payload: web::Payload,
 ) -> Result<String, Refusal> {
     door.policy.demand_known(caller(request))?;
-    let bad = |_| Refusal::new(Code::InvalidMessage, "want `unfinished`, which is `discard` or `refuse`");
+    let bad = |_| {
+        Refusal::new(
+            Code::InvalidMessage,
+            "want `unfinished`, which is `discard`, `live-key-lost` or `refuse`",
+        )
+    };
     let unfinished = match query.map_err(bad)?.unfinished {
         Some(UnfinishedName::Discard) => Unfinished::Discard,
+        Some(UnfinishedName::LiveKeyLost) => Unfinished::LiveKeyLost,
         Some(UnfinishedName::Refuse) | None => Unfinished::Refuse,
     };
     let body = border::read_within(payload, CHAIN_MAX, CHAIN_TIME).await?;
     let authority = door.policy.permit(Operation::Recover, caller(request))?;
     let parsed = web::block(move || Brought::parse(&body)).await;
     let brought = parsed.map_err(|_| Refusal::new(Code::Internal, "the chain was not read to its end"))??;
-    let Recovered { identity, generation, sequence_number, imported } =
+    let Recovered { identity, generation, sequence_number, state, imported } =
         import(&authority, door, brought, unfinished).await?;
     Ok(format!(
         "{{\"identity\":\"{identity}\",\"generationId\":\"{generation}\",\"sequenceNumber\":{sequence_number},\
-         \"imported\":{imported}}}"
+         \"state\":\"{state}\",\"imported\":{imported}}}"
     ))
 }
 
@@ -77,8 +84,7 @@ async fn import(
     brought: Brought,
     unfinished: Unfinished,
 ) -> Result<Recovered, Refusal> {
-    let unfinished_as = if unfinished == Unfinished::Discard { "discard" } else { "refuse" };
-    let intent = Intent::of(authority).with("unfinished", unfinished_as);
+    let intent = Intent::of(authority).with("unfinished", unfinished.as_str());
     let keeper = Arc::clone(&door.keeper);
     door.audit
         .operation(intent, move |_| async move {
@@ -93,6 +99,7 @@ impl Outcome for Recovered {
             ("identity", self.identity.to_string()),
             ("generation", self.generation.to_string()),
             ("sequenceNumber", self.sequence_number.to_string()),
+            ("state", self.state.to_owned()),
             ("imported", self.imported.to_string()),
         ]
     }

@@ -63,6 +63,7 @@ async fn try_take_over(request: &HttpRequest, door: &Door, payload: web::Payload
             statements.take_over(&proof, choice).await.map_err(|error| border::refuse(&error))
         })
         .await?;
+    door.statements.tell(&door.health);
     Ok(format!("{{\"taken\":{}}}", taken.entries.to_json()))
 }
 
@@ -93,6 +94,7 @@ async fn try_copy_stopped(
             statements.end_rival().map(|()| CopyStopped).map_err(|error| border::refuse(&error))
         })
         .await?;
+    door.statements.tell(&door.health);
     Ok("{}".to_owned())
 }
 

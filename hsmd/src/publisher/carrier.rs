@@ -1,6 +1,9 @@
 //! What has been told, and what the directory holds of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use keychain::{
     Digest,
@@ -11,6 +14,9 @@ use keychain::{
 
 use super::statements::whole_life;
 use crate::failure_point::{self, Step};
+
+/// How long a new event waits for its first head. Without one, the HSM signs no head: the event goes alone.
+const HEAD_WAIT: Duration = Duration::from_millis(200);
 
 /// Most events that hsmd is told of: it reads no more. A rival that went on for longer shows by the first.
 const REPORTED_MAX: usize = 64;
@@ -24,6 +30,8 @@ pub struct Carrier {
     owed: BTreeSet<Digest>,
     /// The number and the id of the newest event.
     newest: Option<(u64, Digest)>,
+    /// When it was told.
+    learnt: Instant,
 }
 
 /// What a sweep found.
@@ -38,7 +46,13 @@ pub struct Found {
 impl Carrier {
     /// Carries into `directory`; nothing is known yet.
     pub fn new(directory: Directory) -> Self {
-        Self { directory, events: BTreeMap::new(), owed: BTreeSet::new(), newest: None }
+        Self {
+            directory,
+            events: BTreeMap::new(),
+            owed: BTreeSet::new(),
+            newest: None,
+            learnt: Instant::now(),
+        }
     }
 
     /// Takes in events that hsmd told. They are published by the next [`Self::settle`].
@@ -47,7 +61,10 @@ impl Carrier {
             let sequence_number = event.event().sequence_number;
             self.owed.insert(event.id());
             self.events.insert(event.id(), event.text().to_owned());
-            self.newest = self.newest.max(Some((sequence_number, event.id())));
+            let told = Some((sequence_number, event.id()));
+            if told > self.newest {
+                (self.newest, self.learnt) = (told, Instant::now());
+            }
             metrics::gauge!("hsm_publisher_chain_sequence")
                 .set(u32::try_from(sequence_number).map_or(f64::INFINITY, f64::from));
         }
@@ -125,11 +142,16 @@ impl Carrier {
     /// An event whose `head` is at hand appears together with it.
     pub async fn settle(&mut self, head: Option<&Head>) -> Result<u64, Error> {
         let mut published = 0;
-        while let Some(id) = self.owed.first().copied() {
+        let owed: Vec<_> = self.owed.iter().copied().collect();
+        for id in owed {
+            let own = head.filter(|head| head.event_id() == id);
+            if own.is_none() && self.waits_for_head(&id) {
+                continue;
+            }
             if let Some(text) = self.events.get(&id) {
                 let failed = |_| Error::Slow { operation: "publish past a failure point" };
                 failure_point::write(Step::Publish, "before-write").map_err(failed)?;
-                match head.filter(|head| head.event_id() == id) {
+                match own {
                     Some(head) => {
                         let ttl = whole_life(head);
                         self.directory.publish_event_with_head(&id, text, head.text(), ttl).await?;
@@ -143,6 +165,12 @@ impl Carrier {
             self.owed.remove(&id);
         }
         Ok(published)
+    }
+
+    /// Whether an event is so new that its first head, which is told milliseconds later, can still appear together with
+    /// it: a taint voids what was denied before.
+    fn waits_for_head(&self, id: &Digest) -> bool {
+        self.newest.is_some_and(|(_, newest)| newest == *id) && self.learnt.elapsed() < HEAD_WAIT
     }
 
     /// Whether hsmd has told anything, and the directory holds all of it as far as is known.

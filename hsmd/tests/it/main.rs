@@ -43,6 +43,8 @@ mod rules;
 #[cfg(test)]
 mod statements;
 #[cfg(test)]
+mod states;
+#[cfg(test)]
 mod steps;
 #[cfg(test)]
 mod support;

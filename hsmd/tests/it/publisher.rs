@@ -141,7 +141,7 @@ fn the_chain_is_published_and_put_back() {
 fn an_outage_at_either_end_is_got_over() {
     let mut published = Published::new();
     let mut hsmd = published.world.start();
-    let publisher = published.start();
+    let mut publisher = published.start();
     let ready = |world: &World| request(&world.socket("publisher"), "GET", "/readyz", "").status;
     assert_eq!(ready(&published.world), 200);
 
@@ -156,6 +156,7 @@ fn an_outage_at_either_end_is_got_over() {
     published.settles();
     crate::support::eventually("readiness", SOON, || ready(&published.world) == 200);
 
+    publisher.drain();
     // hsmd goes away; what is published stays and is still put back.
     let chain = published.world.chain();
     hsmd.kill();
@@ -167,6 +168,7 @@ fn an_outage_at_either_end_is_got_over() {
             .collect::<BTreeMap<_, _>>()
     };
     crate::support::eventually("healing without hsmd", SOON, || published.held() == held(&chain));
+    publisher.drain();
     let _hsmd = published.world.start();
     published.world.rotate("{}");
     published.settles();
@@ -230,6 +232,21 @@ fn heads_are_published_and_put_back() {
     published.states();
     assert_eq!(published.ask::<String>(5, &["GET", &zero]), "older");
     published.settles();
+    publisher.stop();
+}
+
+/// A taint voids what was denied before: nobody sees it without the head that states it anew.
+#[test]
+fn an_event_appears_together_with_its_head() {
+    let mut published = Published::new();
+    let _hsmd = published.world.start();
+    let mut publisher = published.start();
+    for _ in 0..5 {
+        let answer: serde_json::Value = serde_json::from_str(&published.world.rotate("{}")).unwrap();
+        let id = answer["newGenerationId"].as_str().unwrap().to_owned();
+        crate::support::eventually("the event", SOON, || published.held().contains_key(&id));
+        assert!(published.text(&id).is_some(), "the head of {id}");
+    }
     publisher.stop();
 }
 

@@ -397,7 +397,7 @@ async fn a_denial_is_stated_by_the_hsmd_that_takes_over() {
     let (keeper, one) = place.start().await;
     let left = keeper.view().unwrap().live().id();
     keeper.advance(Advance { from: None, taint: false }).await.unwrap();
-    let (_, other) = place.start().await;
+    let (standby, other) = place.start().await;
     one.deny(left).await.unwrap();
     one.revoke_keys(&[service_key(1)]).await.unwrap();
     let number = one.newest().head.as_ref().unwrap().number();
@@ -408,8 +408,15 @@ async fn a_denial_is_stated_by_the_hsmd_that_takes_over() {
         let entries = newest.head.as_ref().map(Head::entries);
         entries.is_some_and(|entries| entries.denied == [left].into() && entries.keys.len() == 1)
     });
+    let watch = async {
+        loop {
+            standby.check().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
     tokio::select! {
         () = other.run(&health) => {}
+        () = watch => {}
         seen = tokio::time::timeout(SOON, seen) => drop(seen.unwrap().unwrap()),
     }
     assert!(other.newest().head.as_ref().unwrap().number() > number);

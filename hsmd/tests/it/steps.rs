@@ -7,7 +7,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use hsmd::{
-    chain::{Advance, Advanced, Error, Keeper},
+    chain::{Advance, Advanced, Brought, Error, Keeper, State, Unfinished},
     clock::{System, TrustedClock},
     ledger,
     token::backend::KeyIds,
@@ -49,6 +49,13 @@ impl Place {
         self.start_on(&self.device, &self.ledger_file()).await
     }
 
+    /// A keeper that has not read anything yet.
+    pub async fn unstarted(&self) -> Keeper {
+        let (signer, _) = Signer::start(Box::new(self.device.connect())).unwrap();
+        let ledger = support::ledger::open(&self.ledger_file()).await.unwrap();
+        Keeper::new(ledger, signer, TrustedClock::new(Box::new(System::start())), KeyIds::default())
+    }
+
     async fn start_on(&self, device: &Device, ledger: &Path) -> Result<Arc<Keeper>, Error> {
         let clock = TrustedClock::new(Box::new(System::start()));
         start(device, ledger, clock, KeyIds::default()).await
@@ -61,7 +68,7 @@ impl Place {
 
     /// Every rule of the chain, and the keys on the token: live and next, nothing else.
     pub async fn check(&self, keeper: &Keeper, events: usize) {
-        let view = keeper.settled().await.unwrap();
+        let view = keeper.settled().unwrap();
         let ledger = support::ledger::read(&self.ledger_file()).await;
         let chain = ledger.contents(&[]).await.unwrap().events;
         verify_whole(&chain, &view.prefix(), now(), Duration::ZERO).unwrap();
@@ -121,7 +128,7 @@ async fn death_at_every_call() {
             }
             deaths += 1;
             let keeper = place.start().await.unwrap();
-            let view = keeper.settled().await.unwrap();
+            let view = keeper.settled().unwrap();
             for advanced in &answered {
                 assert!(view.find(&advanced.new_generation).is_some(), "an answered rotation stands");
             }
@@ -217,7 +224,7 @@ async fn halves_of_keys_are_cleared_away_where_a_step_explains_them() {
         match started {
             Ok(keeper) => place.check(&keeper, 2).await,
             Err(error) => {
-                assert!(matches!(error, Error::Behind(_)), "{error}");
+                assert!(matches!(error, Error::State(State::LedgerBehind { .. })), "{error}");
                 assert_eq!(place.device.objects(), 5, "nothing was destroyed");
             }
         }
@@ -252,20 +259,31 @@ async fn a_ledger_older_than_its_token_destroys_nothing() {
 #[tokio::test]
 async fn of_several_keepers_one_writes_until_it_ends() {
     let place = Arc::new(Place::new());
-    let mut keepers = Vec::new();
-    for _ in 0..3 {
-        keepers.push(place.start().await.unwrap());
+    let mut keepers = vec![place.start().await.unwrap()];
+    for _ in 1..3 {
+        let (signer, _) = Signer::start(Box::new(place.device.connect())).unwrap();
+        let ledger = support::ledger::read(&place.ledger_file()).await;
+        let clock = TrustedClock::new(Box::new(System::start()));
+        let standby = Keeper::new(ledger, signer, clock, KeyIds::default());
+        standby.check().await.unwrap();
+        assert_eq!(standby.chain_state().label(), "standby");
+        keepers.push(Arc::new(standby));
     }
     let mut events = 1;
     while let Some(writer) = keepers.first().cloned() {
         for _ in 0..5 {
             for standby in &keepers[1..] {
                 let error = standby.advance(ROTATE).await.unwrap_err();
-                let standby = matches!(error, Error::Ledger(ledger::Error::Unwritten(_)));
+                let standby = matches!(error, Error::State(State::Standby { .. }));
                 assert!(standby, "{error:?}");
             }
             writer.advance(ROTATE).await.unwrap();
             events += 1;
+            for standby in &keepers[1..] {
+                standby.check().await.unwrap();
+                let newest = standby.seen().unwrap().live().id();
+                assert_eq!(newest, writer.view().unwrap().live().id(), "it serves the chain");
+            }
         }
         place.check(&writer, events).await;
         writer.close().await.unwrap();
@@ -278,17 +296,100 @@ async fn of_several_keepers_one_writes_until_it_ends() {
     }
 }
 
-/// A key that vanishes from the token while hsmd runs is no passing fault: what is wrong is named, and nothing
-/// is made in its place.
+/// A key that vanishes from the token while hsmd runs is no passing fault: the state names it, and the next key, which
+/// is all that an event needs, goes on.
 #[tokio::test]
-async fn a_key_that_vanishes_is_named() {
+async fn a_live_key_that_vanishes_is_left_by_a_rotation_or_a_taint() {
+    for advance in [ROTATE, TAINT] {
+        let place = Place::new();
+        let keeper = place.start().await.unwrap();
+        place.device.steal(&keeper.view().unwrap().live().event().public_key);
+        let error = keeper.probe().await.unwrap_err();
+        assert!(matches!(error, Error::Hsm(_)), "{error}");
+        let error = keeper.probe().await.unwrap_err();
+        assert!(matches!(error, Error::State(State::LiveKeyLost { newest: 0 })), "{error}");
+        assert!(keeper.view().is_none() && keeper.seen().is_some());
+        keeper.advance(advance).await.unwrap();
+        keeper.probe().await.unwrap();
+        place.check(&keeper, 2).await;
+    }
+}
+
+/// The same noticed by a start: the ledger may be older than it looks, so that an operator has to say that it is not.
+#[tokio::test]
+async fn a_live_key_that_is_missing_at_start_is_an_operators_to_judge() {
     let place = Place::new();
     let keeper = place.start().await.unwrap();
+    keeper.advance(ROTATE).await.unwrap();
+    let chain = keeper.view().unwrap().published_from(0);
     place.device.steal(&keeper.view().unwrap().live().event().public_key);
-    let error = keeper.probe().await.unwrap_err();
-    assert!(matches!(&error, Error::Behind(because) if because.contains("not the signing key")), "{error}");
-    assert!(keeper.view().is_none());
-    assert_eq!(place.device.objects(), 2);
+    drop(keeper.close().await);
+    let keeper = Arc::new(place.unstarted().await);
+    keeper.check().await.unwrap();
+    assert_eq!(keeper.chain_state(), State::LiveKeyMissing { newest: 1, silent: None });
+    for advance in [ROTATE, TAINT] {
+        let error = keeper.advance(advance).await.unwrap_err();
+        assert!(matches!(error, Error::State(State::LiveKeyMissing { .. })), "{error}");
+    }
+    let brought = || Brought::parse(chain.as_bytes()).unwrap();
+    let error = keeper.recover(brought(), Unfinished::Refuse).await.unwrap_err();
+    assert!(matches!(error, Error::Unrecoverable(_)), "{error}");
+    let recovered = keeper.recover(brought(), Unfinished::LiveKeyLost).await.unwrap();
+    assert_eq!((recovered.state, recovered.imported), ("live-key-lost", 0));
+    keeper.advance(TAINT).await.unwrap();
+    keeper.probe().await.unwrap();
+    place.check(&keeper, 3).await;
+}
+
+/// A ledger restored from before an event, which meant to make the key that the event commits to: the token holds that
+/// key and the live one. To go on would fork the chain, and nothing may be destroyed.
+#[tokio::test]
+async fn a_restored_ledger_that_meant_to_make_the_key_forks_nothing() {
+    let place = Place::new();
+    let keeper = place.start().await.unwrap();
+    // An attempt in vain leaves its intent.
+    place.device.plan(Plan { at: 0, after_effect: false, fatal: true });
+    keeper.advance(ROTATE).await.unwrap_err();
+    place.device.heal();
+    keeper.close().await.unwrap();
+    let old = place.folder.path().join("old.db");
+    std::fs::copy(place.ledger_file(), &old).unwrap();
+    let keeper = place.start().await.unwrap();
+    keeper.advance(ROTATE).await.unwrap();
+    let chain = keeper.view().unwrap().published_from(0);
+    drop(keeper.close().await);
+    let keys = place.device.keys();
+    std::fs::copy(&old, place.ledger_file()).unwrap();
+    let keeper = Arc::new(place.unstarted().await);
+    keeper.check().await.unwrap();
+    assert_eq!(keeper.chain_state().label(), "ledger-behind");
+    assert!(keeper.advance(ROTATE).await.is_err() && keeper.advance(TAINT).await.is_err());
+    assert_eq!(place.device.keys(), keys, "nothing was destroyed");
+    keeper.recover(Brought::parse(chain.as_bytes()).unwrap(), Unfinished::Refuse).await.unwrap();
+    place.check(&keeper, 2).await;
+}
+
+/// The next key alone cannot be replaced: the newest event commits to it. Endorsements go on.
+#[tokio::test]
+async fn a_next_key_that_is_lost_ends_the_chain_and_not_the_endorsements() {
+    let place = Place::new();
+    let keeper = place.start().await.unwrap();
+    place.device.steal(&keeper.view().unwrap().next().unwrap());
+    // Noticed by an attempt.
+    keeper.advance(ROTATE).await.unwrap_err();
+    check_next_key_lost(&keeper, &place).await;
+    keeper.close().await.unwrap();
+    check_next_key_lost(&Arc::new(place.unstarted().await), &place).await;
+}
+
+async fn check_next_key_lost(keeper: &Arc<Keeper>, place: &Place) {
+    keeper.probe().await.unwrap();
+    assert_eq!(keeper.chain_state(), State::NextKeyLost { newest: 0 });
+    for advance in [ROTATE, TAINT] {
+        let error = keeper.advance(advance).await.unwrap_err();
+        assert!(matches!(error, Error::State(State::NextKeyLost { .. })), "{error}");
+    }
+    assert_eq!(place.device.objects(), 2, "nothing is made");
 }
 
 /// A chain that was tampered with in the ledger is found at start.
@@ -312,8 +413,10 @@ async fn a_tampered_ledger_is_refused() {
         database.execute_unprepared(change).await.unwrap();
         database.close().await.unwrap();
         let error = place.start().await.err().expect(change);
-        let found =
-            matches!(error, Error::Contradiction(_) | Error::Ledger(ledger::Error::Contradiction { .. }));
+        let found = matches!(
+            error,
+            Error::State(State::LedgerCorrupt(_)) | Error::Ledger(ledger::Error::Contradiction { .. })
+        );
         assert!(found, "{change}: {error:?}");
         assert_eq!(place.device.objects(), 4);
     }

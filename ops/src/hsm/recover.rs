@@ -38,6 +38,9 @@ pub(crate) struct Recover {
     /// an event, or the chain is forked for good
     #[arg(long)]
     discard_unfinished: bool,
+    /// The chain is the newest that anybody has, and the signing key is lost for good: the next key goes on from it
+    #[arg(long, requires = "chain", conflicts_with = "discard_unfinished")]
+    live_key_lost: bool,
     /// Say what would be brought, and bring nothing
     #[arg(long)]
     dry_run: bool,
@@ -52,6 +55,7 @@ struct Recovered {
     generation_id: String,
     sequence_number: u64,
     imported: usize,
+    state: String,
 }
 
 /// `opsctl hsm recover`: brings the published chain to a ledger that is behind its token, or takes over what a
@@ -76,11 +80,15 @@ async fn bring(options: &Recover, chain: &Path, talk: Talk) -> Result<(), Failur
         return Ok(());
     }
     let texts: Vec<_> = proved.events().iter().map(SignedEvent::text).collect();
-    let unfinished = if options.discard_unfinished { "discard" } else { "refuse" };
+    let unfinished = match (options.discard_unfinished, options.live_key_lost) {
+        (true, _) => "discard",
+        (_, true) => "live-key-lost",
+        _ => "refuse",
+    };
     let hsmd = options.deployment.admin()?;
     let path = format!("/recover?unfinished={unfinished}");
     let answer = hsmd.post(&path, format!("[{}]", texts.join(","))).await?.ok(&hsmd)?;
-    let Recovered { generation_id, sequence_number, imported } =
+    let Recovered { generation_id, sequence_number, imported, state } =
         serde_json::from_str(&answer).or_fail(Exit::Data, || "hsmd's answer is not that of a recovery")?;
     if options.json {
         println!("{}", answer.trim_end());
@@ -88,7 +96,7 @@ async fn bring(options: &Recover, chain: &Path, talk: Talk) -> Result<(), Failur
         println!("{generation_id}");
     }
     talk.say(format!(
-        "{imported} events imported; generation {generation_id} (number {sequence_number}) signs"
+        "{imported} events imported; generation {generation_id} (number {sequence_number}) is the newest, the chain {state}"
     ));
     Ok(())
 }

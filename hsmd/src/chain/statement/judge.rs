@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     chain::{Error, View},
+    daemon::health::Health,
     ledger::Stated,
 };
 
@@ -62,7 +63,6 @@ impl Statements {
         };
         let finding = compare(own, report);
         self.act_on(&finding, &view).await?;
-        self.measure_contradictions();
         metrics::counter!("hsmd_published_reports_total", "finding" => finding.label()).increment(1);
         let mut judged = self.judged();
         judged.finding = finding.label();
@@ -128,8 +128,8 @@ impl Statements {
         Ok(())
     }
 
-    /// What an operator has to act on, with its cure: a restored ledger, a rival.
-    pub fn contradictions(&self) -> [Option<String>; 2] {
+    /// Tells `health` and the metrics what an operator has to act on, with its cure: a restored ledger, a rival.
+    pub fn tell(&self, health: &Health) {
         let restored = self.judged().restored.as_ref().map(|restored| {
             format!("the ledger was restored: {restored}; nothing but a taint is signed until `opsctl hsm recover`")
         });
@@ -139,15 +139,11 @@ impl Statements {
                  or token, then `opsctl hsm recover --copy-stopped` and rotate twice"
             )
         });
-        [restored, rival]
-    }
-
-    /// Says in the metrics which of the two states it is.
-    pub(super) fn measure_contradictions(&self) {
-        let names = ["hsmd_ledger_restored", "hsmd_chain_rival"];
-        for (name, state) in names.into_iter().zip(self.contradictions()) {
+        for (name, state) in [("hsmd_ledger_restored", &restored), ("hsmd_chain_rival", &rival)] {
             metrics::gauge!(name).set(f64::from(u8::from(state.is_some())));
         }
+        health.note("restored", restored);
+        health.warn("rival", rival);
     }
 
     async fn act_on(&self, finding: &Finding, view: &View) -> Result<(), Error> {

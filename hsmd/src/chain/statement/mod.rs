@@ -156,7 +156,7 @@ impl Statements {
             health.warn("head", self.problem());
             health.note("head", self.staleness());
             health.warn("published", self.uncompared());
-            self.measure_contradictions();
+            self.tell(health);
             let pause = if outcome.is_ok() { read_every.min(self.until_due()) } else { PAUSE };
             tokio::select! {
                 _ = chain.changed() => {}
@@ -199,7 +199,7 @@ impl Statements {
     /// Has an older generation denied. It is durable, and a head that denies it is signed, when this answers
     /// [`Effect::Denied`]; saying it again does no harm.
     pub async fn deny(&self, generation: Digest) -> Result<Denial, Error> {
-        let view = self.keeper.settled().await?;
+        let view = self.keeper.settled()?;
         let unknown = Error::Conflict("the chain has no such generation");
         let left = view.find(&generation).ok_or(unknown)?;
         let next = view.after(left).ok_or(Error::Conflict("the generation is the newest: taint it"))?;

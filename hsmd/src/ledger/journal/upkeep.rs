@@ -51,7 +51,8 @@ impl Journal {
 
     /// Tries to become, or to be again, the one that writes.
     pub(super) async fn acquire(&mut self, patience: Duration) {
-        let outcome = tokio::time::timeout(CALL_MAX, self.try_to_acquire(patience)).await;
+        let outcome =
+            tokio::time::timeout(CALL_MAX.saturating_add(patience), self.try_to_acquire(patience)).await;
         match outcome.unwrap_or(Err(Error::Unwritten(Condition::Frozen))) {
             Ok(None) => self.begin_writing().await,
             Ok(Some(holder)) => self.stop_writing(Condition::Standby { holder }),

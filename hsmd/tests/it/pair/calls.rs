@@ -42,7 +42,7 @@ async fn death_at_every_call_of_either() {
             }
             deaths += 1;
             let keeper = pair.start().await.unwrap();
-            let view = keeper.settled().await.unwrap();
+            let view = keeper.settled().unwrap();
             for advanced in &answered {
                 assert!(view.find(&advanced.new_generation).is_some(), "an answered rotation stands");
             }
@@ -104,7 +104,7 @@ async fn the_loss_of_either_at_every_call_loses_nothing() {
                 }
                 losses += 1;
                 pair.check_chain(&keeper, 4).await;
-                Pair::check_keys(&keeper, kept).await;
+                Pair::check_keys(&keeper, kept);
                 if replaced {
                     lost.empty();
                 }

@@ -73,6 +73,14 @@ impl Daemon {
         Self { child, notify, folder: folder.to_owned() }
     }
 
+    /// Reads what was sent to the service manager so far, as systemd does: the queue is short, and a full one holds the
+    /// daemon up.
+    pub fn drain(&mut self) {
+        self.notify.set_nonblocking(true).unwrap();
+        while self.notify.recv(&mut [0; 4096]).is_ok() {}
+        self.notify.set_nonblocking(false).unwrap();
+    }
+
     /// Waits for READY=1; the exit status if the daemon ends instead.
     pub fn ready(&mut self) -> Result<(), ExitStatus> {
         self.told("READY=1").map(drop)
@@ -109,6 +117,13 @@ impl Daemon {
             }
         }
         panic!("no status within 30 s of a SIGHUP; log: {}", self.log());
+    }
+
+    /// Takes in what it has said to the service manager: a daemon whose messages nobody reads waits.
+    pub fn hear(&self) {
+        self.notify.set_nonblocking(true).unwrap();
+        while self.notify.recv(&mut [0; 4096]).is_ok() {}
+        self.notify.set_nonblocking(false).unwrap();
     }
 
     pub fn log(&self) -> String {
