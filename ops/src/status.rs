@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::chain::{Proved, print_json};
 use crate::clock;
@@ -31,9 +31,25 @@ pub(crate) struct Options {
 struct Status {
     version: u32,
     ready: bool,
+    /// How hsmd says that ledger and tokens stand to each other; absent if it cannot be asked.
+    state: Option<ChainState>,
     chain: ChainStatus,
     head: HeadStatus,
     daemons: BTreeMap<String, DaemonStatus>,
+}
+
+/// The state of the chain, of which hsmd/RECOVERY.md has a section.
+#[derive(Deserialize, Serialize)]
+struct ChainState {
+    name: String,
+    cause: String,
+    cure: String,
+}
+
+/// The part of `GET /health` that is of interest here.
+#[derive(Deserialize)]
+struct Health {
+    state: ChainState,
 }
 
 #[derive(Serialize)]
@@ -78,18 +94,25 @@ pub(crate) async fn status(options: &Options) -> Result<(), Failure> {
         (Ok(hsmd), Ok(chain)) => describe_head(Stated::read(&hsmd, chain).await),
         _ => HeadStatus::default(),
     };
+    let state = state(&options.deployment).await;
     let mut daemons = BTreeMap::new();
     for (name, address) in metrics(&options.deployment)? {
         daemons.insert(name, ask(&options.deployment, &address).await);
     }
     let ready = chain.is_ok() && daemons.values().all(|daemon| daemon.ready);
-    let status = Status { version: JSON_VERSION, ready, chain: describe(chain)?, head, daemons };
+    let status = Status { version: JSON_VERSION, ready, state, chain: describe(chain)?, head, daemons };
     if options.json {
         print_json(&status)?;
     } else {
         print(&status);
     }
     if ready { Ok(()) } else { Err(Failure::new(Exit::No, "not everything is ready")) }
+}
+
+/// Asks hsmd, which answers in every state, for the state.
+async fn state(deployment: &Deployment) -> Option<ChainState> {
+    let answer = deployment.admin().ok()?.get("/health").await.ok()?;
+    serde_json::from_str::<Health>(&answer.body).ok().map(|health| health.state)
 }
 
 fn metrics(deployment: &Deployment) -> Result<BTreeMap<String, String>, Failure> {
@@ -171,6 +194,13 @@ fn print_head(head: &HeadStatus) {
 }
 
 fn print(status: &Status) {
+    if let Some(ChainState { name, cause, cure }) =
+        status.state.as_ref().filter(|state| state.name != "ready")
+    {
+        println!("state       {name}");
+        println!("cause       {cause}");
+        println!("cure        {cure} (hsmd/RECOVERY.md#{name})");
+    }
     let chain = &status.chain;
     if let (Some(identity), Some(generation), Some(number), Some(since)) =
         (&chain.identity, &chain.generation, chain.sequence_number, &chain.created_at)

@@ -11,6 +11,9 @@ use cryptoki::{
 use hsmd::token::backend::KeyIds;
 use keychain::{chain::SignedEvent, endorsement::Purpose};
 
+use p11fault::{Mode, Plan, Rule};
+
+use crate::faults::Place;
 use crate::support::{
     daemon::{Answer, Daemon, request, try_request},
     eventually,
@@ -247,6 +250,29 @@ fn each_state_that_befalls_a_running_hsmd_has_its_way_back() {
         }
         past.lives_on(hsmd);
     }
+}
+
+/// While the token is silent a request is refused with the state that is known: only the watcher initialises the module
+/// again, however many ask.
+#[test]
+fn a_thousand_refused_requests_reconcile_nothing() {
+    let place = Place::new();
+    let hsmd = place.start();
+    place.plan(Plan::of(Rule::new("*", "CKR_DEVICE_REMOVED", Mode::Before)));
+    let silent = |health: String| health.contains("\"state\":{\"name\":\"token-silent\"");
+    // Somebody's signature fails, which the watcher is told.
+    place.endorse(9);
+    eventually("the state", SOON, || {
+        hsmd.hear();
+        silent(place.health().1)
+    });
+    let (before, start) = (place.logged("fault C_Initialize"), std::time::Instant::now());
+    for _ in 0..1000 {
+        assert_eq!(place.endorse(9).0, 503);
+    }
+    let rounds = usize::try_from(start.elapsed().as_secs() / 2).unwrap() + 1;
+    let made = place.logged("fault C_Initialize") - before;
+    assert!(made <= rounds * 4, "{made} initialisations in {rounds} rounds of the watcher");
 }
 
 /// Destroys both objects of the key whose id the environment names, on the token labelled `keelson`.
