@@ -1,10 +1,10 @@
 //! The chain's keeper: which generation signs, which comes next, and how one follows the other.
 //!
-//! The order of a rotation never varies, and nothing is skipped on the way (`PROTOCOL.md#chain`): see [`advance`].
+//! The order of a rotation never varies, and nothing is skipped on the way (`PROTOCOL.md#chain`): see `advance`.
 //!
 //! A process may die between any two steps, and a write may fail and yet be persisted. Both end in the same place:
-//! the tokens are surveyed and held against the ledger ([`reconcile`]), what is to be done is decided by a pure
-//! function ([`plan`]), and the chain is in one of a few states ([`state`]), each with a name, a cause and a cure.
+//! the tokens are surveyed and held against the ledger (`reconcile`), what is to be done is decided by a pure
+//! function (`plan`), and the chain is in one of a few states (`state`), each with a name, a cause and a cure.
 //! In most of them nothing is signed. Only the daemon's watcher and operators reconcile: whoever asks for a signature
 //! meanwhile is refused with the state that is known.
 

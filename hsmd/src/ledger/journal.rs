@@ -173,6 +173,14 @@ impl Journal {
         group.into_iter().filter_map(judge).collect()
     }
 
+    /// Refuses all that waits: trying again to write takes longer than from one tick to the next.
+    fn refuse_waiting(&mut self) {
+        let error = self.unwritten();
+        while let Ok(waiting) = self.waiting.try_recv() {
+            drop(waiting.reply.send(Err(error.clone())));
+        }
+    }
+
     /// Releases the lease. The database closes with the last connection, so that SQLite stands in its one file.
     async fn close(&mut self) {
         let condition = Condition::Failing("it is closed".to_owned());

@@ -124,8 +124,9 @@ impl Lease {
         on: &DatabaseConnection,
         patience: Duration,
     ) -> Result<Attempt, Error> {
-        const TAKE: &str = "UPDATE lease SET fence = fence + 1, beat = beat + 1, holder = $1 \
-                            WHERE id = 1 AND fence = $2 AND (beat = $3 OR $4 = 1)";
+        const TAKE: &str = "UPDATE lease SET fence = fence + 1, beat = beat + 1, holder = $1, locked = $4 \
+                            WHERE id = 1 AND fence = $2 \
+                            AND (beat = $3 OR ($4 = 1 AND (locked = 1 OR holder = '')))";
         self.fence = None;
         let (free, seen) = match &mut self.kind {
             Kind::File { path, lock } => {
@@ -149,9 +150,12 @@ impl Lease {
                 (locked, Some(seen))
             }
         };
-        let (fence, beat, other) = row(on).await?;
+        let Row { fence, beat, holder: other, locked } = row(on).await?;
         let silent = seen.is_some_and(|seen| is_silent(seen, fence, beat));
-        if !free && !silent {
+        // One that took over from a silent holder may not have the session's lock yet, and is no less the holder.
+        let ended = free && (locked || other.is_empty());
+        if !ended && !silent {
+            self.unlock().await;
             return Ok(Attempt::Held(self.named(other)));
         }
         let values = [self.holder.clone().into(), fence.into(), beat.into(), i64::from(free).into()];
@@ -162,9 +166,20 @@ impl Lease {
         self.fence = Some(fence);
         if let Kind::Session { session: Some(session), seen, .. } = &mut self.kind {
             *seen = None;
-            session.begin_to_beat(fence);
+            session.begin_to_beat(fence, free);
         }
         Ok(Attempt::Taken)
+    }
+
+    /// Leaves the session's lock to the holder.
+    async fn unlock(&mut self) {
+        let Kind::Session { session, .. } = &mut self.kind else { return };
+        let Some(known) = session.as_ref() else { return };
+        let unlock = sql::one(&known.database, "SELECT pg_advisory_unlock_all()", []).await;
+        if unlock.is_err() {
+            // The lock ends with the session.
+            *session = None;
+        }
     }
 
     /// Gives the lease back at a clean end, so that another need not wait.
@@ -194,7 +209,8 @@ impl Lease {
 }
 
 impl Session {
-    fn begin_to_beat(&mut self, fence: i64) {
+    /// Beats, and takes the session's lock as soon as it can be had if it is not `locked` yet.
+    fn begin_to_beat(&mut self, fence: i64, mut locked: bool) {
         if let Some(beating) = self.beating.take() {
             beating.abort();
         }
@@ -203,7 +219,7 @@ impl Session {
             let mut heard = Instant::now();
             while heard.elapsed() < UNHEARD_MAX {
                 tokio::time::sleep(BEAT).await;
-                match tokio::time::timeout(BEAT, beat(&database, fence)).await {
+                match tokio::time::timeout(BEAT, beat(&database, fence, &mut locked)).await {
                     Ok(Ok(true)) => heard = Instant::now(),
                     Ok(Ok(false)) => break,
                     Ok(Err(_)) | Err(_) => {}
@@ -215,9 +231,10 @@ impl Session {
 }
 
 /// Beats; false if another took over.
-async fn beat(on: &DatabaseConnection, fence: i64) -> Result<bool, Error> {
-    const BEAT: &str = "UPDATE lease SET beat = beat + 1 WHERE id = 1 AND fence = $1";
-    Ok(sql::execute(on, BEAT, [fence.into()]).await? > 0)
+async fn beat(on: &DatabaseConnection, fence: i64, locked: &mut bool) -> Result<bool, Error> {
+    const BEAT: &str = "UPDATE lease SET beat = beat + 1, locked = $2 WHERE id = 1 AND fence = $1";
+    *locked = *locked || try_session_lock(on).await?;
+    Ok(sql::execute(on, BEAT, [fence.into(), i64::from(*locked).into()]).await? > 0)
 }
 
 /// Notes the beat that is seen; true once it has been the same for [`SILENCE`].
@@ -261,11 +278,25 @@ async fn try_session_lock(on: &DatabaseConnection) -> Result<bool, Error> {
     row.map_or(Ok(false), |row| Ok(row.try_get("", "locked")?))
 }
 
-/// The lease's row: fence, beat, holder.
-async fn row(on: &impl ConnectionTrait) -> Result<(i64, i64, String), Error> {
-    let row = sql::one(on, "SELECT fence, beat, holder FROM lease WHERE id = 1", []).await?;
+/// The lease's row.
+struct Row {
+    fence: i64,
+    beat: i64,
+    holder: String,
+    /// Whether the holder has the session's lock, so that it has ended if another can take the lock.
+    locked: bool,
+}
+
+async fn row(on: &impl ConnectionTrait) -> Result<Row, Error> {
+    let row = sql::one(on, "SELECT fence, beat, holder, locked FROM lease WHERE id = 1", []).await?;
     let row = row.ok_or(Error::Unreadable { table: "lease" })?;
-    Ok((row.try_get("", "fence")?, row.try_get("", "beat")?, row.try_get("", "holder")?))
+    let locked: i64 = row.try_get("", "locked")?;
+    Ok(Row {
+        fence: row.try_get("", "fence")?,
+        beat: row.try_get("", "beat")?,
+        holder: row.try_get("", "holder")?,
+        locked: locked != 0,
+    })
 }
 
 /// Locks the lease's row until the transaction ends, and answers whether the fence is still `fence`. Whoever wrote

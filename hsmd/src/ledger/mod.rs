@@ -1,8 +1,8 @@
 //! The ledger: every event of the chain, what is stated beside it, and the audit trail, in SQLite or PostgreSQL.
 //!
 //! The ledger is the truth about the chain; all other copies are made from it. All writes go through one task,
-//! the [`journal`], each as one short transaction whose first statement checks the fence of this process's lease: of
-//! any number of hsmd on one ledger one writes ([`lease`]). No transaction spans a call of the HSM.
+//! the `journal`, each as one short transaction whose first statement checks the fence of this process's lease: of
+//! any number of hsmd on one ledger one writes (`lease`). No transaction spans a call of the HSM.
 //!
 //! After an error whose outcome is not known the connection is dropped, and what the database has is read through
 //! another one, behind the lock that the first one held, before anything is answered or written again.

@@ -12,8 +12,10 @@ const TABLES: &str = "
 CREATE TABLE events (
     sequence_number BIGINT PRIMARY KEY, id TEXT NOT NULL UNIQUE, prefix TEXT NOT NULL, published TEXT NOT NULL
 );
-CREATE TABLE lease (id BIGINT PRIMARY KEY, holder TEXT NOT NULL, fence BIGINT NOT NULL, beat BIGINT NOT NULL);
-INSERT INTO lease (id, holder, fence, beat) VALUES (1, '', 0, 0);
+CREATE TABLE lease (
+    id BIGINT PRIMARY KEY, holder TEXT NOT NULL, fence BIGINT NOT NULL, beat BIGINT NOT NULL, locked BIGINT NOT NULL
+);
+INSERT INTO lease (id, holder, fence, beat, locked) VALUES (1, '', 0, 0, 1);
 CREATE TABLE state (
     id BIGINT PRIMARY KEY, key_intent BIGINT NOT NULL, endorsement_mark BIGINT NOT NULL, head_event TEXT NOT NULL,
     head_number BIGINT NOT NULL, trusted_time BIGINT, cut_number BIGINT, cut_digest TEXT

@@ -1,8 +1,12 @@
 //! The ledger's disk is full, its file exchanged, its trail emptied: what goes on, what is refused, and how it ends.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use keychain::{audit::Kind, endorsement::Purpose};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
     daemon::{Answer, request, try_request},
@@ -13,6 +17,9 @@ use crate::support::{
 
 /// Within this a state begins or ends.
 const SOON: Duration = Duration::from_secs(8);
+
+/// The same if a lease has to end by its silence first.
+const LATER: Duration = Duration::from_secs(25);
 
 fn endorse(world: &World) -> Answer {
     let body = sign_request(Purpose::Response, service_key(5), Duration::from_mins(5));
@@ -135,4 +142,60 @@ fn a_trail_that_is_gone_says_so() {
             assert!(lines[0].text("because").contains("is gone"), "{lines:?}");
         }
     }
+}
+
+/// A database that does not answer is named as such, soon, and no token is blamed for it; then everything goes on.
+#[test]
+fn a_frozen_database_is_named() {
+    let world = World::new(Database::Postgres);
+    let mut hsmd = world.start();
+    world.rotate("{}");
+    let server = world.postgres.as_ref().unwrap();
+    server.signal(Signal::STOP);
+    let answer = try_request(&world.socket("admin"), "POST", "/rotate", b"{}");
+    let Ok(answer) = answer else { panic!("{answer:?} {}", hsmd.log()) };
+    assert_eq!((answer.status, answer.code()), (503, "BA603"));
+    eventually("health", SOON, || health(&world).contains("database does not answer"));
+    let start = Instant::now();
+    assert_eq!(endorse(&world).code(), "BA603");
+    assert!(start.elapsed() < Duration::from_secs(1), "refused at once");
+    assert_eq!(world.chain().len(), 2);
+    server.signal(Signal::CONT);
+    eventually("an endorsement", LATER, || endorse(&world).status == 200);
+    eventually("a rotation", LATER, || {
+        try_request(&world.socket("admin"), "POST", "/rotate", b"{}").unwrap().status == 200
+    });
+    assert_eq!(world.softhsm.objects(), 4);
+    hsmd.stop();
+}
+
+/// One that was stopped for a while, as a paused host is, writes nothing after another has taken over.
+#[test]
+fn a_holder_that_was_stopped_is_fenced() {
+    let world = World::new(Database::Postgres);
+    let mut first = world.start();
+    let other = World::beside(&world);
+    let mut second = other.start();
+    let refused = try_request(&other.socket("admin"), "POST", "/rotate", b"{}").unwrap();
+    assert_eq!(refused.status, 503, "a standby changes nothing");
+    world.rotate("{}");
+    let process = Pid::from_raw(i32::try_from(first.pid()).unwrap()).unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+    eventually("a take-over", LATER, || {
+        try_request(&other.socket("admin"), "POST", "/rotate", b"{}").unwrap().status == 200
+    });
+    kill_process(process, Signal::CONT).unwrap();
+    let answer = try_request(&world.socket("admin"), "POST", "/rotate", b"{}").unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert_eq!(endorse(&world).status, 503);
+    eventually("health", SOON, || health(&world).contains("has the lease"));
+    other.rotate("{}");
+    assert_eq!(other.chain().len(), 4);
+    second.stop();
+    eventually("it takes over again", LATER, || {
+        try_request(&world.socket("admin"), "POST", "/rotate", b"{}").unwrap().status == 200
+    });
+    assert_eq!(world.chain().len(), 5);
+    assert_eq!(world.softhsm.objects(), 4);
+    first.stop();
 }

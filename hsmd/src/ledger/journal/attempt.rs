@@ -220,8 +220,10 @@ pub(super) fn condition_of(error: &Error) -> Condition {
         Error::Unwritten(condition) => condition.clone(),
         error => {
             let text = crate::ledger::error::with_causes(error);
-            // SQLite's word for a lock that another connection does not give up.
-            if text.contains("database is locked") { Condition::Frozen } else { Condition::Failing(text) }
+            // SQLite's word for a lock that another connection does not give up, and the pool's for a server that
+            // does not answer.
+            let frozen = ["database is locked", "timed out"].iter().any(|word| text.contains(word));
+            if frozen { Condition::Frozen } else { Condition::Failing(text) }
         }
     }
 }

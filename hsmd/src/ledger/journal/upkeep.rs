@@ -32,6 +32,9 @@ impl Journal {
         }
         if self.held.is_none() {
             self.acquire(Duration::ZERO).await;
+            if self.held.is_none() {
+                self.refuse_waiting();
+            }
             return;
         }
         if self.copy_is_behind {

@@ -1,5 +1,6 @@
 //! PostgreSQL and Redis on Unix sockets in a temporary folder.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, chown},
@@ -20,6 +21,21 @@ impl Server {
     pub fn stop(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Sends a signal to the server and all that it has started.
+    pub fn signal(&self, signal: Signal) {
+        let parent = self.child.id();
+        let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let id: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+            let above: u32 = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
+            (above == parent).then_some(id)
+        });
+        for id in processes.chain([parent]) {
+            let id = Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
+            kill_process(id, signal).unwrap();
+        }
     }
 }
 

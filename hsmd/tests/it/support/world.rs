@@ -36,7 +36,7 @@ pub struct World {
     pub folder: tempfile::TempDir,
     pub softhsm: SoftHsm,
     pub ledger: String,
-    _postgres: Option<Server>,
+    pub postgres: Option<Server>,
 }
 
 impl World {
@@ -50,7 +50,7 @@ impl World {
                 (server.url.clone(), Some(server))
             }
         };
-        let world = Self { folder, softhsm, ledger, _postgres: postgres };
+        let world = Self { folder, softhsm, ledger, postgres };
         world.configure("");
         world
     }
@@ -59,7 +59,7 @@ impl World {
     pub fn beside(world: &Self) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (softhsm, ledger) = (world.softhsm.share(), world.ledger.clone());
-        let beside = Self { folder, softhsm, ledger, _postgres: None };
+        let beside = Self { folder, softhsm, ledger, postgres: None };
         beside.configure("");
         beside
     }
@@ -70,7 +70,7 @@ impl World {
         let softhsm = SoftHsm::new(folder.path());
         copy_folder(&self.softhsm.tokens(), &softhsm.tokens());
         let ledger = format!("sqlite://{}/ledger.db", folder.path().display());
-        let copy = Self { folder, softhsm, ledger, _postgres: None };
+        let copy = Self { folder, softhsm, ledger, postgres: None };
         copy.restore_ledger(Some(&self.back_up_ledger()));
         copy_folder(&self.path().join("copy"), &copy.path().join("copy"));
         copy.configure("");
