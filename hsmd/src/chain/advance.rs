@@ -13,9 +13,9 @@ use crate::{
     clock::Dating,
     failure_point::{self, Step},
     ledger,
-    token::Made,
     token::backend::Fault,
     token::signer::Class,
+    token::{Copies, Made},
 };
 
 /// What is asked for: leave a generation, and how.
@@ -129,7 +129,8 @@ impl Keeper {
         failure_point::pass(step, "after-turn");
         // 3. The key after the next is made in the HSM.
         let committed = [newest.public_key, next];
-        let made = self.make_key(self.key_ids.of(after_next), &committed).await?;
+        let copies = if advance.taint { Copies::OneSuffices } else { Copies::AsConfigured };
+        let made = self.make_key(self.key_ids.of(after_next), &committed, copies).await?;
         failure_point::pass(step, "after-key");
         // 4. The next key, which the newest event committed to, signs its event.
         let draft = Draft::next(newest, &next, &made.key.public_key.digest(), created_at, advance.taint);

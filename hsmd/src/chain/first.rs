@@ -8,7 +8,7 @@ use super::{Error, Keeper, State, View, plan::Sweep};
 use crate::{
     clock::Dating,
     failure_point::{self, Step},
-    token::signer::Class,
+    token::{Copies, signer::Class},
 };
 
 impl Keeper {
@@ -25,9 +25,9 @@ impl Keeper {
         }
         let Dating::At(created_at) = self.clock.date_after(None)? else { return Err(Error::Unsettled) };
         failure_point::pass(Step::First, "before-keys");
-        let zero = self.make_key(self.key_ids.of(0), &[]).await?.key;
+        let zero = self.make_key(self.key_ids.of(0), &[], Copies::AsConfigured).await?.key;
         failure_point::pass(Step::First, "between-keys");
-        let one = self.make_key(self.key_ids.of(1), &[zero.public_key]).await?.key;
+        let one = self.make_key(self.key_ids.of(1), &[zero.public_key], Copies::AsConfigured).await?.key;
         failure_point::pass(Step::First, "after-keys");
         let draft = Draft::first(&zero.public_key, &one.public_key.digest(), created_at);
         let signature = self.sign(zero.public_key, draft.payload().as_bytes(), Class::Chain).await?;

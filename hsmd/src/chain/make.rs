@@ -4,8 +4,8 @@ use keychain::PublicKey;
 
 use super::{Error, Keeper, State};
 use crate::{
-    token::Made,
     token::backend::{Fault, KeyId},
+    token::{Copies, Made},
 };
 
 impl Keeper {
@@ -15,8 +15,13 @@ impl Keeper {
     /// Where an id names one object only, a key that an interrupted attempt made keeps the id from being
     /// used: it is destroyed first. The turn is held, so that no other hsmd is making it; and the ledger's
     /// newest event commits to `committed` and to nothing else, so that nothing rests on it.
-    pub(super) async fn make_key(&self, id: KeyId, committed: &[PublicKey]) -> Result<Made, Error> {
-        match self.tokens.generate(id).await {
+    pub(super) async fn make_key(
+        &self,
+        id: KeyId,
+        committed: &[PublicKey],
+        copies: Copies,
+    ) -> Result<Made, Error> {
+        match self.tokens.generate(id, copies).await {
             Err(Fault::IdTaken(_)) => {}
             made => return Ok(made?),
         }
@@ -35,8 +40,10 @@ impl Keeper {
                 return Err(Fault::IdTaken(id).into());
             }
             tracing::info!(%id, key = %key.public_key, "destroying what an interrupted attempt made");
+            // Another hsmd may have committed to it since the survey: the ledger refuses to condemn it then.
+            self.ledger.condemn(&[key.public_key.digest()]).await?;
             self.tokens.destroy(slot, key.handle).await?;
         }
-        Ok(self.tokens.generate(id).await?)
+        Ok(self.tokens.generate(id, copies).await?)
     }
 }

@@ -2,7 +2,7 @@
 
 use keychain::PublicKey;
 
-use super::{Made, Slot, Tokens, member::Member};
+use super::{Copies, Made, Slot, Tokens, member::Member};
 use crate::token::backend::{Fault, KeyId};
 
 /// Why a key was not copied from one slot to the other.
@@ -16,14 +16,14 @@ enum Failed {
 impl Tokens {
     /// Makes a key under `id`, and mirrors it.
     ///
-    /// With one of two tokens silent the key is on the other alone, unless both are required: then there is none. A
+    /// With one of two tokens silent the key is on the other alone, unless `copies` requires both: then there is none. A
     /// key that cannot be mirrored for any other reason is on one token, too, and health says why.
-    pub async fn generate(&self, id: KeyId) -> Result<Made, Fault> {
+    pub async fn generate(&self, id: KeyId, copies: Copies) -> Result<Made, Fault> {
         self.ask_if_all_silent().await;
         let mut failed = None;
         for member in self.makers().await {
             let made = match member.generate(id).await {
-                Ok(key) => match self.mirror(member, id, key.public_key).await {
+                Ok(key) => match self.mirror(member, (id, key.public_key), copies).await {
                     Ok(mirror) => {
                         return Ok(Made { key, on: std::iter::once(member.slot).chain(mirror).collect() });
                     }
@@ -74,7 +74,12 @@ impl Tokens {
 
     /// Puts a key that was just made on `from` on the other slot, too; which that was. Errs if nothing may commit to
     /// the key.
-    async fn mirror(&self, from: &Member, id: KeyId, public_key: PublicKey) -> Result<Option<Slot>, Fault> {
+    async fn mirror(
+        &self,
+        from: &Member,
+        (id, public_key): (KeyId, PublicKey),
+        copies: Copies,
+    ) -> Result<Option<Slot>, Fault> {
         let Some(to) = self.members().find(|member| member.slot != from.slot) else { return Ok(None) };
         let copied = if to.is_aside() {
             Err(Failed::Target(Fault::NoSuchToken("the other token holds another chain's keys".to_owned())))
@@ -88,7 +93,8 @@ impl Tokens {
             }
             Err(Failed::Source(fault)) => (fault, true),
             Err(Failed::Target(fault)) => {
-                let unusable = self.require_both || matches!(fault, Fault::IdTaken(_));
+                let both = self.require_both && copies == Copies::AsConfigured;
+                let unusable = both || matches!(fault, Fault::IdTaken(_));
                 (fault, unusable)
             }
         };

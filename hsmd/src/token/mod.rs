@@ -50,6 +50,15 @@ impl Slot {
     }
 }
 
+/// On how many of two tokens a new key must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// On both if the configuration requires both, else on those that answer.
+    AsConfigured,
+    /// On one at least: a taint does not wait for a token.
+    OneSuffices,
+}
+
 /// A key that was just made, and the slots that hold it.
 #[derive(Clone, Debug)]
 pub struct Made {
