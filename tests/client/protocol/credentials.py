@@ -35,7 +35,7 @@ class SignRequest:
         (payload,) = strict.parse(body).members("payload")
         purpose, key, expiration = payload.members("purpose", "publicKey", "expiration")
         self.purpose, self.key = purpose.string(), key.string()
-        require(self.purpose in PURPOSES, "WrongPurpose", "unknown purpose")
+        require(self.purpose in PURPOSES, "InvalidMessage", "unknown purpose")
         decode("publicKey", self.key)
         self.expiration = parse_time(expiration.string())
 

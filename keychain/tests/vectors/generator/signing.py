@@ -24,7 +24,7 @@ def vectors():
         ("the purpose of events", "key-authorization"), ("the purpose in capitals", "Response"),
         ("the purpose of heads", "chain-head"),
     ):
-        cases.append(_case(name, _asking(purpose=purpose), "WrongPurpose"))
+        cases.append(_case(name, _asking(purpose=purpose), "InvalidMessage"))
     for name, body in _shapes(good).items():
         cases.append(_case(name, body, "InvalidMessage"))
     return cases
