@@ -23,20 +23,22 @@
 //!
 //! # Invariants
 //!
-//! - *One event a sequence number.* The ledger's unique index and its turn see to it, for any number of hsmd
-//!   on one ledger.
+//! - *One event a sequence number.* The ledger's unique index and the fence of its lease see to it: of any number of
+//!   hsmd on one ledger one writes, the others stand by.
 //! - *No signature leaves before its event is on disk.* A generation signs endorsements only after its event
 //!   is committed with its signature, and shown; generation id and key change together, under one lock.
 //! - *The ledger decides what a key is for.* A key is used only because the ledger names its digest; a key is
 //!   destroyed only because the ledger does not name it and an interrupted step explains it. A token that
 //!   knows more than its ledger is left untouched.
 //! - *Live and next, nothing else.* After a rotation, and after every start, the token holds those two keys; of
-//!   two [`token`] that answer, both together hold them, each one.
+//!   two tokens that answer and are paired, each holds both.
 //! - *A token that is silent proves nothing.* Nothing on it is believed absent, and nothing is destroyed on the
 //!   other because of what it does not say.
 //! - *Default deny.* A caller that no rule names gets nothing signed and changes nothing; purpose `access` is
 //!   authd's alone, whatever the configuration says.
-//! - *A PIN is presented once.* After a refusal it is not tried again.
+//! - *A PIN is presented once.* After a refusal it is not tried again, in later processes either.
+//! - *One clock.* Everything that is dated takes its date from [`clock::TrustedClock`]; while that is in doubt, only a
+//!   taint and its head are signed.
 //! - *Nothing unwritten.* An operation that changes something is in the [`audit`] trail, on disk, before it is
 //!   begun, and its outcome before its success is told; an endorsement is written down before it leaves. While the
 //!   trail cannot be written nothing is signed or changed.
