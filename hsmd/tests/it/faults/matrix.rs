@@ -5,7 +5,7 @@
 //! A short form runs with every test run: each call with each code, the rest in turn. All of it:
 //!
 //! ```sh
-//! KEELSON_FAULTS=all cargo test --profile ci -p hsmd --test it -- --nocapture --test-threads 1 faults::matrix race::
+//! KEELSON_FAULTS=all cargo test --profile ci -p hsmd --test it -- --nocapture --test-threads 1 faults::matrix faults::mirrored race::
 //! ```
 
 use std::{
