@@ -19,7 +19,7 @@ use keychain::endorsement::Purpose;
 
 use crate::support::{
     daemon::{Daemon, raw, request},
-    eventually, servers,
+    eventually, install_program, servers,
     world::{Database, World, service_key, sign_request},
 };
 
@@ -106,8 +106,7 @@ fn verdict(socket: &Path, bytes: &str) -> String {
 fn try_as_nobody(world: &World, socket: &str, admin: bool) {
     let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let program = world.path().join("attacker");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    open(&program, 0o755);
+    install_program(&std::env::current_exe().unwrap(), &program);
     open(world.path(), 0o711);
     open(&world.socket(socket), 0o666);
     let id = NOBODY.to_string();

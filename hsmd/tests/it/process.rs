@@ -3,11 +3,12 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
     process::{Child, Command},
     time::Duration,
 };
 
-use crate::support::eventually;
+use crate::support::{eventually, install_program};
 
 const NOBODY: &str = "65534";
 
@@ -57,7 +58,7 @@ fn no_core_is_dumped_and_nobody_looks_in() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
     let program = folder.path().join("hsmd");
-    fs::copy(env!("CARGO_BIN_EXE_hsmd"), &program).unwrap();
+    install_program(Path::new(env!("CARGO_BIN_EXE_hsmd")), &program);
     // hsmd waits for whoever writes its configuration.
     let config = folder.path().join("hsmd.toml");
     assert!(Command::new("mkfifo").args(["-m", "644"]).arg(&config).status().unwrap().success());

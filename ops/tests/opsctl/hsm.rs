@@ -1,8 +1,7 @@
 //! `opsctl hsm`: what hsmd says of its tokens, and what is handed on to `hsm-backup`.
 
 use std::fs;
-use std::io::{ErrorKind::ExecutableFileBusy, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -60,14 +59,15 @@ fn two_tokens_are_verified_through_the_admin_socket() {
 fn hand_on(folder: &Path, arguments: &[&str]) -> Output {
     let copy = folder.join("opsctl");
     if !copy.exists() {
-        fs::copy(env!("CARGO_BIN_EXE_opsctl"), &copy).unwrap();
+        install_program(Path::new(env!("CARGO_BIN_EXE_opsctl")), &copy);
     }
-    let mut command = Command::new(copy);
-    command.arg("hsm").args(arguments).env("PATH", folder);
-    // A file that was just written may still be open in a child of another test, which is about to run its own.
-    let ran = std::iter::repeat_with(|| command.output()).take(1000);
-    let mut ran = ran.skip_while(|ran| ran.as_ref().is_err_and(|error| error.kind() == ExecutableFileBusy));
-    ran.next().unwrap().unwrap()
+    Command::new(copy).arg("hsm").args(arguments).env("PATH", folder).output().unwrap()
+}
+
+/// Copies a program by a process of its own: a file that this one has open for writing may still be open in a child
+/// of another test, and cannot be run until that child has run its own program (`ETXTBSY`).
+fn install_program(from: &Path, to: &Path) {
+    assert!(Command::new("install").args(["-m", "755"]).args([from, to]).status().unwrap().success());
 }
 
 #[test]
@@ -78,9 +78,9 @@ fn backup_restore_and_verify_are_handed_on_with_their_arguments_and_exit_code() 
     assert_eq!(output.status.code(), Some(69));
     assert!(stderr(&output).contains("cannot run `hsm-backup`"), "{}", stderr(&output));
 
-    let program = folder.path().join("hsm-backup");
-    fs::write(&program, "#!/bin/sh\nprintf '%s|' \"$@\"\nexit 78\n").unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let script = folder.path().join("script");
+    fs::write(&script, "#!/bin/sh\nprintf '%s|' \"$@\"\nexit 78\n").unwrap();
+    install_program(&script, &folder.path().join("hsm-backup"));
     for (arguments, told) in [
         (&backup[..], "backup|--connector|usb|--auth-key|3|--out|a b|"),
         (&["restore", "--backup", "b"], "restore|--backup|b|"),

@@ -24,6 +24,13 @@ pub fn eventually(what: &str, deadline: Duration, mut done: impl FnMut() -> bool
     }
 }
 
+/// Copies a program by a process of its own: a file that this one has open for writing may still be open in a child
+/// of another test, and cannot be run until that child has run its own program (`ETXTBSY`).
+pub fn install_program(from: &Path, to: &Path) {
+    let done = std::process::Command::new("install").args(["-m", "755"]).args([from, to]).status();
+    assert!(done.unwrap().success());
+}
+
 /// Whether a Unix socket accepts connections.
 pub fn listens(socket: &Path) -> bool {
     std::os::unix::net::UnixStream::connect(socket).is_ok()
