@@ -2,20 +2,21 @@
 
 use std::time::{Duration, Instant};
 
+use crate::faults;
 use crate::support::{
     daemon::{Daemon, try_request},
-    eventually,
+    eventually, in_parallel,
     world::{Database, World},
 };
 
 #[test]
 fn killed_around_rotations_on_sqlite() {
-    killed(Database::Sqlite, 40);
+    killed(Database::Sqlite, if faults::everything() { 40 } else { 15 });
 }
 
 #[test]
 fn killed_around_rotations_on_postgres() {
-    killed(Database::Postgres, 15);
+    killed(Database::Postgres, if faults::everything() { 15 } else { 6 });
 }
 
 /// Kills hsmd while it rotates and taints, starts it again, and looks: the chain is valid, nothing answered
@@ -70,7 +71,7 @@ fn rotate_until_killed(world: &World, hsmd: &mut Daemon, delay: Duration) -> usi
 /// is killed in that moment has lost the token for good.
 #[test]
 fn killed_in_the_first_start() {
-    for millis in [0_u64, 1, 2, 4, 6, 8, 12, 16, 20, 25, 30, 40, 60, 80] {
+    in_parallel([0_u64, 1, 2, 4, 6, 8, 12, 16, 20, 25, 30, 40, 60, 80], |millis| {
         let world = World::new(Database::Sqlite);
         let mut hsmd = world.spawn();
         let ledger = world.path().join("ledger.db");
@@ -81,5 +82,5 @@ fn killed_in_the_first_start() {
         let _hsmd = world.start();
         assert_eq!(world.chain().len(), 1);
         assert_eq!(world.softhsm.objects(), 4, "killed after {millis} ms");
-    }
+    });
 }

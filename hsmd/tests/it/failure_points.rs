@@ -16,6 +16,7 @@ use crate::{
     publisher::Published,
     support::{
         daemon::{Answer, Daemon, try_request},
+        in_parallel,
         world::{Database, World, service_key, sign_request, verify},
     },
 };
@@ -84,16 +85,13 @@ fn was_killed(status: ExitStatus) -> bool {
 
 #[test]
 fn first_start_on_sqlite() {
-    for case in cases("first") {
-        first_start(Database::Sqlite, case);
-    }
+    in_parallel(cases("first"), |case| first_start(Database::Sqlite, case));
 }
 
 #[test]
 fn first_start_on_postgres() {
-    for case in cases("first").into_iter().filter(|case| case.label.name.ends_with("commit")) {
-        first_start(Database::Postgres, case);
-    }
+    let cases = cases("first").into_iter().filter(|case| case.label.name.ends_with("commit"));
+    in_parallel(cases, |case| first_start(Database::Postgres, case));
 }
 
 fn first_start(database: Database, case: Case) {
@@ -221,7 +219,7 @@ fn reconciliations_on_sqlite() {
 /// Killed, or failing, while it imports the published chain into a ledger that was lost.
 #[test]
 fn recoveries_on_sqlite() {
-    for case in cases("recover") {
+    in_parallel(cases("recover"), |case| {
         let world = World::new(Database::Sqlite);
         let mut hsmd = world.start();
         world.rotate("{}");
@@ -244,13 +242,13 @@ fn recoveries_on_sqlite() {
         world.rotate("{}");
         check(&world, &before, case);
         hsmd.stop();
-    }
+    });
 }
 
 /// What the publisher was killed over, or failed to write, is published all the same.
 #[test]
 fn publications() {
-    for case in cases("publish") {
+    in_parallel(cases("publish"), |case| {
         let mut published = Published::new();
         let _hsmd = published.world.start();
         let mut publisher = published.spawn(&[(VARIABLE, &case.plan())]);
@@ -264,7 +262,7 @@ fn publications() {
         published.world.rotate("{}");
         published.settles();
         publisher.stop();
-    }
+    });
 }
 
 /// A release build holds nothing of this: the module compiled as a release is has neither label nor variable,

@@ -11,6 +11,7 @@ use keychain::{
 
 use crate::support::{
     daemon::{Answer, Daemon, request},
+    in_parallel,
     world::{Database, World, now, service_key, sign_request, verify},
 };
 
@@ -190,7 +191,7 @@ fn lose(world: &World, database: Database) {
 /// known, so the operator has to say.
 #[test]
 fn what_was_unfinished_when_the_ledger_was_lost_is_discarded_only_if_told() {
-    for death in ["rotate/after-key:kill:1", "rotate/after-commit:kill:1"] {
+    in_parallel(["rotate/after-key:kill:1", "rotate/after-commit:kill:1"], |death| {
         let world = World::new(Database::Sqlite);
         let mut hsmd = world.spawn_to_fail(death);
         hsmd.ready().unwrap();
@@ -205,5 +206,5 @@ fn what_was_unfinished_when_the_ledger_was_lost_is_discarded_only_if_told() {
         assert_eq!(world.softhsm.objects(), 6, "nothing was destroyed");
         world.recover("?unfinished=discard", &published(&chain)).ok();
         lives_on(&world, &chain, hsmd);
-    }
+    });
 }

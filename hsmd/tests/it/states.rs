@@ -16,7 +16,7 @@ use p11fault::{Mode, Plan, Rule};
 use crate::faults::Place;
 use crate::support::{
     daemon::{Answer, Daemon, request, try_request},
-    eventually,
+    eventually, in_parallel,
     softhsm::{MODULE, PIN},
     world::{Database, World, service_key, sign_request, verify},
 };
@@ -204,7 +204,7 @@ fn each_state_at_a_start_has_its_way_back() {
         (|past| past.restore_tokens(1), "next-key-lost", None, |past| past.restore_tokens(2)),
         (|past| past.restore_tokens(0), "keys-lost", None, |past| past.restore_tokens(2)),
     ];
-    for (damage, label, section, cure) in rows {
+    in_parallel(rows, |(damage, label, section, cure)| {
         let past = Past::new();
         damage(&past);
         let hsmd = past.world.spawn();
@@ -214,7 +214,7 @@ fn each_state_at_a_start_has_its_way_back() {
             None => cure(&past),
         }
         past.lives_on(hsmd);
-    }
+    });
 }
 
 /// The same under a running hsmd.
@@ -239,7 +239,7 @@ fn each_state_that_befalls_a_running_hsmd_has_its_way_back() {
             |past| past.restore_tokens(2),
         ),
     ];
-    for (damage, label, section, cure) in rows {
+    in_parallel(rows, |(damage, label, section, cure)| {
         let past = Past::new();
         let hsmd = past.world.start();
         damage(&past);
@@ -249,7 +249,7 @@ fn each_state_that_befalls_a_running_hsmd_has_its_way_back() {
             None => cure(&past),
         }
         past.lives_on(hsmd);
-    }
+    });
 }
 
 /// While the token is silent a request is refused with the state that is known: only the watcher initialises the module

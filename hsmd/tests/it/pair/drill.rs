@@ -11,7 +11,7 @@ use p11fault::{Mode, Plan, Rule};
 
 use crate::{
     faults::{Place, SOON},
-    support::{daemon::Daemon, eventually},
+    support::{daemon::Daemon, eventually, in_parallel},
 };
 
 /// Long enough for a token that is tried on ever less often.
@@ -87,7 +87,7 @@ fn goes_on(place: &Place, hsmd: &Daemon, path: &str) {
 
 #[test]
 fn either_token_is_lost_and_comes_back() {
-    for (lost, name) in [(0, "first"), (1, "second")] {
+    in_parallel([(0, "first"), (1, "second")], |(lost, name)| {
         let place = Place::pair();
         let mut hsmd = place.start();
         place.plan(gone(LABELS[lost]));
@@ -108,13 +108,13 @@ fn either_token_is_lost_and_comes_back() {
         assert_eq!(rotate(&place).0, 200);
         assert_eq!(objects(&place), [4, 4]);
         hsmd.stop();
-    }
+    });
 }
 
 /// hsmd starts anew with either token alone.
 #[test]
 fn a_restart_with_one_token_signs_and_rotates() {
-    for lost in [0, 1] {
+    in_parallel([0, 1], |lost| {
         let place = Place::pair();
         let mut hsmd = place.start();
         hsmd.stop();
@@ -125,7 +125,7 @@ fn a_restart_with_one_token_signs_and_rotates() {
         place.lift();
         eventually("both keys on both tokens", BACK * 2, || objects(&place) == [4, 4]);
         hsmd.stop();
-    }
+    });
 }
 
 fn folder_of(place: &Place, label: &str) -> PathBuf {
@@ -141,7 +141,7 @@ fn holds_label(folder: &Path, label: &str) -> bool {
 /// Either token is destroyed for good, an empty one is put in its slot, and the officers pair the two anew.
 #[test]
 fn a_lost_token_is_replaced() {
-    for lost in [0, 1] {
+    in_parallel([0, 1], |lost| {
         let place = Place::pair();
         let mut hsmd = place.start();
         assert_eq!(rotate(&place).0, 200);
@@ -167,7 +167,7 @@ fn a_lost_token_is_replaced() {
         goes_on(&place, &hsmd, "/rotate");
         place.lift();
         hsmd.stop();
-    }
+    });
 }
 
 #[test]

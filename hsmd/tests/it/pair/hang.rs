@@ -7,7 +7,7 @@ use p11fault::{Mode, Rule};
 use super::drill::{LABELS, MIRRORED, bound, objects, rotate, tokens};
 use crate::{
     faults::{Place, SOON},
-    support::eventually,
+    support::{eventually, in_parallel},
 };
 
 /// Longer than a process stays in which the one token hangs that it cannot do without.
@@ -25,11 +25,7 @@ fn slowest(place: &Place, rounds: usize) -> Duration {
 
 #[test]
 fn either_token_hangs_and_everything_goes_on() {
-    std::thread::scope(|scope| {
-        for hanging in [0, 1] {
-            scope.spawn(move || hangs(hanging));
-        }
-    });
+    in_parallel([0, 1], hangs);
 }
 
 fn hangs(hanging: usize) {
@@ -71,7 +67,7 @@ fn hangs(hanging: usize) {
 /// A new process comes up with either token, although the other hangs as soon as it is opened.
 #[test]
 fn a_start_with_one_token_hanging_signs_and_rotates() {
-    for (hanging, call) in [(0, "C_Login"), (1, "C_Login"), (0, "C_Sign"), (1, "C_Sign")] {
+    in_parallel([(0, "C_Login"), (1, "C_Login"), (0, "C_Sign"), (1, "C_Sign")], |(hanging, call)| {
         let place = Place::pair();
         let mut hsmd = place.start();
         hsmd.stop();
@@ -85,5 +81,5 @@ fn a_start_with_one_token_hanging_signs_and_rotates() {
         eventually("the mirror", SOON * 4, || tokens(&place) == MIRRORED);
         assert_eq!(objects(&place), [4, 4], "{call}");
         hsmd.stop();
-    }
+    });
 }

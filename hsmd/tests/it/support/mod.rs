@@ -12,8 +12,27 @@ pub mod world;
 
 use std::{
     path::Path,
+    sync::Mutex,
     time::{Duration, Instant},
 };
+
+/// How many rows of a table are worked on at a time: they wait for a daemon more than they compute.
+const WORKERS: usize = 4;
+
+/// Does the work of each row, some at a time. A row that fails fails the test once all others are done.
+pub fn in_parallel<T: Send>(rows: impl IntoIterator<Item = T, IntoIter: Send>, work: impl Fn(T) + Sync) {
+    let rows = Mutex::new(rows.into_iter());
+    let next = || rows.lock().unwrap().next();
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                while let Some(row) = next() {
+                    work(row);
+                }
+            });
+        }
+    });
+}
 
 /// Waits until `done` is true; fails the test if it is not within `deadline`.
 pub fn eventually(what: &str, deadline: Duration, mut done: impl FnMut() -> bool) {
