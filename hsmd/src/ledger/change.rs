@@ -15,7 +15,7 @@ use super::{
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     Attestation { key: PublicKey, certificate: Vec<u8> },
-    BeginHead { event: Digest, at_least: u64 },
+    BeginHead { event: Digest, after: u64, at: Timestamp },
     Close,
     Condemn(Vec<Digest>),
     Cut(Head),
@@ -43,8 +43,8 @@ impl Change {
     pub(super) async fn apply(&self, on: &impl ConnectionTrait, held: &Held) -> Result<Effect, Error> {
         match self {
             Self::Attestation { key, certificate } => attestations::keep(on, key, certificate).await?,
-            Self::BeginHead { event, at_least } => {
-                return begin_head(on, held, event, *at_least).await.map(Box::new).map(Effect::Head);
+            Self::BeginHead { event, after, at } => {
+                return begin_head(on, held, event, (*after, *at)).await.map(Box::new).map(Effect::Head);
             }
             Self::Close | Self::Lines => {}
             Self::Condemn(keys) => condemn(on, keys).await?,
@@ -58,6 +58,8 @@ impl Change {
             Self::Import { events, key_intent } => {
                 import(on, events, *key_intent).await?;
                 set_mark(on, held.endorsement_mark.saturating_add(LEAP)).await?;
+                // Heads of the newest one may stand anywhere.
+                count_heads(on, None, 0).await?;
             }
             Self::Intend(sequence_number) => intend(on, *sequence_number).await?,
             Self::Leap(kept) => leap(on, held, kept).await?,
@@ -103,6 +105,8 @@ async fn add_event(
         let left = SignedEvent::parse(&left).map_err(|_| Error::Unreadable { table: "events" })?;
         condemn_one(on, &left.event().public_key.digest()).await?;
     }
+    // No head of it exists yet.
+    count_heads(on, Some(fields.id), 0).await?;
     trust(on, fields.created_at, false).await
 }
 
@@ -166,18 +170,13 @@ async fn begin_head(
     on: &impl ConnectionTrait,
     held: &Held,
     event: &Digest,
-    at_least: u64,
+    (after, at): (u64, Timestamp),
 ) -> Result<HeadBasis, Error> {
-    const NOTE: &str = "UPDATE state SET head_event = $1, head_number = $2 WHERE id = 1";
     if events::newest_id(on).await? != Some(*event) {
         return Err(Error::NotNewest);
     }
-    let newest = held.head.filter(|(of, _)| of == event).map_or(0, |(_, number)| number);
-    let number = newest.saturating_add(1).max(at_least);
-    if number > NUMBER_MAX {
-        return Err(Error::Overflow);
-    }
-    sql::execute(on, NOTE, [event.to_string().into(), stored(number)?.into()]).await?;
+    let number = held.heads.next(event, after, at)?;
+    count_heads(on, Some(*event), number).await?;
     Ok(HeadBasis {
         number,
         stated: declaration::stated(on).await?,
@@ -187,12 +186,18 @@ async fn begin_head(
 }
 
 async fn leap(on: &impl ConnectionTrait, held: &Held, kept: &Kept) -> Result<(), Error> {
-    const NOTE: &str =
-        "UPDATE state SET head_number = $1 WHERE id = 1 AND head_event = $2 AND head_number < $1";
     set_mark(on, held.endorsement_mark.max(kept.endorsement_mark).saturating_add(LEAP)).await?;
-    if let Some(event) = kept.event {
-        sql::execute(on, NOTE, [stored(kept.head_number)?.into(), event.to_string().into()]).await?;
-    }
+    let newest = events::newest_id(on).await?;
+    let ours = if held.heads.event.is_none_or(|of| Some(of) == newest) { held.heads.number } else { 0 };
+    let theirs = if kept.event.is_some() && kept.event == newest { kept.head_number } else { 0 };
+    count_heads(on, None, ours.max(theirs)).await
+}
+
+/// Notes up to which number heads of the newest event were given out; `event` is `None` if that may be more.
+async fn count_heads(on: &impl ConnectionTrait, event: Option<Digest>, number: u64) -> Result<(), Error> {
+    const NOTE: &str = "UPDATE state SET head_event = $1, head_number = $2 WHERE id = 1";
+    let event = event.map_or_else(String::new, |event| event.to_string());
+    sql::execute(on, NOTE, [event.into(), stored(number)?.into()]).await?;
     Ok(())
 }
 

@@ -16,6 +16,7 @@ mod declaration;
 mod endorsements;
 mod error;
 mod events;
+mod head_numbers;
 mod journal;
 mod lease;
 mod lines;
@@ -50,6 +51,7 @@ pub use declaration::{Declaration, Entry, REVOKED_MAX, RevokedService, Stated};
 pub use endorsements::EndorsementLine;
 pub use error::Error;
 pub use events::Contents;
+pub(crate) use head_numbers::highest_at as highest_head_number;
 pub use lines::{Page, Trail};
 pub use state::HeadBasis;
 
@@ -185,11 +187,11 @@ impl Ledger {
         self.shared.reading(declaration::stated(&self.shared.reader)).await
     }
 
-    /// Takes the next head number of the newest event, which must be `event`; numbers begin at 1 with each event, and
-    /// are at least `at_least`. Answers what that head states, as it was in the same transaction: whoever signs a
-    /// head signs this.
-    pub async fn begin_head(&self, event: &Digest, at_least: u64) -> Result<HeadBasis, Error> {
-        match self.change(Change::BeginHead { event: *event, at_least }, Vec::new()).await? {
+    /// Takes the next head number of the newest event, which must be `event`, beyond `after`. Numbers begin at 1 with an
+    /// event that was committed here, and at the milliseconds of `at` with one that was imported, or whose numbers may be
+    /// lost. Answers what that head states, as it was in the same transaction: whoever signs a head signs this.
+    pub async fn begin_head(&self, event: &Digest, after: u64, at: Timestamp) -> Result<HeadBasis, Error> {
+        match self.change(Change::BeginHead { event: *event, after, at }, Vec::new()).await? {
             Effect::Head(basis) => Ok(*basis),
             _ => Err(Error::Closed),
         }

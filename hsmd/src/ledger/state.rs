@@ -21,7 +21,9 @@ use super::{
     chain_copy::ChainCopy,
     declaration,
     endorsements::{Numbers, Revocations},
-    events, lines,
+    events,
+    head_numbers::HeadNumbers,
+    lines,
     sql::{self, number},
 };
 
@@ -128,7 +130,7 @@ pub(super) struct Held {
     /// The newest line of the audit trail, or the newest that was cut.
     pub(super) audit_head: Option<Head>,
     pub(super) endorsement_mark: u64,
-    pub(super) head: Option<(Digest, u64)>,
+    pub(super) heads: HeadNumbers,
     pub(super) trusted_time: Option<i64>,
     pub(super) events: u64,
     pub(super) revocations: Revocations,
@@ -141,7 +143,7 @@ pub(super) async fn held(on: &impl ConnectionTrait) -> Result<Held, Error> {
     let state = sql::one(on, STATE, []).await?.ok_or(Error::Unreadable { table: "state" })?;
     let head_event: String = state.try_get("", "head_event")?;
     let head_number = number(state.try_get("", "head_number")?);
-    let head = if head_event.is_empty() { None } else { Some((read_digest(&head_event)?, head_number)) };
+    let event = if head_event.is_empty() { None } else { Some(read_digest(&head_event)?) };
     let audit_head = match lines::newest(on).await? {
         Some(line) => Some(Entry::parse(&line).map_err(|_| Error::Unreadable { table: "audit_lines" })?.head),
         None => cut(&state)?,
@@ -149,7 +151,7 @@ pub(super) async fn held(on: &impl ConnectionTrait) -> Result<Held, Error> {
     Ok(Held {
         audit_head,
         endorsement_mark: number(state.try_get("", "endorsement_mark")?),
-        head,
+        heads: HeadNumbers { event, number: head_number },
         trusted_time: state.try_get("", "trusted_time")?,
         events: events::count(on).await?,
         revocations: Revocations::of(&declaration::stated(on).await?),

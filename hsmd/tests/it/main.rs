@@ -19,6 +19,8 @@ mod failure_points;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod head_numbers;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod life;

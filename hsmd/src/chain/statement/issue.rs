@@ -47,17 +47,23 @@ impl Statements {
         let (live, created_at) = (view.live().id(), view.live().event().created_at);
         let now = self.keeper.clock().date_head(created_at)?.to_millis();
         let newest = self.newest();
-        if newest.head.is_none() {
-            self.compare_with_kept(&view, &stated).await?;
-        }
+        // Numbers that this process, or one before it on this host, has shown are never used again, whatever the ledger
+        // has lost.
+        let after = match newest.head.as_ref() {
+            Some(head) if head.event_id() == live => head.number(),
+            Some(_) => 0,
+            None => self.compare_with_kept(&view, &stated).await?,
+        };
         self.demand_signing()?;
         let due = listed::entries(&stated, now, self.settings.skew);
         let lists_the_same = newest.head.as_ref().is_some_and(|head| listed::is_same(head.entries(), &due));
-        if newest.generation() == Some(live) && lists_the_same && !self.until_due().is_zero() {
+        let is_left_behind = self.is_left_behind(newest.head.as_ref());
+        let is_newest = newest.generation() == Some(live) && lists_the_same && !is_left_behind;
+        if is_newest && !self.until_due().is_zero() {
             return Ok(stated);
         }
         // Number and content come from one transaction: a head with a higher number never says less.
-        let basis = self.keeper.ledger().begin_head(&live, 1).await?;
+        let basis = self.keeper.ledger().begin_head(&live, after, now).await?;
         let head = self.sign(&live, &basis, now, newest.head.as_ref()).await?;
         // Before the head leaves: what a ledger that is restored later is held against. A disk that fails does not keep
         // a denial back.
@@ -70,6 +76,14 @@ impl Statements {
         *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.show(head, &newest, now);
         Ok(basis.stated)
+    }
+
+    /// Whether the number of a head was given out before the ledger was restored.
+    fn is_left_behind(&self, head: Option<&Head>) -> bool {
+        let left = self.judged().left_behind;
+        head.is_some_and(|head| {
+            left.is_some_and(|(event, up_to)| head.event_id() == event && head.number() <= up_to)
+        })
     }
 
     async fn sign(

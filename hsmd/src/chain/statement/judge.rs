@@ -15,7 +15,7 @@ use super::{
 use crate::{
     chain::{Error, View},
     health::Health,
-    ledger::Stated,
+    ledger::{Kept, Stated, highest_head_number},
 };
 
 /// How long nothing may have been compared before health says so: three reports.
@@ -33,13 +33,16 @@ pub(super) struct Judged {
     finding: &'static str,
     /// What proves that the ledger was restored, until an operator took it over.
     pub(super) restored: Option<Restored>,
+    /// The event and the number of the head that proved it, once it was taken over: this process's own head with that
+    /// number, or a lower one, is replaced.
+    pub(super) left_behind: Option<(Digest, u64)>,
     /// Which newest event somebody else has signed beside or beyond, and how that shows.
     rival: Option<(Digest, String)>,
 }
 
 impl Default for Judged {
     fn default() -> Self {
-        Self { compared: Instant::now(), finding: "nothing", restored: None, rival: None }
+        Self { compared: Instant::now(), finding: "nothing", restored: None, left_behind: None, rival: None }
     }
 }
 
@@ -182,17 +185,20 @@ impl Statements {
     }
 
     /// Before the first head of this process: whether the ledger was found restored before, or what is kept beside the
-    /// chain copy proves it. To be called in turn with issues.
-    pub(super) async fn compare_with_kept(&self, view: &View, stated: &Stated) -> Result<(), Error> {
+    /// chain copy proves it. Answers the newest event's highest number that is kept there. To be called in turn with
+    /// issues.
+    pub(super) async fn compare_with_kept(&self, view: &View, stated: &Stated) -> Result<u64, Error> {
+        let Kept { event, head_number, head, .. } = self.keeper.ledger().kept().await.unwrap_or_default();
+        let is_newest = event == Some(view.live().id());
+        let after = if is_newest { head_number.min(highest_head_number(self.keeper.now())) } else { 0 };
         if let Some(head) = self.keeper.ledger().note(NOTE).await? {
             // Found at an earlier start: any number is beyond.
-            return self.find_restored(view, stated, &head, 0).await;
+            self.find_restored(view, stated, &head, 0).await?;
+        } else if let Some(head) = head {
+            // Numbers that are kept there are left behind.
+            self.find_restored(view, stated, &head, u64::MAX).await?;
         }
-        match self.keeper.ledger().kept().await.and_then(|kept| kept.head) {
-            // The ledger itself leaps over the numbers that are kept there.
-            Some(head) => self.find_restored(view, stated, &head, u64::MAX).await,
-            None => Ok(()),
-        }
+        Ok(after)
     }
 
     async fn find_restored(

@@ -15,7 +15,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::listed;
-use crate::{chain::View, ledger::Stated};
+use crate::{
+    chain::View,
+    ledger::{Stated, highest_head_number},
+};
 
 /// Longest report, in bytes.
 pub const REPORT_MAX: usize = 1 << 20;
@@ -158,12 +161,19 @@ fn beyond(newest: &SignedEvent, events: &[SignedEvent]) -> Vec<SignedEvent> {
 
 /// How a head of the newest event shows that somebody else signed it.
 fn rival_head(own: Own<'_>, head: &Head) -> Option<String> {
-    let is_other = own.head.is_some_and(|ours| head.number() == ours.number() && head.body() != ours.body());
-    // A number is durable in the ledger before its head is signed: one beyond the newest, made while this process
-    // signs, is not of this ledger.
-    let is_beyond = head.number() > own.number && head.issued_at() > own.since;
-    let id = own.view.live().id();
-    (is_other || is_beyond).then(|| format!("head {} of event {id} was made elsewhere", head.number()))
+    let newest = own.view.live();
+    // A number is durable in the ledger before its head is signed: one beyond the newest, or another with the same
+    // number, made while this process signs, is not of this ledger. One made before may be, if the ledger has lost it.
+    let is_not_ours = head.number() > own.number || is_another(own, head);
+    let is_made_beside = is_not_ours && head.issued_at() > own.since;
+    let is_unreachable = head.number() > highest_head_number(own.now.max(newest.event().created_at));
+    (is_made_beside || is_unreachable)
+        .then(|| format!("head {} of event {} was made elsewhere", head.number(), newest.id()))
+}
+
+/// Whether the head has the number of this process's newest one, and another body.
+fn is_another(own: Own<'_>, head: &Head) -> bool {
+    own.head.is_some_and(|ours| head.number() == ours.number() && head.body() != ours.body())
 }
 
 /// What a head of the newest event knows that the ledger does not; `None` if nothing.
@@ -172,7 +182,7 @@ pub(super) fn restored(own: Own<'_>, head: &Head) -> Option<Restored> {
     let denial_ended =
         |id: &Digest| listed::denial_end(own.view, id, own.skew).is_none_or(|end| end <= own.now);
     let lacking = head.entries().missing_from(&ours, own.now, denial_ended);
-    let knows_more = head.number() > own.number || !lacking.is_empty();
+    let knows_more = head.number() > own.number || is_another(own, head) || !lacking.is_empty();
     knows_more.then(|| Restored { head: head.text().to_owned(), lacking })
 }
 
@@ -269,9 +279,12 @@ mod tests {
             (vec![&further, &beyond[0]], vec![], 0, "ahead"),
             (vec![&beside], vec![], 3, "rival"),
             (vec![&beyond[0], &beside], vec![], 3, "rival"),
-            (vec![], vec![made(5, 3, &known)], 3, "rival"),
+            (vec![], vec![made(5, 5, &known)], 3, "rival"),
             (vec![], vec![made(6, 5, &known)], 3, "rival"),
+            // No ledger comes so far: a thief leaves no number after it.
+            (vec![], vec![made(1 << 52, 3, &known)], 3, "rival"),
             // Of before this process: the ledger was restored.
+            (vec![], vec![made(5, 3, &known)], 3, "restored"),
             (vec![], vec![made(6, 3, &known)], 0, "restored"),
             (vec![], vec![made(4, 3, &other_key)], 3, "restored"),
             (vec![], vec![made(4, 3, &ended)], 3, "agrees"),

@@ -85,6 +85,7 @@ impl Statements {
             let (event, head_number) = (Some(head.event_id()), head.number());
             let known = Kept { event, head_number, endorsement_mark, ..Kept::default() };
             ledger.leap(known, Vec::new()).await?;
+            self.judged().left_behind = Some((head.event_id(), head_number));
         }
         Ok(())
     }
