@@ -11,10 +11,10 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
-use edge::chain_feed::{self, ChainFeed};
 use edge::clock;
 use edge::endorser::Endorser;
 use edge::own_key::{self, OwnKey, Plan};
+use edge::trust::{self, TrustFeed};
 use edge::updates::Updates;
 use keychain::directory::Directory;
 use systemd::exit::Failure;
@@ -105,13 +105,13 @@ async fn service(
     directory: Directory,
     updates: &Updates,
 ) -> Result<Service, Failure> {
-    let settings = chain_feed::Settings {
+    let settings = trust::Settings {
         identity: config.identity,
         clock_skew: config.clock_skew.duration(),
         pin: config.chain_pin,
         state: config.state.clone(),
     };
-    let feed = ChainFeed::start(&directory, updates, &settings).map_err(Failure::unavailable)?;
+    let feed = TrustFeed::start(&directory, updates, &settings).map_err(Failure::unavailable)?;
     let endorser = Endorser::new(&config.endorse, config.endorse_tls.as_ref()).map_err(Failure::config)?;
     let cycle = config.cycle.duration();
     let own = |plan: Plan| own_key(plan, &endorser, &directory, updates, &feed);
@@ -140,7 +140,7 @@ async fn own_key(
     endorser: &Endorser,
     directory: &Directory,
     updates: &Updates,
-    feed: &ChainFeed,
+    feed: &TrustFeed,
 ) -> OwnKey {
     let mut said = String::new();
     loop {

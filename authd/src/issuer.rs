@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use edge::chain_feed::ChainFeed;
+use edge::trust::TrustFeed;
 use keychain::chain::windows;
 use keychain::directory::{Db, Directory};
 use keychain::endorsement::{Endorsement, Expected, Purpose};
@@ -38,7 +38,7 @@ const READ_WAIT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Issuers {
     directory: Directory,
-    feed: ChainFeed,
+    feed: TrustFeed,
     known: Cache<PublicKey, Arc<Issuer>>,
     unknown: Cache<PublicKey, ()>,
     reads: Semaphore,
@@ -53,7 +53,7 @@ struct Issuer {
 
 impl Issuers {
     /// None known yet.
-    pub fn new(directory: Directory, feed: ChainFeed) -> Self {
+    pub fn new(directory: Directory, feed: TrustFeed) -> Self {
         Self {
             directory,
             feed,
@@ -66,7 +66,7 @@ impl Issuers {
     /// The key that verifies tokens of `name`, if the HSM lets it issue them at `now`.
     pub async fn key(&self, name: &PublicKey, now: Timestamp) -> Result<VerifyingKey, Refusal> {
         if let Some(issuer) = self.known.get(name) {
-            issuer.endorsement.verify_alive(&self.feed.chain(), windows::AUTHD, now)?;
+            self.feed.state().check(&issuer.endorsement, windows::AUTHD, now)?;
             return Ok(issuer.key.clone());
         }
         if self.unknown.contains_key(name) {
@@ -88,7 +88,7 @@ impl Issuers {
         now: Timestamp,
     ) -> Result<VerifyingKey, Refusal> {
         let expected = Expected { purpose: Purpose::Access, public_key: name, service: Some(SERVICE) };
-        endorsement.verify(&self.feed.chain(), expected, windows::AUTHD, now)?;
+        endorsement.verify(self.feed.state().chain(), expected, windows::AUTHD, now)?;
         let key = VerifyingKey::new(name)?;
         self.known.insert(*name, Arc::new(Issuer { key: key.clone(), endorsement }));
         Ok(key)

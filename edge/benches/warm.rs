@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use criterion::{BatchSize, Criterion};
 use edge::revocations::Denials;
+use edge::trust::TrustState;
 use edge::verifier::issuers::Issuer;
 use edge::verifier::{AccessVerifier, Audience, Demand, Settings};
-use keychain::chain::Chain;
 use keychain::endorsement::Purpose;
 use keychain::{Digest, Timestamp};
 
@@ -33,7 +33,7 @@ const CHECKS: usize = 250;
 /// Everything that a check needs, with the token known already.
 struct Bench {
     verifier: AccessVerifier,
-    chain: Chain,
+    trust: TrustState,
     session: Session,
     now: Timestamp,
     nonces: u64,
@@ -53,12 +53,12 @@ impl Bench {
             nonce_capacity: 16 << 20,
         };
         let verifier = AccessVerifier::new(settings, denials);
-        let (chain, now) = (hsm.chain(at(0)), at(1));
+        let (trust, now) = (hsm.trust(at(0)), at(1));
         let text = hsm.endorse(Purpose::Access, authd.public_key(), at(86_400));
-        let issuer = Issuer::verify(&text, authd.public_key(), &chain, now).unwrap();
+        let issuer = Issuer::verify(&text, authd.public_key(), &trust, now).unwrap();
         verifier.issuers().keep(authd.public_key(), issuer);
         let session = Session::open(&authd, 200, at(0));
-        let mut bench = Self { verifier, chain, session, now, nonces: 0 };
+        let mut bench = Self { verifier, trust, session, now, nonces: 0 };
         let first = bench.request();
         bench.check(&first);
         bench
@@ -70,7 +70,7 @@ impl Bench {
     }
 
     fn check(&self, body: &str) {
-        let admitted = self.verifier.check(body.as_bytes(), DEMAND, &self.chain, self.now);
+        let admitted = self.verifier.check(body.as_bytes(), DEMAND, &self.trust, self.now);
         black_box(admitted.unwrap());
     }
 }

@@ -6,10 +6,10 @@ use std::time::Instant;
 use keychain::Refusal;
 use keychain::directory::Directory;
 
-use crate::chain_feed::ChainFeed;
 use crate::clock;
 use crate::issuer_feed::IssuerFeed;
 use crate::revocations::RevocationFeed;
+use crate::trust::TrustFeed;
 use crate::updates::Updates;
 use crate::verifier::{AccessVerifier, Admitted, Demand, Held, Settings};
 
@@ -17,18 +17,18 @@ use crate::verifier::{AccessVerifier, Admitted, Demand, Held, Settings};
 #[derive(Debug, Clone)]
 pub struct Gate {
     verifier: Arc<AccessVerifier>,
-    chain: ChainFeed,
+    trust: TrustFeed,
     issuers: IssuerFeed,
     revocations: RevocationFeed,
 }
 
 impl Gate {
     /// A gate that learns from the directory.
-    pub fn start(directory: &Directory, updates: &Updates, chain: ChainFeed, settings: Settings) -> Self {
+    pub fn start(directory: &Directory, updates: &Updates, trust: TrustFeed, settings: Settings) -> Self {
         let revocations = RevocationFeed::start(directory, updates);
         let verifier = Arc::new(AccessVerifier::new(settings, revocations.denials()));
-        let issuers = IssuerFeed::start(directory, updates, chain.clone(), Arc::clone(&verifier));
-        Self { verifier, chain, issuers, revocations }
+        let issuers = IssuerFeed::start(directory, updates, trust.clone(), Arc::clone(&verifier));
+        Self { verifier, trust, issuers, revocations }
     }
 
     /// Waits until nothing is missing for a verdict: revocations and issuing keys are read.
@@ -41,9 +41,9 @@ impl Gate {
     /// together at most one reading a second.
     pub async fn admit<'a>(&self, body: &'a [u8], demand: Demand<'_>) -> Result<Admitted<'a>, Refusal> {
         let started = Instant::now();
-        let verdict = match self.verifier.check(body, demand, &self.chain.chain(), clock::now()) {
+        let verdict = match self.verifier.check(body, demand, &self.trust.state(), clock::now()) {
             Err(Held::UnknownIssuer(key)) => match self.issuers.learn(key).await {
-                Ok(()) => self.verifier.check(body, demand, &self.chain.chain(), clock::now()),
+                Ok(()) => self.verifier.check(body, demand, &self.trust.state(), clock::now()),
                 Err(refusal) => Err(refusal.into()),
             },
             verdict => verdict,
@@ -65,7 +65,7 @@ impl Gate {
             metrics::gauge!("edge_cache_entries", "kind" => kind)
                 .set(u32::try_from(count).unwrap_or(u32::MAX));
         };
-        if let Some(head) = self.chain.chain().head() {
+        if let Some(head) = self.trust.state().chain().head() {
             let sequence = head.event().sequence_number;
             metrics::gauge!("edge_chain_sequence").set(u32::try_from(sequence).unwrap_or(u32::MAX));
         }

@@ -14,9 +14,9 @@ use keychain::{Code, PublicKey, Refusal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
-use crate::chain_feed::ChainFeed;
 use crate::clock;
 use crate::task::Task;
+use crate::trust::TrustFeed;
 use crate::updates::{Subscription, Update, Updates};
 use crate::verifier::AccessVerifier;
 use crate::verifier::issuers::{Issuer, Knowledge};
@@ -63,7 +63,7 @@ impl IssuerFeed {
     pub fn start(
         directory: &Directory,
         updates: &Updates,
-        feed: ChainFeed,
+        feed: TrustFeed,
         verifier: Arc<AccessVerifier>,
     ) -> Self {
         let (wanted, asked) = mpsc::channel(1);
@@ -115,7 +115,7 @@ impl IssuerFeed {
 
 struct Follower {
     directory: Directory,
-    feed: ChainFeed,
+    feed: TrustFeed,
     verifier: Arc<AccessVerifier>,
     unproven: BTreeMap<PublicKey, String>,
     progress: watch::Sender<Reading>,
@@ -205,7 +205,7 @@ impl Follower {
         if self.verifier.issuers().is_endorsed(&key) {
             return;
         }
-        match Issuer::verify(&text, key, &self.feed.chain(), clock::now()) {
+        match Issuer::verify(&text, key, &self.feed.state(), clock::now()) {
             Ok(issuer) => {
                 self.unproven.remove(&key);
                 self.verifier.issuers().keep(key, issuer);

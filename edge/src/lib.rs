@@ -9,7 +9,7 @@
 //! # How it hangs together
 //!
 //! ```text
-//!              ┌ chain_feed ─────┐
+//!              ┌ trust ──────────┐
 //!  directory ──┼ issuer_feed ────┼─▶ verifier ◀── gate ◀── proxy ◀── devices
 //!  (updates)   ├ revocations ────┘                           │
 //!              └ own_key ◀── endorser ◀── hsmd               ├─▶ app
@@ -17,9 +17,9 @@
 //! ```
 //!
 //! One connection hears of every change in the key directory ([`updates`]). Feeds keep what follows from it
-//! in memory: the chain, the keys that issue tokens, who is denied. [`verifier::AccessVerifier`] decides
-//! from memory alone, in the order that `PROTOCOL.md#access-request` fixes; time and chain are its
-//! arguments. What it must remember besides (tokens that verified, [`nonces`] seen) is bounded.
+//! in memory: the chain and what the HSM's heads deny and revoke ([`trust`]), the keys that issue tokens, who
+//! is denied. [`verifier::AccessVerifier`] decides from memory alone, in the order that
+//! `PROTOCOL.md#access-request` fixes; time and trust are its arguments. What it must remember besides (tokens that verified, [`nonces`] seen) is bounded.
 //!
 //! # What it is not
 //!
@@ -30,7 +30,11 @@
 //! # Invariants
 //!
 //! - A cached verdict saves signature checks and nothing else: expiry, endorsement, generation and
-//!   revocation are judged for every request, so a taint or a ban bites at once.
+//!   revocation are judged for every request, so a taint, a denied generation, a revoked key or a ban bites at
+//!   once.
+//! - What is trusted is one immutable value behind one swap: a request judges by one moment, and takes no lock.
+//! - A service that finds its own key revoked signs no more with it, asks for another at once, and never puts
+//!   the entry back that was taken out of the directory.
 //! - The nonce is taken last: no refused request burns one. A full nonce store refuses; it never forgets.
 //! - Feeds only move forward. An emptied, rolled-back or unreachable directory stops nobody who was
 //!   verified, un-bans nobody and hides no taint; the highest event accepted survives a restart.
@@ -46,12 +50,10 @@
 //! could be sent again after it, or to another edge before the same app. Path and query are not signed
 //! unless the request names an `audience`.
 
-pub mod chain_feed;
 pub mod clock;
 pub mod ecma;
 pub mod endorser;
 pub mod gate;
-pub mod highest;
 pub mod http;
 pub mod issuer_feed;
 pub mod keysd;
@@ -61,5 +63,6 @@ pub mod peer;
 pub mod proxy;
 pub mod revocations;
 mod task;
+pub mod trust;
 pub mod updates;
 pub mod verifier;

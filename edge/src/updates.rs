@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use keychain::directory::{Change, Directory};
 use tokio::sync::broadcast;
@@ -22,6 +23,8 @@ pub struct Update {
     pub names: BTreeSet<String>,
     /// More may have changed than `names` says: read everything again.
     pub everything: bool,
+    /// Counts the batches that the directory announced, up to the last one in here.
+    pub number: u64,
 }
 
 impl Update {
@@ -41,6 +44,7 @@ impl Update {
     /// Adds what another update tells.
     pub fn merge(&mut self, other: &Self) {
         self.everything |= other.everything;
+        self.number = self.number.max(other.number);
         self.names.extend(other.names.iter().cloned());
     }
 
@@ -59,6 +63,8 @@ impl Update {
 #[derive(Debug)]
 pub struct Updates {
     sender: broadcast::Sender<Arc<Update>>,
+    /// The number of the last batch told.
+    told: Arc<AtomicU64>,
     _task: Task,
 }
 
@@ -67,20 +73,23 @@ impl Updates {
     pub fn follow(directory: &Directory) -> Self {
         let mut changes = directory.changes();
         let (sender, _) = broadcast::channel(BEHIND_MAX);
-        let told = sender.clone();
+        let to = sender.clone();
+        let told = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&told);
         let task = Task::spawn(async move {
             loop {
-                let update = Update::of(changes.batch().await);
+                let mut update = Update::of(changes.batch().await);
+                update.number = count.fetch_add(1, Ordering::Relaxed).saturating_add(1);
                 // Nobody listening is no fault: subscribers come and go.
-                drop(told.send(Arc::new(update)));
+                drop(to.send(Arc::new(update)));
             }
         });
-        Self { sender, _task: task }
+        Self { sender, told, _task: task }
     }
 
     /// Hears of everything from now on. The first update tells to read everything.
     pub fn subscribe(&self) -> Subscription {
-        Subscription { receiver: self.sender.subscribe(), fresh: true }
+        Subscription { receiver: self.sender.subscribe(), told: Arc::clone(&self.told), fresh: true }
     }
 }
 
@@ -88,6 +97,7 @@ impl Updates {
 #[derive(Debug)]
 pub struct Subscription {
     receiver: broadcast::Receiver<Arc<Update>>,
+    told: Arc<AtomicU64>,
     fresh: bool,
 }
 
@@ -99,19 +109,23 @@ impl Subscription {
     pub async fn next(&mut self) -> Update {
         if self.fresh {
             self.fresh = false;
-            return Update { everything: true, ..Update::default() };
+            return self.everything();
         }
         let mut update = match self.receiver.recv().await {
             Ok(first) => Update::clone(&first),
-            Err(RecvError::Lagged(_)) => Update { everything: true, ..Update::default() },
+            Err(RecvError::Lagged(_)) => self.everything(),
             Err(RecvError::Closed) => std::future::pending().await,
         };
         loop {
             match self.receiver.try_recv() {
                 Ok(more) => update.merge(&more),
-                Err(TryRecvError::Lagged(_)) => update.everything = true,
+                Err(TryRecvError::Lagged(_)) => update.merge(&self.everything()),
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return update,
             }
         }
+    }
+    /// Everything that was told so far.
+    fn everything(&self) -> Update {
+        Update { everything: true, number: self.told.load(Ordering::Relaxed), ..Update::default() }
     }
 }

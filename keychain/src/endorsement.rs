@@ -227,8 +227,8 @@ impl Endorsement {
         generation.key().verify(body.as_bytes(), &self.signature)
     }
 
-    /// What can change with time about an endorsement that was verified once: that it has not expired, and
-    /// that its generation is live.
+    /// What can change about an endorsement that was verified once: that it has not expired, that its generation is
+    /// live, and that neither its key nor its service is revoked by a head that the chain has heard.
     pub fn verify_alive(&self, chain: &Chain, window: Duration, now: Timestamp) -> Result<(), Refusal> {
         if self.identity != chain.prefix() {
             return Err(Refusal::new(Code::DeadKey, "the endorsement is by another HSM identity"));
@@ -236,7 +236,8 @@ impl Endorsement {
         if self.subject.expiration <= now {
             return Err(Refusal::new(Code::DeadKey, "the endorsement has expired"));
         }
-        chain.live(&self.generation_id, window, now).map(|_| ())
+        chain.live(&self.generation_id, window, now)?;
+        chain.demand_not_revoked(self, now)
     }
 
     fn verify_subject(&self, expected: Expected<'_>) -> Result<(), Refusal> {

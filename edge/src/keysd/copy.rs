@@ -11,9 +11,9 @@ use keychain::endorsement::{Endorsement, Expected, Purpose};
 use keychain::{PublicKey, Timestamp};
 use tokio::sync::watch;
 
-use crate::chain_feed::ChainFeed;
 use crate::clock;
 use crate::task::Task;
+use crate::trust::{TrustFeed, TrustState};
 use crate::updates::{Subscription, Update, Updates};
 
 /// Names in one update above which reading all keys is cheaper than reading each.
@@ -46,7 +46,7 @@ pub(super) struct Copy {
 
 impl Copy {
     /// Begins to follow the directory.
-    pub(super) fn start(directory: &Directory, updates: &Updates, feed: ChainFeed) -> Self {
+    pub(super) fn start(directory: &Directory, updates: &Updates, feed: TrustFeed) -> Self {
         let listing = Arc::new(RwLock::new(Arc::new(Listing::default())));
         let (told, version) = watch::channel(0);
         let follower = Follower {
@@ -80,7 +80,7 @@ struct Entry {
 
 struct Follower {
     directory: Directory,
-    feed: ChainFeed,
+    feed: TrustFeed,
     entries: BTreeMap<PublicKey, Entry>,
     listing: Arc<RwLock<Arc<Listing>>>,
     told: watch::Sender<u64>,
@@ -155,10 +155,10 @@ impl Follower {
     }
 
     fn rebuild(&mut self) {
-        let (chain, now) = (self.feed.chain(), clock::now());
-        let mut listing = Listing { chain: chain_body(&chain), ..Listing::default() };
+        let (trust, now) = (self.feed.state(), clock::now());
+        let mut listing = Listing { chain: chain_body(trust.chain()), ..Listing::default() };
         for (key, entry) in &mut self.entries {
-            if entry.holds(key, &chain, now) {
+            if entry.holds(key, &trust, now) {
                 listing.keys.insert(key.to_string(), Arc::clone(&entry.text));
             }
         }
@@ -166,7 +166,7 @@ impl Follower {
             listing.keys.iter().map(|(key, text)| format!("\"{key}\":{text}")).collect();
         listing.all = format!("{{{}}}", members.join(","));
         metrics::gauge!("keysd_keys").set(u32::try_from(listing.keys.len()).unwrap_or(u32::MAX));
-        let sequence = chain.head().map_or(0, |head| head.event().sequence_number);
+        let sequence = trust.chain().head().map_or(0, |head| head.event().sequence_number);
         metrics::gauge!("keysd_chain_sequence").set(u32::try_from(sequence).unwrap_or(u32::MAX));
         *self.listing.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(listing);
         self.told.send_modify(|version| *version += 1);
@@ -175,13 +175,13 @@ impl Follower {
 
 impl Entry {
     /// Whether devices will accept it now. The signature is checked until it was good once.
-    fn holds(&mut self, key: &PublicKey, chain: &Chain, now: Timestamp) -> bool {
+    fn holds(&mut self, key: &PublicKey, trust: &TrustState, now: Timestamp) -> bool {
         if !self.proven {
             let expected = Expected { purpose: Purpose::Response, public_key: key, service: None };
-            self.proven = self.endorsement.verify(chain, expected, windows::DEVICE, now).is_ok();
+            self.proven = self.endorsement.verify(trust.chain(), expected, windows::DEVICE, now).is_ok();
             return self.proven;
         }
-        self.endorsement.verify_alive(chain, windows::DEVICE, now).is_ok()
+        trust.check(&self.endorsement, windows::DEVICE, now).is_ok()
     }
 }
 

@@ -20,8 +20,8 @@ use systemd::telemetry::{Health, Metrics};
 use systemd::{listen, notify, shutdown};
 use tokio::sync::Semaphore;
 
-use crate::chain_feed::{self, ChainFeed};
 use crate::http;
+use crate::trust::{self, TrustFeed};
 use crate::updates::Updates;
 pub use config::Config;
 use copy::Copy;
@@ -41,7 +41,7 @@ const INDEX: &str = r#"{"routes":["/","/health","/keys","/keys/{publicKey}","/hs
 
 struct Shared {
     copy: Copy,
-    feed: ChainFeed,
+    feed: TrustFeed,
     waiting: Semaphore,
 }
 
@@ -56,7 +56,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     }
     let metrics = Metrics::install("keysd")?;
     let updates = Updates::follow(&directory);
-    let feed = ChainFeed::start(&directory, &updates, &chain_settings(&config))?;
+    let feed = TrustFeed::start(&directory, &updates, &trust_settings(&config))?;
     let copy = Copy::start(&directory, &updates, feed.clone());
     notify::status("waiting for the key chain in the directory");
     tokio::select! {
@@ -69,7 +69,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     serve(&config, shared).await
 }
 
-async fn first_listing(feed: &ChainFeed, copy: &Copy) {
+async fn first_listing(feed: &TrustFeed, copy: &Copy) {
     feed.wait_until(|chain| chain.head().is_some()).await;
     let mut version = copy.version();
     while copy.listing().chain.len() <= "[]".len() {
@@ -149,26 +149,29 @@ async fn one_key(key: &str, shared: &Shared) -> Result<String, Refusal> {
     tokio::time::timeout(GRACE, appears).await.ok().flatten().ok_or(unknown)
 }
 
-fn health_body(feed: &ChainFeed) -> String {
-    let chain = feed.chain();
+fn health_body(feed: &TrustFeed) -> String {
+    let trust = feed.state();
+    let chain = trust.chain();
     let sequence = chain.head().map_or(0, |head| head.event().sequence_number);
     let status = if is_healthy(feed) { "healthy" } else { "unhealthy" };
     format!("{{\"status\":\"{status}\",\"sequenceNumber\":{sequence}}}")
 }
 
-fn is_healthy(feed: &ChainFeed) -> bool {
-    let chain = feed.chain();
+fn is_healthy(feed: &TrustFeed) -> bool {
+    let trust = feed.state();
+    let chain = trust.chain();
     chain.head().is_some() && !chain.contested() && !chain.rolled_back()
 }
 
-fn health(feed: &ChainFeed) -> Health {
-    let chain = feed.chain();
+fn health(feed: &TrustFeed) -> Health {
+    let trust = feed.state();
+    let chain = trust.chain();
     let sequence = chain.head().map_or("none".to_owned(), |head| head.event().sequence_number.to_string());
     Health { ready: is_healthy(feed), detail: vec![("chain_sequence".into(), sequence)] }
 }
 
-fn chain_settings(config: &Config) -> chain_feed::Settings {
-    chain_feed::Settings {
+fn trust_settings(config: &Config) -> trust::Settings {
+    trust::Settings {
         identity: config.identity,
         clock_skew: config.clock_skew.duration(),
         pin: config.chain_pin,

@@ -15,6 +15,9 @@ use crate::updates::{Subscription, Update};
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_LONGEST: Duration = Duration::from_secs(3);
 
+/// Longest wait for what was announced before a loss. The same directory is read, which answers or does not.
+const HEAD_WAIT: Duration = Duration::from_secs(2);
+
 /// Keys of before whose entries are kept in the directory: what they signed is still on its way. At a
 /// cycle of a quarter of an entry's life there are four; more only after taints, which end them.
 const FORMER_MAX: usize = 16;
@@ -56,9 +59,7 @@ impl Keeper {
     }
 
     fn is_dead(&self, key: &Endorsed) -> bool {
-        key.endorsement
-            .verify_alive(&self.maker.feed.chain(), self.maker.plan.window(), clock::now())
-            .is_err()
+        self.maker.feed.state().check(&key.endorsement, self.maker.plan.window(), clock::now()).is_err()
     }
 
     /// A taint does not wait for the next cycle.
@@ -67,7 +68,7 @@ impl Keeper {
         let soon = clock::now().plus(random_part(self.maker.plan.spread));
         if dead && soon < self.due {
             tracing::warn!(
-                "the generation that endorsed this service's key is no longer live; asking for a new key"
+                "this service's key is revoked, or the generation that endorsed it is no longer live; asking for a new key"
             );
             self.due = soon;
         }
@@ -107,7 +108,14 @@ impl Keeper {
     }
 
     /// Publishes again what the directory lost; what remains to be done if it does not answer.
+    ///
+    /// An entry that a revocation deleted is not put back: its head was published first, and is waited for.
     async fn put_back(&mut self, lost: Update) -> Update {
+        let concerns_us = self.published.iter().any(|key| lost.touches(&key.public_key().to_string()));
+        let heard = self.maker.feed.wait_for_update(lost.number);
+        if concerns_us && tokio::time::timeout(HEAD_WAIT, heard).await.is_err() {
+            return lost;
+        }
         let current = self.published.last().map(|key| key.public_key());
         let published = std::mem::take(&mut self.published);
         self.published = published

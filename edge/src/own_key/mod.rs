@@ -18,9 +18,9 @@ use keychain::endorsement::{Endorsement, Expected, Purpose, SignRequest};
 use keychain::{Code, PublicKey, Refusal, SigningKey, Timestamp};
 use zeroize::Zeroizing;
 
-use crate::chain_feed::ChainFeed;
 use crate::endorser::{self, Endorser};
 use crate::task::Task;
+use crate::trust::TrustFeed;
 use crate::updates::Updates;
 use keeper::Keeper;
 
@@ -136,7 +136,7 @@ pub enum Error {
 pub struct OwnKey {
     current: Arc<RwLock<Arc<Endorsed>>>,
     plan: Plan,
-    feed: ChainFeed,
+    feed: TrustFeed,
     _task: Arc<Task>,
 }
 
@@ -149,7 +149,7 @@ impl OwnKey {
         endorser: Endorser,
         directory: Directory,
         updates: &Updates,
-        feed: ChainFeed,
+        feed: TrustFeed,
     ) -> Result<Self, Error> {
         let maker = Maker { plan, endorser, directory, feed: feed.clone() };
         let subscription = updates.subscribe();
@@ -170,7 +170,7 @@ impl OwnKey {
         endorser: Endorser,
         directory: Directory,
         updates: &Updates,
-        feed: ChainFeed,
+        feed: TrustFeed,
     ) -> Self {
         systemd::notify::status("waiting for the key chain in the directory");
         feed.wait_until(|chain| chain.head().is_some()).await;
@@ -200,7 +200,7 @@ impl OwnKey {
     /// that nobody can check is none.
     pub fn usable(&self, now: Timestamp) -> Result<Arc<Endorsed>, Refusal> {
         let key = self.current();
-        match key.endorsement.verify_alive(&self.feed.chain(), self.plan.window(), now) {
+        match self.feed.state().check(&key.endorsement, self.plan.window(), now) {
             Ok(()) => Ok(key),
             Err(_) => Err(Refusal::new(Code::Unavailable, "this service's own key is not endorsed now")),
         }
@@ -213,7 +213,7 @@ struct Maker {
     plan: Plan,
     endorser: Endorser,
     directory: Directory,
-    feed: ChainFeed,
+    feed: TrustFeed,
 }
 
 impl Maker {
@@ -232,7 +232,7 @@ impl Maker {
         };
         // Late is no error here: the verdict below says what is wrong.
         drop(tokio::time::timeout(VERIFY_DEADLINE, self.feed.wait_until(verifies)).await);
-        Endorsed::new(key, endorsement, self.plan, &self.feed.chain(), crate::clock::now())
+        Endorsed::new(key, endorsement, self.plan, self.feed.state().chain(), crate::clock::now())
             .map_err(Error::Unverified)
     }
 
@@ -241,7 +241,7 @@ impl Maker {
         let is_live = |chain: &Chain| head_is_live(chain, self.plan.window()).is_ok();
         // Late is no error here: the verdict below says what is wrong.
         drop(tokio::time::timeout(VERIFY_DEADLINE, self.feed.wait_until(is_live)).await);
-        head_is_live(&self.feed.chain(), self.plan.window()).map_err(Error::Unverified)
+        head_is_live(self.feed.state().chain(), self.plan.window()).map_err(Error::Unverified)
     }
 
     /// Puts a key's endorsement into the directory for the rest of its life.

@@ -17,11 +17,11 @@ use super::app::{App, AppSettings};
 use super::config::Config;
 use super::routes::Routes;
 use super::{IN_PROGRESS_MAX, LONG_BODIES_MAX, Places, Shared, handle};
-use crate::chain_feed::{self, ChainFeed};
 use crate::endorser::Endorser;
 use crate::gate::Gate;
 use crate::own_key::{OwnKey, Plan};
 use crate::peer::Peer;
+use crate::trust::{self, TrustFeed};
 use crate::updates::Updates;
 use crate::verifier::{Audience, Settings};
 use crate::{clock, http};
@@ -55,7 +55,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     }
     let metrics = Metrics::install("edge")?;
     let updates = Updates::follow(&directory);
-    let feed = ChainFeed::start(&directory, &updates, &chain_settings(&config))?;
+    let feed = TrustFeed::start(&directory, &updates, &trust_settings(&config))?;
     let gate = Gate::start(&directory, &updates, feed.clone(), verifier_settings(&config));
     let ready = async {
         gate.ready().await;
@@ -124,9 +124,10 @@ async fn serve(
 }
 
 /// Ready means: a request that is due an admission gets one, and a signed answer.
-fn health(feed: &ChainFeed, key: &OwnKey) -> Health {
+fn health(feed: &TrustFeed, key: &OwnKey) -> Health {
     let now = clock::now();
-    let chain = feed.chain();
+    let trust = feed.state();
+    let chain = trust.chain();
     let usable = key.usable(now);
     let sequence = chain.head().map_or("none".to_owned(), |head| head.event().sequence_number.to_string());
     let expiration = key.current().endorsement().subject.expiration;
@@ -142,8 +143,8 @@ fn health(feed: &ChainFeed, key: &OwnKey) -> Health {
     }
 }
 
-fn chain_settings(config: &Config) -> chain_feed::Settings {
-    chain_feed::Settings {
+fn trust_settings(config: &Config) -> trust::Settings {
+    trust::Settings {
         identity: config.identity,
         clock_skew: config.clock_skew.duration(),
         pin: config.chain_pin,

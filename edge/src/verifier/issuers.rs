@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keychain::chain::{Chain, windows};
+use keychain::chain::windows;
 use keychain::endorsement::{Endorsement, Expected, Purpose};
 use keychain::{PublicKey, Refusal, Timestamp, VerifyingKey};
 use moka::sync::Cache;
+
+use crate::trust::TrustState;
 
 /// Issuing keys kept. An authd has at most five at a time; only the HSM can make more.
 const ENDORSED_MAX: u64 = 10_000;
@@ -26,16 +28,21 @@ pub struct Issuer {
 
 impl Issuer {
     /// Reads and verifies the entry of `public_key` in the directory.
-    pub fn verify(text: &str, public_key: PublicKey, chain: &Chain, now: Timestamp) -> Result<Self, Refusal> {
+    pub fn verify(
+        text: &str,
+        public_key: PublicKey,
+        trust: &TrustState,
+        now: Timestamp,
+    ) -> Result<Self, Refusal> {
         let endorsement = Endorsement::parse(text)?;
         let expected = Expected { purpose: Purpose::Access, public_key: &public_key, service: None };
-        endorsement.verify(chain, expected, windows::EDGE, now)?;
+        endorsement.verify(trust.chain(), expected, windows::EDGE, now)?;
         Ok(Self { key: VerifyingKey::new(&public_key)?, endorsement })
     }
 
     /// Whether its endorsement still holds. Cheap: done for every request.
-    pub fn check(&self, chain: &Chain, now: Timestamp) -> Result<(), Refusal> {
-        self.endorsement.verify_alive(chain, windows::EDGE, now)
+    pub fn check(&self, trust: &TrustState, now: Timestamp) -> Result<(), Refusal> {
+        trust.check(&self.endorsement, windows::EDGE, now)
     }
 
     /// The key that verifies its tokens.

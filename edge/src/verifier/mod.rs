@@ -1,11 +1,11 @@
 //! The verdict on a signed access request (`PROTOCOL.md#access-request`).
 //!
 //! [`AccessVerifier::check`] is the whole pipeline in one place, in the protocol's fixed order, each step
-//! dearer than the one before. It does no IO, and reads no clock: time and chain are arguments. What it
+//! dearer than the one before. It does no IO, and reads no clock: time and trust are arguments. What it
 //! has to remember (tokens and issuing keys that verified, nonces seen) it keeps itself, bounded.
 //!
 //! A cached verdict is never more than a saved signature check: expiry, endorsement, generation and
-//! revocation are judged afresh for every request, so a taint or a ban bites at once.
+//! revocation are judged afresh for every request, so a taint, a denial, a revoked key or a ban bites at once.
 
 mod audience;
 pub mod issuers;
@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keychain::access::AccessRequest;
-use keychain::chain::Chain;
 use keychain::token::{Claims, Token};
 use keychain::{Code, Nonce, PublicKey, Refusal, Timestamp, limits};
 
 use crate::nonces::NonceStore;
 use crate::revocations::Denials;
+use crate::trust::TrustState;
 pub use audience::Audience;
 use issuers::{Issuer, Issuers, Knowledge};
 use tokens::{KnownToken, Tokens};
@@ -122,7 +122,7 @@ impl AccessVerifier {
         Self { settings, tokens: Tokens::new(), issuers: Issuers::new(), denials, nonces }
     }
 
-    /// Judges one request at `now` by the chain as it is.
+    /// Judges one request at `now` by what is trusted.
     ///
     /// In this order: shape, token, issuing key, times, signature, revocation, place, permission, nonce.
     /// The nonce comes last, so that no refused request burns one.
@@ -130,12 +130,12 @@ impl AccessVerifier {
         &self,
         body: &'a [u8],
         demand: Demand<'_>,
-        chain: &Chain,
+        trust: &TrustState,
         now: Timestamp,
     ) -> Result<Admitted<'a>, Held> {
         let skew = self.settings.clock_skew;
         let request = AccessRequest::parse(body)?;
-        let (token, warm) = self.token(request.token, chain, now)?;
+        let (token, warm) = self.token(request.token, trust, now)?;
         token.claims().check_access_times(now, skew)?;
         request.check_time(now, skew)?;
         request.verify(token.device_key())?;
@@ -149,14 +149,14 @@ impl AccessVerifier {
     }
 
     /// The token, verified now or before, by an issuing key that is endorsed now.
-    fn token(&self, text: &str, chain: &Chain, now: Timestamp) -> Result<(Arc<KnownToken>, bool), Held> {
+    fn token(&self, text: &str, trust: &TrustState, now: Timestamp) -> Result<(Arc<KnownToken>, bool), Held> {
         if let Some(known) = self.tokens.get(text) {
-            known.issuer().check(chain, now)?;
+            known.issuer().check(trust, now)?;
             return Ok((known, true));
         }
         let token = Token::parse(text)?;
         let issuer = self.issuer(token.claims().server_identity)?;
-        issuer.check(chain, now)?;
+        issuer.check(trust, now)?;
         let known = Arc::new(KnownToken::verify(&token, issuer)?);
         self.tokens.keep(text, Arc::clone(&known), now);
         Ok((known, false))

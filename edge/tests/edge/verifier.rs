@@ -4,14 +4,17 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use edge::revocations::Denials;
+use edge::trust::TrustState;
 use edge::verifier::issuers::Issuer;
 use edge::verifier::{AccessVerifier, Audience, Demand, Held, Settings};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use keychain::chain::Chain;
 use keychain::endorsement::Purpose;
+use keychain::statement::{Entries, Head};
 use keychain::{Code, Digest, Nonce, SigningKey, Timestamp, signed};
 
-use crate::support::fixture::{Hsm, Session, at, base64, key, nonce};
+use crate::support::fixture::{Hsm, Session, at, base64, denying, key, nonce, revoking, revoking_service};
 
 const SKEW: Duration = Duration::from_secs(5);
 const DEMAND: Demand<'_> = Demand { place: "/foo", permission: Some(("user", "read")) };
@@ -43,13 +46,13 @@ impl World {
     fn learn(&self, issuer: &SigningKey, expiration: Timestamp) {
         let text = self.hsm.endorse(Purpose::Access, issuer.public_key(), expiration);
         let issuer_key = issuer.public_key();
-        let issuer = Issuer::verify(&text, issuer_key, &self.hsm.chain(at(0)), at(0)).unwrap();
+        let issuer = Issuer::verify(&text, issuer_key, &self.hsm.trust(at(0)), at(0)).unwrap();
         self.verifier.issuers().keep(issuer_key, issuer);
     }
 
     fn check(&self, body: &str, now: Timestamp) -> Result<bool, Held> {
-        let chain = self.hsm.chain(now);
-        self.verifier.check(body.as_bytes(), DEMAND, &chain, now).map(|admitted| admitted.warm())
+        let trust = self.hsm.trust(now);
+        self.verifier.check(body.as_bytes(), DEMAND, &trust, now).map(|admitted| admitted.warm())
     }
 
     #[track_caller]
@@ -70,9 +73,9 @@ fn a_genuine_request_is_admitted_once_and_its_token_kept() {
     world.refused(&first, at(2), Code::Replay);
     assert_eq!(world.check(&session.request(nonce(2), at(2), INNER), at(2)), Ok(true));
     world.refused(&session.request(nonce(2), at(3), INNER), at(3), Code::Replay);
-    let chain = world.hsm.chain(at(4));
+    let trust = world.hsm.trust(at(4));
     let third = session.request(nonce(3), at(4), INNER);
-    let admitted = world.verifier.check(third.as_bytes(), DEMAND, &chain, at(4)).unwrap();
+    let admitted = world.verifier.check(third.as_bytes(), DEMAND, &trust, at(4)).unwrap();
     assert_eq!((admitted.request(), admitted.nonce()), (INNER, nonce(3)));
     assert_eq!(admitted.claims(), &session.claims);
 }
@@ -177,6 +180,62 @@ fn an_expired_endorsement_bites_though_the_token_is_cached() {
     world.refused(&session.request(nonce(2), end, INNER), end, Code::DeadKey);
 }
 
+/// What a head denies or revokes is refused at once, whatever was verified before; until its own end, where it has one.
+#[test]
+fn what_a_head_lists_bites_at_once_though_everything_is_cached() {
+    type Listed = fn(&World) -> Entries;
+    let until = at(600);
+    let cases: [(&str, Listed, Code, Timestamp); 3] = [
+        ("an older generation", |world| denying(world.hsm.prefix()), Code::DeadKey, until),
+        ("authd's key", |world| revoking(&world.authd, at(600)), Code::Revoked, until),
+        ("authd's first endorsement", |_| revoking_service("authd", 1, at(600)), Code::Revoked, until),
+    ];
+    for (what, listed, code, end) in cases {
+        let mut world = World::new();
+        let session = Session::open(&world.authd, 200, at(0));
+        world.hsm.rotate(at(1), false);
+        world.hsm.state(&Entries::default(), at(1));
+        assert_eq!(world.check(&session.request(nonce(1), at(2), INNER), at(2)), Ok(false), "{what}");
+        assert_eq!(world.check(&session.request(nonce(2), at(2), INNER), at(2)), Ok(true), "{what}");
+        let entries = listed(&world);
+        world.hsm.state(&entries, at(2));
+        world.refused(&session.request(nonce(3), at(3), INNER), at(3), code);
+        let last = end.minus(Duration::from_millis(1));
+        world.refused(&session.request(nonce(3), last, INNER), last, code);
+        if code == Code::Revoked {
+            assert!(world.check(&session.request(nonce(3), end, INNER), end).is_ok(), "{what}");
+        }
+        let fresh = key(102);
+        world.learn(&fresh, at(12 * 3_600));
+        let session = Session::open(&fresh, 200, at(3));
+        assert!(world.check(&session.request(nonce(4), at(3), INNER), at(3)).is_ok(), "{what}");
+    }
+}
+
+/// What the heads of a tainted generation listed is void once the next one speaks, and not before.
+#[test]
+fn a_taint_ends_what_the_tainted_generation_denied_without_a_gap() {
+    let mut world = World::new();
+    let session = Session::open(&world.authd, 200, at(0));
+    world.hsm.rotate(at(1), false);
+    world.hsm.state(&denying(world.hsm.prefix()), at(1));
+    world.refused(&session.request(nonce(1), at(2), INNER), at(2), Code::DeadKey);
+    let mut heard = world.hsm.trust(at(2)).chain().clone();
+    world.hsm.rotate(at(3), true);
+    heard.merge(world.hsm.events().to_vec(), at(4));
+    let body = session.request(nonce(1), at(4), INNER);
+    let check = |chain: &Chain| {
+        let verdict = world.verifier.check(body.as_bytes(), DEMAND, &TrustState::new(chain.clone()), at(4));
+        verdict.map(drop).map_err(|held| held.into_refusal().code())
+    };
+    assert_eq!(check(&heard), Err(Code::DeadKey), "the head of the taint is not there yet");
+    let head = Head::parse(&world.hsm.head(1, &Entries::default(), at(3))).unwrap();
+    let proven = head.verify(&heard, keychain::chain::windows::AUTHD, at(4)).unwrap();
+    let mut after = heard.clone();
+    after.hear(&proven, at(4));
+    assert_eq!(check(&after), Ok(()), "a thief's denial does not outlive the taint");
+}
+
 #[test]
 fn a_ban_bites_at_once_and_lifts_at_once() {
     let world = World::new();
@@ -194,14 +253,14 @@ fn a_ban_bites_at_once_and_lifts_at_once() {
 #[test]
 fn an_endorsement_for_answers_issues_no_tokens() {
     let world = World::new();
-    let (chain, other) = (world.hsm.chain(at(0)), key(103).public_key());
+    let (trust, other) = (world.hsm.trust(at(0)), key(103).public_key());
     let text = world.hsm.endorse(Purpose::Response, other, at(100));
-    assert_eq!(Issuer::verify(&text, other, &chain, at(0)).unwrap_err().code(), Code::WrongPurpose);
+    assert_eq!(Issuer::verify(&text, other, &trust, at(0)).unwrap_err().code(), Code::WrongPurpose);
     let text = world.hsm.endorse(Purpose::Access, other, at(100));
-    let wrong_key = Issuer::verify(&text, key(104).public_key(), &chain, at(0)).unwrap_err();
+    let wrong_key = Issuer::verify(&text, key(104).public_key(), &trust, at(0)).unwrap_err();
     assert_eq!(wrong_key.code(), Code::WrongPurpose);
     let stranger = Hsm::new(50, at(-1_000)).endorse(Purpose::Access, other, at(100));
-    assert_eq!(Issuer::verify(&stranger, other, &chain, at(0)).unwrap_err().code(), Code::DeadKey);
+    assert_eq!(Issuer::verify(&stranger, other, &trust, at(0)).unwrap_err().code(), Code::DeadKey);
 }
 
 #[test]
@@ -241,11 +300,11 @@ fn no_character_of_a_request_can_change() {
     let world = World::new();
     let session = Session::open(&world.authd, 200, at(0));
     let body = session.request(nonce(1), at(1), INNER);
-    let chain = world.hsm.chain(at(1));
+    let trust = world.hsm.trust(at(1));
     for place in 0..body.len() {
         let mut changed = body.clone().into_bytes();
         changed[place] = if changed[place] == b'A' { b'B' } else { b'A' };
-        let verdict = world.verifier.check(&changed, DEMAND, &chain, at(1));
+        let verdict = world.verifier.check(&changed, DEMAND, &trust, at(1));
         assert!(verdict.is_err(), "character {place} of {body}");
     }
     assert!(world.check(&body, at(1)).is_ok());
@@ -278,8 +337,8 @@ fn malformed_bodies_are_refused_with_their_code() {
     ] {
         world.refused(&body, at(1), Code::InvalidMessage);
     }
-    let chain = world.hsm.chain(at(1));
-    let not_text = world.verifier.check(b"{\"payload\":\"\xff\"}", DEMAND, &chain, at(1)).unwrap_err();
+    let trust = world.hsm.trust(at(1));
+    let not_text = world.verifier.check(b"{\"payload\":\"\xff\"}", DEMAND, &trust, at(1)).unwrap_err();
     assert_eq!(not_text.into_refusal().code(), Code::InvalidMessage);
     for token in ["", "0I", "ä", &"A".repeat(100_000)] {
         let odd = Session { key: key(200), claims: session.claims.clone(), token: token.to_owned() };

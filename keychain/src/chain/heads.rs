@@ -52,7 +52,11 @@ impl Chain {
     }
 
     /// Refuses an endorsement whose key or service is revoked at `now` (`PROTOCOL.md#revoked`).
-    pub fn demand_not_revoked(&self, endorsement: &Endorsement, now: Timestamp) -> Result<(), Refusal> {
+    pub(crate) fn demand_not_revoked(
+        &self,
+        endorsement: &Endorsement,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
         self.stated.demand_not_revoked(endorsement, now)
     }
 

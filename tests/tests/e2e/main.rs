@@ -4,6 +4,7 @@
 mod apps;
 mod audit;
 mod directory;
+mod heads;
 mod lost_replies;
 mod names;
 mod operations;

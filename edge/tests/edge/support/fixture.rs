@@ -1,10 +1,13 @@
 //! The parties around an edge, in memory and in virtual time: an HSM with its chain, an authd, a device.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use keychain::chain::{self, Chain, Draft, SignedEvent};
+use edge::trust::TrustState;
+use keychain::chain::{self, Chain, Draft, SignedEvent, windows};
 use keychain::endorsement::{self, Purpose, SignRequest};
+use keychain::statement::{Entries, Head, NewHead, ServiceRevocation};
 use keychain::token::{Attributes, Claims};
 use keychain::{Digest, Nonce, PublicKey, SigningKey, Timestamp, access};
 
@@ -30,10 +33,29 @@ pub(crate) fn nonce(number: u64) -> Nonce {
     Nonce::from_bytes(bytes)
 }
 
+/// What a head lists that denies one generation.
+pub(crate) fn denying(generation: Digest) -> Entries {
+    Entries { denied: [generation].into(), ..Entries::default() }
+}
+
+/// One that revokes a key.
+pub(crate) fn revoking(key: &SigningKey, until: Timestamp) -> Entries {
+    Entries { keys: [(key.public_key(), until)].into(), ..Entries::default() }
+}
+
+/// One that revokes a service's endorsements up to a number.
+pub(crate) fn revoking_service(name: &str, endorsed_up_to: u64, until: Timestamp) -> Entries {
+    let revocation = ServiceRevocation { endorsed_up_to, until };
+    Entries { services: [(name.to_owned(), revocation)].into(), ..Entries::default() }
+}
+
 /// An HSM: its generations' keys and what it published.
 pub(crate) struct Hsm {
     first_key: u32,
     events: Vec<SignedEvent>,
+    /// The heads of all events, in the order in which they were made.
+    heads: Vec<String>,
+    endorsed: AtomicU64,
 }
 
 impl Hsm {
@@ -41,7 +63,7 @@ impl Hsm {
     pub(crate) fn new(first_key: u32, created: Timestamp) -> Self {
         let (current, next) = (key(first_key), key(first_key + 1));
         let draft = Draft::first(&current.public_key(), &next.public_key().digest(), created);
-        let mut hsm = Self { first_key, events: Vec::new() };
+        let mut hsm = Self { first_key, events: Vec::new(), heads: Vec::new(), endorsed: AtomicU64::new(0) };
         hsm.publish(draft, &current);
         hsm
     }
@@ -78,17 +100,58 @@ impl Hsm {
         chain
     }
 
+    /// The chain as a verifier holds it at `now`, all heads heard.
+    pub(crate) fn trust(&self, now: Timestamp) -> TrustState {
+        let mut chain = self.chain(now);
+        for text in &self.heads {
+            let head = Head::parse(text).unwrap();
+            let Ok(proven) = head.verify(&chain, windows::AUTHD, now) else { continue };
+            chain.hear(&proven, now);
+        }
+        TrustState::new(chain)
+    }
+
+    /// Makes the next head of the newest event.
+    pub(crate) fn state(&mut self, entries: &Entries, issued_at: Timestamp) -> &str {
+        let event = self.events.last().unwrap().event().clone();
+        let own = |text: &&String| Head::parse(text).unwrap().event_id() == event.id;
+        let number = self.heads.iter().filter(own).count() as u64 + 1;
+        let text = self.head(number, entries, issued_at);
+        self.heads.push(text);
+        self.heads.last().unwrap()
+    }
+
+    /// A head of the newest event with that number, which nobody has seen yet.
+    pub(crate) fn head(&self, number: u64, entries: &Entries, issued_at: Timestamp) -> String {
+        let event = self.events.last().unwrap().event();
+        let expiration = issued_at.plus(Duration::from_hours(12));
+        let head = NewHead { event, number, issued_at, expiration, entries, audit: None };
+        let draft = head.draft().unwrap();
+        draft.seal(&self.signer().sign(draft.body().as_bytes()).unwrap())
+    }
+
+    /// The newest head, if any was made.
+    pub(crate) fn newest_head(&self) -> Option<&str> {
+        self.heads.last().map(String::as_str)
+    }
+
+    /// The key of the newest generation.
+    fn signer(&self) -> SigningKey {
+        key(self.first_key + u32::try_from(self.events.len()).unwrap() - 1)
+    }
+
     /// The newest generation's word for a key.
     pub(crate) fn endorse(&self, purpose: Purpose, public_key: PublicKey, expiration: Timestamp) -> String {
         self.endorse_as(&SignRequest { purpose, public_key, expiration }, "authd")
     }
 
-    /// The same for a service by name.
+    /// The same for a service by name. Endorsements are numbered from 1 on.
     pub(crate) fn endorse_as(&self, request: &SignRequest, service: &str) -> String {
         let head = self.events.last().unwrap();
-        let draft = endorsement::Draft::new(request, service, &self.prefix(), &head.event().id);
-        let number = self.first_key + u32::try_from(self.events.len()).unwrap() - 1;
-        draft.seal(&key(number).sign(draft.body().as_bytes()).unwrap())
+        let number = self.endorsed.fetch_add(1, Ordering::Relaxed) + 1;
+        let (prefix, id) = (self.prefix(), head.event().id);
+        let draft = endorsement::Draft::numbered(request, service, number, &prefix, &id);
+        draft.seal(&self.signer().sign(draft.body().as_bytes()).unwrap())
     }
 }
 

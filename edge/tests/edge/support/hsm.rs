@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use keychain::Timestamp;
 use keychain::directory::Directory;
 use keychain::endorsement::SignRequest;
+use keychain::statement::{Entries, Head};
 
 use super::fixture::Hsm;
+use super::world::ago;
 
 /// The service; what it signs with can be changed while it runs.
 pub(crate) struct HsmService {
@@ -40,6 +43,16 @@ impl HsmService {
         for (id, text) in events {
             directory.publish_event(&id, &text).await.unwrap();
         }
+        let head = self.hsm.lock().unwrap().newest_head().map(str::to_owned);
+        if let Some(head) = head {
+            publish_head(directory, &head).await;
+        }
+    }
+
+    /// Makes a head that lists `entries`, and publishes it.
+    pub(crate) async fn state(&self, directory: &Directory, entries: &Entries) {
+        let head = self.hsm.lock().unwrap().state(entries, ago(1)).to_owned();
+        publish_head(directory, &head).await;
     }
 
     /// Rotates or taints, and publishes.
@@ -52,6 +65,12 @@ impl HsmService {
     pub(crate) async fn stop(&self) {
         self.server.stop(false).await;
     }
+}
+
+/// Publishes a head as a publisher does.
+pub(crate) async fn publish_head(directory: &Directory, text: &str) {
+    let event = Head::parse(text).unwrap().event_id();
+    directory.publish_head(&event, text, Duration::from_hours(12)).await.unwrap();
 }
 
 async fn sign(hsm: web::Data<Mutex<Hsm>>, body: web::Bytes) -> HttpResponse {

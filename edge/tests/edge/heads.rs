@@ -1,0 +1,161 @@
+//! What the HSM's heads deny and revoke, at an edge that runs.
+
+use std::time::{Duration, Instant};
+
+use keychain::access::Response;
+use keychain::directory::Db;
+use keychain::endorsement::Endorsement;
+use keychain::statement::Entries;
+use keychain::{Digest, PublicKey, Timestamp};
+use redis::AsyncCommands as _;
+
+use crate::support::fixture::{Hsm, Session, denying, key, revoking, revoking_service};
+use crate::support::hsm::publish_head;
+use crate::support::until;
+use crate::support::world::{World, ago};
+
+fn soon() -> Timestamp {
+    edge::clock::now().plus(Duration::from_hours(1))
+}
+
+async fn admitted(world: &World, session: &Session) {
+    until("the session to be admitted", async || (world.ask(session).await.status == 200).then_some(()))
+        .await;
+}
+
+/// Waits for that refusal. Until then the request is admitted, or the edge has no key of its own.
+async fn refused(world: &World, session: &Session, code: &str) {
+    until("the head to bite", async || {
+        let answer = world.ask(session).await;
+        let other = answer.status == 200 || answer.code() == "BA603";
+        assert!(other || answer.code() == code, "{}", answer.body);
+        (!other).then_some(())
+    })
+    .await;
+}
+
+/// The key that signs the edge's answers now.
+async fn own_key(world: &World, session: &Session) -> PublicKey {
+    let answer = until("an answer", async || {
+        let answer = world.ask(session).await;
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
+    Response::parse(answer.body.as_bytes()).unwrap().server_identity
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_head_lists_is_refused_at_once() {
+    let mut world = World::start().await;
+    let mut listed = denying(world.hsm.hsm.lock().unwrap().prefix());
+    let session = world.session(200);
+    world.hsm.rotate(&world.directory, ago(1), false).await;
+    admitted(&world, &session).await;
+    let stated = Instant::now();
+    world.hsm.state(&world.directory, &listed).await;
+    refused(&world, &session, "BA207").await;
+    assert!(stated.elapsed() < Duration::from_secs(5), "{:?}", stated.elapsed());
+
+    world.authd = world.publish_issuer(101).await;
+    let session = world.session(200);
+    admitted(&world, &session).await;
+    listed.join(&revoking(&world.authd, soon()));
+    world.hsm.state(&world.directory, &listed).await;
+    refused(&world, &session, "BA304").await;
+
+    world.authd = world.publish_issuer(102).await;
+    let session = world.session(200);
+    admitted(&world, &session).await;
+    let text = world.directory.endorsement(Db::Access, &world.authd.public_key()).await.unwrap().unwrap();
+    let number = Endorsement::parse(&text).unwrap().number.unwrap();
+    listed.join(&revoking_service("authd", number, soon()));
+    world.hsm.state(&world.directory, &listed).await;
+    refused(&world, &session, "BA304").await;
+
+    world.authd = world.publish_issuer(103).await;
+    admitted(&world, &world.session(200)).await;
+}
+
+/// The edge's own key, revoked: its entry is gone for good, also after the directory lost everything, and there is a
+/// new key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_is_replaced_and_not_put_back() {
+    let world = World::start().await;
+    let session = world.session(200);
+    let old = own_key(&world, &session).await;
+    let mut revoked = Entries::default();
+    revoked.keys.insert(old, soon());
+    world.hsm.state(&world.directory, &revoked).await;
+    world.directory.withdraw(Db::Response, &old).await.unwrap();
+    let new = until("a new key", async || {
+        let new = own_key(&world, &session).await;
+        (new != old).then_some(new)
+    })
+    .await;
+    let published = async |key| world.directory.endorsement(Db::Response, key).await.unwrap();
+    assert_eq!(published(&old).await, None);
+    world.redis.flush().await;
+    until("the new key to be put back", async || published(&new).await).await;
+    assert_eq!(published(&old).await, None);
+}
+
+/// Whatever stands among the heads, the one that counts is found.
+#[tokio::test(flavor = "multi_thread")]
+async fn junk_among_the_heads_hides_nothing() {
+    let mut world = World::start().await;
+    let session = world.session(200);
+    let (stranger, own) = {
+        let hsm = world.hsm.hsm.lock().unwrap();
+        let stranger = Hsm::new(50, ago(3_600)).head(1, &revoking(&world.authd, soon()), ago(1));
+        let own = hsm.head(1, &revoking(&world.authd, soon()), ago(1));
+        (stranger, own)
+    };
+    let forged = own.replace("\"number\":1", "\"number\":9");
+    let mut heads = world.redis.database(5).await;
+    for (place, junk) in ["junk", &"y".repeat(100_000), "{}", &stranger, &forged].into_iter().enumerate() {
+        heads.set::<_, _, ()>(Digest::of(format!("{place}")).to_string(), junk).await.unwrap();
+    }
+    heads.lpush::<_, _, ()>(Digest::of("another type").to_string(), "x").await.unwrap();
+    world.edge.terminate();
+    assert!(world.edge.ended().await.success());
+    world.restart();
+    world.edge.ready().await;
+    admitted(&world, &session).await;
+    let metrics = world.metrics().await;
+    for counted in ["{code=\"BA101\"} 2", "{code=\"BA201\"} 1"] {
+        assert!(metrics.contains(&format!("verifier_heads_refused_total{counted}")), "{metrics}");
+    }
+    publish_head(&world.directory, &own).await;
+    refused(&world, &session, "BA304").await;
+}
+
+/// A later head that lacks a denial, and a second body of one number: both are reported, and everything goes on
+/// counting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_is_never_lost_to_another_head() {
+    let mut world = World::start().await;
+    let first = world.hsm.hsm.lock().unwrap().prefix();
+    let of_first = world.session(200);
+    world.hsm.rotate(&world.directory, ago(1), false).await;
+    world.authd = world.publish_issuer(101).await;
+    let of_second = world.session(200);
+    world.hsm.state(&world.directory, &denying(first)).await;
+    refused(&world, &of_first, "BA207").await;
+    admitted(&world, &of_second).await;
+
+    world.hsm.state(&world.directory, &Entries::default()).await;
+    let counted = async |line: &str| {
+        until(line, async || world.metrics().await.contains(line).then_some(())).await;
+    };
+    counted("verifier_heads_irregular_total{kind=\"lost\"} 1").await;
+    refused(&world, &of_first, "BA207").await;
+
+    let other = world.hsm.hsm.lock().unwrap().head(2, &revoking(&world.authd, soon()), ago(1));
+    publish_head(&world.directory, &other).await;
+    counted("verifier_heads_irregular_total{kind=\"theft\"} 1").await;
+    refused(&world, &of_second, "BA304").await;
+    refused(&world, &of_first, "BA207").await;
+    world.authd = key(102);
+    world.publish_issuer(102).await;
+    admitted(&world, &world.session(200)).await;
+}
