@@ -25,15 +25,17 @@
 //! - *Decisions are pure.* [`operation`] has no clock, store or socket; every rule has a row in its tests.
 //! - *One operation, one transaction.* A refused request, and any failure on the way, leaves every table as
 //!   it was. A link, unlink or recovery change whose rotation step fails changes nothing.
-//! - *Records are appended, never changed*; each has its own address and the signed request that caused it
-//!   ([`record`]). A row that is not what its address says is an error, never an input.
+//! - *Records are appended, never changed*; each has its own address and its cause: the signed request of a device,
+//!   or an operator's order, signed by this authd ([`record`]). A row that is not what its address says is an error,
+//!   never an input.
 //! - *A lost answer strands nobody*: an exact repeat is answered again and changes nothing. Everything else
 //!   that reveals a spent key is refused.
 //! - *A refresh key is spent once*, by a unique row in the store; the copy in the directory decides nothing.
 //! - *A revocation is never lost*: it is written to the outbox in the transaction that decided it ([`outbox`]).
 //! - *No endorsement, no service*: nothing is decided while the answer could not be checked.
 //! - *The unsigned operation costs no memory*: challenges are recognised, not remembered ([`challenge`]).
-//! - *Unknown, revoked and deleted look alike*, byte for byte.
+//! - *Unknown, revoked and deleted look alike*, byte for byte. A ban is told only to those who prove a key.
+//! - *A lift takes back one denial*: that of one account for one cause. What is denied besides stays denied.
 //! - *No key outlives the process*, none is written, and no log line holds a key, token or payload.
 //!
 //! Several authd may run on one PostgreSQL; a SQLite file belongs to one.

@@ -4,6 +4,7 @@
 //! order, and notes what arrived. At start, and whenever the directory may have forgotten, it tells again
 //! all that still has effect: saying it twice does no harm.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,8 +12,10 @@ use std::time::Duration;
 
 use edge::clock;
 use edge::updates::Subscription;
+use keychain::Digest;
 use keychain::directory::{self, Directory};
 
+use crate::record::BanEnd;
 use crate::service::Service;
 use crate::store::{Backlog, Fault, Pending, Store};
 
@@ -22,12 +25,18 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How often rows that have ended are removed.
 const PRUNE: Duration = Duration::from_mins(10);
 
+/// How often a denial that changes while it is told is told again at once.
+const SETTLE_MAX: usize = 5;
+
 /// Why entries were not told.
 #[derive(Debug, thiserror::Error)]
 pub enum Untold {
     /// The directory did not take one.
     #[error("the directory did not take a revocation")]
     Directory(#[from] directory::Error),
+    /// Others kept changing one while it was told.
+    #[error("a denial kept changing while it was told")]
+    Changing,
     /// The store did not give or mark them.
     #[error("the outbox cannot be read")]
     Store(#[from] Fault),
@@ -78,21 +87,48 @@ pub async fn tell(store: &Store, directory: &Directory, backlog: Backlog) -> Res
         let page = store.pending(backlog, after, now).await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = last.id;
-        for entry in &page {
-            tell_one(directory, entry).await?;
+        for entry in page.iter().filter(|entry| !entry.lifted) {
+            deny(directory, entry).await?;
+        }
+        let lifted: BTreeSet<Digest> =
+            page.iter().filter(|entry| entry.lifted).map(|entry| entry.subject).collect();
+        for subject in lifted {
+            settle(store, directory, &subject).await?;
         }
         let ids: Vec<i64> = page.iter().map(|entry| entry.id).collect();
-        store.mark_sent(&ids, now).await?;
+        let kept = store.mark_sent(&ids, now).await?;
+        // A denial that was taken back while it was told, and whose lift another authd told before it.
+        for entry in page.iter().filter(|entry| !entry.lifted && !kept.contains(&entry.id)) {
+            settle(store, directory, &entry.subject).await?;
+        }
     }
 }
 
-async fn tell_one(directory: &Directory, entry: &Pending) -> Result<(), directory::Error> {
-    if entry.lifted {
-        return directory.lift(&entry.subject).await;
-    }
+async fn deny(directory: &Directory, entry: &Pending) -> Result<(), directory::Error> {
     let left = entry.expires_at.map(|end| end.since(clock::now()));
     match left {
         Some(left) if left.is_zero() => Ok(()),
         left => directory.revoke(&entry.subject, left).await,
     }
+}
+
+/// Makes the directory say of a subject, of which a denial was taken back, what the store says of it. Another
+/// authd may decide and tell meanwhile, in any order: the store is asked again after each write, so that
+/// whichever writes last wrote what the store says last.
+async fn settle(store: &Store, directory: &Directory, subject: &Digest) -> Result<(), Untold> {
+    let mut wanted = store.denial(subject, clock::now()).await?;
+    for _ in 0..SETTLE_MAX {
+        match wanted.map(BanEnd::time) {
+            None => directory.lift(subject).await?,
+            Some(end) => {
+                directory.deny_exactly(subject, end.map(|end| end.since(clock::now()))).await?;
+            }
+        }
+        let told = wanted;
+        wanted = store.denial(subject, clock::now()).await?;
+        if wanted == told {
+            return Ok(());
+        }
+    }
+    Err(Untold::Changing)
 }

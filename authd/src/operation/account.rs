@@ -17,7 +17,7 @@ pub(super) fn create(
     view: &View,
     now: Timestamp,
 ) -> Result<Decision, Refusal> {
-    check_ban(view.banned)?;
+    check_ban(view.ban.as_ref(), now)?;
     if is_repeat(request, view) {
         return Ok(Decision::Repeat);
     }
@@ -42,8 +42,8 @@ pub(super) fn recover(
     now: Timestamp,
 ) -> Result<Decision, Refusal> {
     let (revealed, next) = recovery;
-    check_ban(view.banned)?;
     if is_repeat(request, view) {
+        check_ban(view.ban.as_ref(), now)?;
         return Ok(Decision::Repeat);
     }
     let account = view.account.as_ref().filter(|account| account.state == AccountState::Active);
@@ -55,6 +55,7 @@ pub(super) fn recover(
         let because = "the recovery key does not digest to the account's recovery hash";
         return Err(Refusal::new(Code::RotationMismatch, because));
     }
+    check_ban(view.ban.as_ref(), now)?;
     check_committed(view)?;
     // A device's first keys are used once, or a captured container could bring them back.
     if view.device.is_some() {
@@ -88,7 +89,7 @@ pub(super) fn delete(
     view: &View,
     now: Timestamp,
 ) -> Result<Decision, Refusal> {
-    let Gate::Open { account, device } = gate::pass(request, authentication, view)? else {
+    let Gate::Open { account, device } = gate::pass(request, authentication, view, now)? else {
         return Ok(Decision::Repeat);
     };
     let device = gate::rotated(request, authentication, device, DeviceState::Active, now)?;
@@ -101,7 +102,7 @@ pub(super) fn delete(
 
 /// Whether the device that a creation or recovery registers was registered by this very request.
 fn is_repeat(request: &Verified, view: &View) -> bool {
-    view.device.as_ref().is_some_and(|device| device.cause.digest == request.cause())
+    view.device.as_ref().is_some_and(|device| device.cause.is_request(&request.cause()))
 }
 
 fn active(devices: &[DeviceRecord]) -> Vec<Digest> {

@@ -15,7 +15,7 @@ pub(super) fn rotate(
     view: &View,
     now: Timestamp,
 ) -> Result<Decision, Refusal> {
-    let Gate::Open { device, .. } = gate::pass(request, authentication, view)? else {
+    let Gate::Open { device, .. } = gate::pass(request, authentication, view, now)? else {
         return Ok(Decision::Repeat);
     };
     let device = gate::rotated(request, authentication, device, DeviceState::Active, now)?;
@@ -31,7 +31,7 @@ pub(super) fn link(
     view: &View,
     now: Timestamp,
 ) -> Result<Decision, Refusal> {
-    let Gate::Open { device, .. } = gate::pass(request, authentication, view)? else {
+    let Gate::Open { device, .. } = gate::pass(request, authentication, view, now)? else {
         return Ok(Decision::Repeat);
     };
     if view.other.is_some() || link.device == authentication.device {
@@ -56,7 +56,7 @@ pub(super) fn unlink(
     view: &View,
     now: Timestamp,
 ) -> Result<Decision, Refusal> {
-    let Gate::Open { device, .. } = gate::pass(request, authentication, view)? else {
+    let Gate::Open { device, .. } = gate::pass(request, authentication, view, now)? else {
         return Ok(Decision::Repeat);
     };
     let devices = if target == authentication.device {
@@ -78,7 +78,7 @@ pub(super) fn change_recovery(
     view: &View,
     now: Timestamp,
 ) -> Result<Decision, Refusal> {
-    let Gate::Open { account, device } = gate::pass(request, authentication, view)? else {
+    let Gate::Open { account, device } = gate::pass(request, authentication, view, now)? else {
         return Ok(Decision::Repeat);
     };
     check_committed(view)?;

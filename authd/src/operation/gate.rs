@@ -20,13 +20,14 @@ pub(super) fn pass<'a>(
     request: &Verified,
     authentication: &Authentication,
     view: &'a View,
+    now: Timestamp,
 ) -> Result<Gate<'a>, Refusal> {
-    check_ban(view.banned)?;
     let (Some(account), Some(device)) = (&view.account, &view.device) else {
         return Err(unknown_device());
     };
     // Also when the newest record revokes the device or the account is gone: its reply may be what was lost.
-    if device.cause.digest == request.cause() {
+    if device.cause.is_request(&request.cause()) {
+        check_ban(view.ban.as_ref(), now)?;
         return Ok(Gate::Repeat);
     }
     if account.state != AccountState::Active || device.state != DeviceState::Active {
@@ -36,6 +37,7 @@ pub(super) fn pass<'a>(
     let names_head = device.public_key == authentication.public_key
         && device.rotation_hash == authentication.rotation_hash;
     if names_head && matches!(request.request(), Request::DeviceRotate { .. }) {
+        check_ban(view.ban.as_ref(), now)?;
         return Ok(Gate::Repeat);
     }
     if view.key_spent {
@@ -47,6 +49,7 @@ pub(super) fn pass<'a>(
             "the revealed key does not digest to the device's rotation hash",
         ));
     }
+    check_ban(view.ban.as_ref(), now)?;
     Ok(Gate::Open { account, device })
 }
 

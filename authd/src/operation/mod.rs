@@ -21,7 +21,7 @@ mod tests;
 use keychain::message::{Authentication, Request, Verified};
 use keychain::{Code, Digest, PublicKey, Refusal, Timestamp};
 
-use crate::record::{AccountRecord, Cause, DeviceRecord};
+use crate::record::{AccountRecord, AccountState, BanRecord, DeviceRecord, SignedRequest};
 
 /// Most devices that an account may ever have had when another is linked. One device a week for nineteen
 /// years; it bounds what a recovery or deletion reads and writes in its one transaction.
@@ -69,8 +69,8 @@ pub enum Devices {
 pub struct View {
     /// The account's newest record.
     pub account: Option<AccountRecord>,
-    /// Whether the identity is banned.
-    pub banned: bool,
+    /// The identity's newest ban record.
+    pub ban: Option<BanRecord>,
     /// The acting device's newest record in this account.
     pub device: Option<DeviceRecord>,
     /// Whether that device has ever revealed the key that the request reveals.
@@ -109,6 +109,37 @@ pub struct Change {
     pub devices: Vec<DeviceRecord>,
     /// Devices whose access tokens are to be denied from now on.
     pub revoked: Vec<Digest>,
+}
+
+/// Why an account has a subject denied. A device may be denied by several accounts, and by one for several
+/// causes: a lift takes back that of one account for one cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DenialCause {
+    /// The identity is banned, and its devices with it.
+    Ban,
+    /// The account is deleted.
+    Deletion,
+    /// The device is revoked.
+    Revocation,
+}
+
+impl DenialCause {
+    /// The word that stands for it in the store.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ban => "ban",
+            Self::Deletion => "deletion",
+            Self::Revocation => "revocation",
+        }
+    }
+}
+
+impl Change {
+    /// Why the devices are denied.
+    pub fn denial_cause(&self) -> DenialCause {
+        let deleted = self.account.as_ref().is_some_and(|account| account.state == AccountState::Deleted);
+        if deleted { DenialCause::Deletion } else { DenialCause::Revocation }
+    }
 }
 
 impl Decision {
@@ -178,9 +209,12 @@ pub fn decide(request: &Verified, view: &View, now: Timestamp) -> Result<Decisio
     }
 }
 
-/// The first check of all ten operations: a banned identity is refused, whatever it asks.
-fn check_ban(banned: bool) -> Result<(), Refusal> {
-    if banned { Err(Refusal::new(Code::Revoked, "the identity is banned")) } else { Ok(()) }
+/// A banned identity is refused whatever it asks, once it is proved that its owner asks: nobody else is told.
+fn check_ban(ban: Option<&BanRecord>, now: Timestamp) -> Result<(), Refusal> {
+    if ban.is_some_and(|ban| ban.is_in_force(now)) {
+        return Err(Refusal::new(Code::Revoked, "the identity is banned"));
+    }
+    Ok(())
 }
 
 /// A recovery key is good once, so an account that committed to a spent one could never be recovered
@@ -208,11 +242,11 @@ pub(crate) fn unknown_device() -> Refusal {
 }
 
 /// What caused the records that `request` leads to.
-fn cause(request: &Verified) -> Result<Cause, Refusal> {
+fn cause(request: &Verified) -> Result<SignedRequest, Refusal> {
     let Some(signature) = request.signature() else {
         return Err(Refusal::new(Code::Internal, "an unsigned request reached a record"));
     };
-    Ok(Cause {
+    Ok(SignedRequest {
         operation: request.operation(),
         digest: request.cause(),
         payload: request.payload().to_owned(),

@@ -10,7 +10,7 @@ use keychain::token::Claims;
 use keychain::{Code, Digest, PublicKey, Refusal, Timestamp};
 
 use super::{check_ban, unknown_device};
-use crate::record::{AccountRecord, AccountState, DeviceRecord, DeviceState};
+use crate::record::{AccountRecord, AccountState, BanRecord, DeviceRecord, DeviceState};
 
 /// How long tokens and sessions last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub struct Lifetimes {
 pub struct SessionView {
     /// The account's newest record.
     pub account: Option<AccountRecord>,
-    /// Whether the identity is banned.
-    pub banned: bool,
+    /// The identity's newest ban record.
+    pub ban: Option<BanRecord>,
     /// The device's newest record in this account.
     pub device: Option<DeviceRecord>,
 }
@@ -84,11 +84,6 @@ pub enum Decision {
     Repeat(Refresh),
 }
 
-/// `/session/request`: anyone may ask for a challenge, but for a banned identity.
-pub fn request(banned: bool) -> Result<(), Refusal> {
-    check_ban(banned)
-}
-
 /// `/session/create`, before its proof: the device whose key must have signed, or the one refusal for an
 /// unknown, revoked or deleted one. A ban is told only to those who prove the device's key.
 pub fn device(view: &SessionView) -> Result<&DeviceRecord, Refusal> {
@@ -105,7 +100,7 @@ pub fn create(
     now: Timestamp,
 ) -> Result<Grant, Refusal> {
     let device = device(view)?;
-    check_ban(view.banned)?;
+    check_ban(view.ban.as_ref(), now)?;
     Ok(grant((device.identity, device.device), access, now.plus(lifetimes.refresh), lifetimes, now))
 }
 
@@ -134,7 +129,7 @@ pub fn refresh(
     now: Timestamp,
 ) -> Result<Decision, Refusal> {
     let device = device(&view.session)?;
-    check_ban(view.session.banned)?;
+    check_ban(view.session.ban.as_ref(), now)?;
     if let Some(spent) = &view.spent {
         let same = spent.cause == cause && spent.grant.device == device.device;
         return if same && !view.superseded {

@@ -4,7 +4,7 @@ use keychain::{Code, Digest, Refusal, Timestamp};
 use sea_orm::ActiveValue::Set;
 use sea_orm::{DatabaseTransaction, EntityTrait};
 
-use super::outbox::{self, Entry};
+use super::outbox::{self, Place};
 use super::tables::{account, challenge, device, refresh};
 use super::{Fault, rows, view};
 use crate::challenge::Challenge;
@@ -109,9 +109,10 @@ impl Case for Account {
         for record in &change.devices {
             device::Entity::insert(rows::device_row(record)).exec_without_returning(transaction).await?;
         }
+        let (account, cause) = (self.needs.identity, change.denial_cause());
         for subject in &change.revoked {
-            let entry = Entry { subject: *subject, lifted: false, expires_at: Some(now.plus(self.denial)) };
-            outbox::put(transaction, entry).await?;
+            let place = Place { subject: *subject, account, cause };
+            outbox::deny(transaction, place, Some(now.plus(self.denial))).await?;
         }
         Ok(())
     }

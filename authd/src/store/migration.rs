@@ -1,7 +1,7 @@
 //! The schema, made and brought up to date at start.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::schema::{big_integer, big_integer_null, boolean, text, text_null};
+use sea_orm_migration::schema::{big_integer, big_integer_null, boolean, integer, text, text_null};
 
 /// All migrations, oldest first. One that has been released is never edited.
 pub(super) struct Migrator;
@@ -13,19 +13,21 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// Accounts, devices, bans, refreshes, challenges and the outbox.
+/// Accounts, devices, bans, their signers, refreshes, challenges and the outbox.
 struct Accounts;
 
 impl MigrationName for Accounts {
     fn name(&self) -> &'static str {
-        "m0001_accounts"
+        "m0001_records"
     }
 }
 
 #[async_trait::async_trait]
 impl MigrationTrait for Accounts {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for table in [accounts(), devices(), bans(), refreshes(), challenges(), secrets(), outbox()] {
+        let tables =
+            [accounts(), devices(), bans(), signers(), refreshes(), challenges(), secrets(), outbox()];
+        for table in tables {
             manager.create_table(table).await?;
         }
         for (table, columns, unique) in INDEXES {
@@ -50,7 +52,7 @@ impl MigrationTrait for Accounts {
 
 /// Table, columns, whether unique. The unique ones decide races that the locks should have decided
 /// already: one record for each place of a chain, one chain for each account, device or ban.
-const INDEXES: [(&str, &[&str], bool); 11] = [
+const INDEXES: [(&str, &[&str], bool); 12] = [
     ("account_records", &["prefix", "sequence_number"], true),
     ("account_records", &["identity", "sequence_number"], true),
     ("account_records", &["identity", "revealed"], false),
@@ -62,6 +64,7 @@ const INDEXES: [(&str, &[&str], bool); 11] = [
     ("ban_records", &["identity", "sequence_number"], true),
     ("outbox", &["sent_at", "id"], false),
     ("outbox", &["expires_at"], false),
+    ("outbox", &["subject"], false),
 ];
 
 fn accounts() -> TableCreateStatement {
@@ -70,9 +73,14 @@ fn accounts() -> TableCreateStatement {
         .col(text("recovery_hash"))
         .col(text_null("revealed"))
         .col(text("state"))
-        .col(text("path"))
-        .col(text("cause"))
-        .col(text("payload"))
+        .col(integer("format"))
+        .col(text_null("path"))
+        .col(text_null("cause"))
+        .col(text_null("payload"))
+        .col(text_null("action"))
+        .col(text_null("operator"))
+        .col(text_null("reason"))
+        .col(text_null("signer"))
         .col(text("signature"))
         .to_owned()
 }
@@ -84,15 +92,34 @@ fn devices() -> TableCreateStatement {
         .col(text("public_key"))
         .col(text("rotation_hash"))
         .col(text("state"))
-        .col(text("path"))
-        .col(text("cause"))
-        .col(text("payload"))
+        .col(integer("format"))
+        .col(text_null("path"))
+        .col(text_null("cause"))
+        .col(text_null("payload"))
+        .col(text_null("action"))
+        .col(text_null("operator"))
+        .col(text_null("reason"))
+        .col(text_null("signer"))
         .col(text("signature"))
         .to_owned()
 }
 
 fn bans() -> TableCreateStatement {
-    record("ban_records").col(text("identity")).col(boolean("banned")).to_owned()
+    record("ban_records")
+        .col(text("identity"))
+        .col(boolean("banned"))
+        .col(big_integer_null("until"))
+        .col(integer("format"))
+        .col(text("action"))
+        .col(text("operator"))
+        .col(text("reason"))
+        .col(text("signer"))
+        .col(text("signature"))
+        .to_owned()
+}
+
+fn signers() -> TableCreateStatement {
+    Table::create().table("signers").col(text("public_key").primary_key()).col(text("endorsement")).to_owned()
 }
 
 fn refreshes() -> TableCreateStatement {
@@ -127,6 +154,8 @@ fn outbox() -> TableCreateStatement {
         .table("outbox")
         .col(big_integer("id").primary_key().auto_increment())
         .col(text("subject"))
+        .col(text("account"))
+        .col(text("cause"))
         .col(boolean("lifted"))
         .col(big_integer_null("expires_at"))
         .col(big_integer_null("sent_at"))

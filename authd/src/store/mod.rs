@@ -14,12 +14,14 @@
 //! Records are only ever inserted. Two tables hold rows that end by themselves: spent challenges (two
 //! minutes) and refreshes (with their session); [`Store::prune`] removes them.
 
+mod ban;
 mod case;
 mod connect;
 mod fault;
 mod migration;
 mod outbox;
 mod rows;
+mod signers;
 mod tables;
 mod view;
 
@@ -88,11 +90,6 @@ impl Store {
         }
         let last = last.unwrap_or_else(|| sea_orm::DbErr::Custom("no attempt was made".to_owned()));
         Err(Fault::Lost(last).into())
-    }
-
-    /// Whether `identity` is banned.
-    pub async fn is_banned(&self, identity: &Digest) -> Result<bool, Fault> {
-        view::is_banned(&self.reader, identity).await
     }
 
     /// The accounts that ever had `device`: normally one, and at most sixteen are looked at.

@@ -1,8 +1,10 @@
-//! Revocations on their way to the edges, and bans.
+//! Denials on their way to the edges, and what takes them back.
 //!
 //! What revokes a device writes so here, in the same transaction: a kill between the commit and the write
 //! to the directory loses nothing. An entry stays until it has no effect any more, so that a directory that
 //! lost its memory is told again.
+
+use std::collections::BTreeSet;
 
 use keychain::{Digest, Timestamp};
 use sea_orm::ActiveValue::Set;
@@ -12,22 +14,26 @@ use sea_orm::{
     QuerySelect,
 };
 
-use super::tables::{ban, outbox};
-use super::{Failure, Fault, Store, rows, view};
-use crate::record::{BanRecord, DeviceState};
+use super::tables::outbox;
+use super::{Fault, Store, rows};
+use crate::operation::DenialCause;
+use crate::record::BanEnd;
 
 /// Most entries read in one go; there may be as many more as follow.
 const PAGE: u64 = 256;
 
-/// How long a lifted ban is repeated to a directory that comes back with the memory of it.
+/// How long a lift is repeated to a directory that comes back with the memory of what was lifted.
 const LIFT_REMEMBERED: std::time::Duration = std::time::Duration::from_hours(24);
 
-/// One thing for the edges to know.
+/// Whose denial of whom, and why: what a lift takes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct Place {
+    /// The device or identity that is denied.
     pub(super) subject: Digest,
-    pub(super) lifted: bool,
-    pub(super) expires_at: Option<Timestamp>,
+    /// The account that has it denied.
+    pub(super) account: Digest,
+    /// For which cause.
+    pub(super) cause: DenialCause,
 }
 
 /// An entry that the directory is to be told.
@@ -39,7 +45,7 @@ pub struct Pending {
     pub subject: Digest,
     /// Whether a denial is taken back.
     pub lifted: bool,
-    /// Until when it has effect; a ban has none.
+    /// Until when it has effect; a ban may have no end.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -52,11 +58,40 @@ pub enum Backlog {
     All,
 }
 
-pub(super) async fn put(db: &impl ConnectionTrait, entry: Entry) -> Result<(), Fault> {
+/// Denies until `end`, or until it is lifted.
+pub(super) async fn deny(
+    db: &impl ConnectionTrait,
+    place: Place,
+    end: Option<Timestamp>,
+) -> Result<(), Fault> {
+    put(db, place, false, end).await
+}
+
+/// Takes back what an account has denied for a cause. Denials of the same subject by other accounts, or for other
+/// causes, stay: what the directory is told then is what is left.
+pub(super) async fn lift(db: &impl ConnectionTrait, place: Place, now: Timestamp) -> Result<(), Fault> {
+    let Place { subject, account, cause } = place;
+    outbox::Entity::delete_many()
+        .filter(outbox::Column::Subject.eq(subject.to_string()))
+        .filter(outbox::Column::Account.eq(account.to_string()))
+        .filter(outbox::Column::Cause.eq(cause.as_str()))
+        .exec(db)
+        .await?;
+    put(db, place, true, Some(now.plus(LIFT_REMEMBERED))).await
+}
+
+async fn put(
+    db: &impl ConnectionTrait,
+    place: Place,
+    lifted: bool,
+    expires_at: Option<Timestamp>,
+) -> Result<(), Fault> {
     let row = outbox::ActiveModel {
-        subject: Set(entry.subject.to_string()),
-        lifted: Set(entry.lifted),
-        expires_at: Set(entry.expires_at.map(Timestamp::unix_millis)),
+        subject: Set(place.subject.to_string()),
+        account: Set(place.account.to_string()),
+        cause: Set(place.cause.as_str().to_owned()),
+        lifted: Set(lifted),
+        expires_at: Set(expires_at.map(Timestamp::unix_millis)),
         sent_at: Set(None),
         ..Default::default()
     };
@@ -84,14 +119,22 @@ impl Store {
             .collect()
     }
 
-    /// Notes that the directory was told these entries.
-    pub async fn mark_sent(&self, ids: &[i64], now: Timestamp) -> Result<(), Fault> {
+    /// Notes that the directory was told these entries. Answers those that are still there.
+    pub async fn mark_sent(&self, ids: &[i64], now: Timestamp) -> Result<BTreeSet<i64>, Fault> {
+        let these = outbox::Column::Id.is_in(ids.iter().copied());
         outbox::Entity::update_many()
             .col_expr(outbox::Column::SentAt, Expr::value(now.unix_millis()))
-            .filter(outbox::Column::Id.is_in(ids.iter().copied()))
+            .filter(these.clone())
             .exec(&self.writer)
             .await?;
-        Ok(())
+        let kept: Vec<i64> = outbox::Entity::find()
+            .select_only()
+            .column(outbox::Column::Id)
+            .filter(these)
+            .into_tuple()
+            .all(&self.writer)
+            .await?;
+        Ok(kept.into_iter().collect())
     }
 
     /// How many entries the directory has not been told.
@@ -100,55 +143,20 @@ impl Store {
         Ok(unsent.filter(effective(now)).count(&self.reader).await?)
     }
 
-    /// Bans `identity` from all ten operations, or lifts its ban, and tells the edges of it and of each of
-    /// its active devices. A lift leaves denied, until it ends, what a revocation or deletion denies besides.
-    /// Says whether anything changed.
-    pub async fn set_banned(&self, identity: &Digest, banned: bool, now: Timestamp) -> Result<bool, Failure> {
-        let transaction = self.begin_write(identity).await?;
-        let before = view::newest_ban(&transaction, identity).await?;
-        if before.as_ref().is_some_and(|record| record.banned) == banned {
-            transaction.rollback().await?;
-            return Ok(false);
+    /// Until when a device or identity is denied, for whatever cause; nothing if it is not.
+    pub async fn denial(&self, subject: &Digest, now: Timestamp) -> Result<Option<BanEnd>, Fault> {
+        let denials = outbox::Entity::find()
+            .filter(outbox::Column::Subject.eq(subject.to_string()))
+            .filter(outbox::Column::Lifted.eq(false))
+            .filter(effective(now))
+            .all(&self.reader)
+            .await?;
+        if denials.iter().any(|denial| denial.expires_at.is_none()) {
+            return Ok(Some(BanEnd::Never));
         }
-        let record = BanRecord::new(before.as_ref(), *identity, banned, now);
-        ban::Entity::insert(rows::ban_row(&record)).exec_without_returning(&transaction).await?;
-        let mut subjects = vec![*identity];
-        for device in view::devices(&transaction, identity).await? {
-            // A lift leaves revoked devices denied: their own entries end by themselves.
-            if device.state == DeviceState::Active {
-                subjects.push(device.device);
-            }
-        }
-        for subject in subjects {
-            if banned {
-                put(&transaction, Entry { subject, lifted: false, expires_at: None }).await?;
-            } else {
-                lift(&transaction, subject, now).await?;
-            }
-        }
-        transaction.commit().await?;
-        Ok(true)
+        let latest = denials.iter().filter_map(|denial| denial.expires_at).max();
+        Ok(latest.map(|end| BanEnd::At(Timestamp::from_unix_millis(end))))
     }
-}
-
-/// Puts a lift in place of the entries of `subject`, and after it the denial among them that has an end of its
-/// own: a device of a deleted account is active in its own chain, and its tokens may outlive the ban. The lift
-/// has to come first, because the directory never shortens a denial.
-async fn lift(db: &impl ConnectionTrait, subject: Digest, now: Timestamp) -> Result<(), Fault> {
-    let of_subject = outbox::Column::Subject.eq(subject.to_string());
-    let denial = outbox::Entity::find()
-        .filter(of_subject.clone())
-        .filter(outbox::Column::Lifted.eq(false))
-        .filter(outbox::Column::ExpiresAt.gt(now.unix_millis()))
-        .order_by_desc(outbox::Column::ExpiresAt)
-        .one(db)
-        .await?;
-    outbox::Entity::delete_many().filter(of_subject).exec(db).await?;
-    put(db, Entry { subject, lifted: true, expires_at: Some(now.plus(LIFT_REMEMBERED)) }).await?;
-    if let Some(end) = denial.and_then(|denial| denial.expires_at).map(Timestamp::from_unix_millis) {
-        put(db, Entry { subject, lifted: false, expires_at: Some(end) }).await?;
-    }
-    Ok(())
 }
 
 /// Entries that still have effect.

@@ -8,10 +8,13 @@ use sea_orm::ActiveValue::Set;
 use super::Fault;
 use super::tables::{account, ban, device, refresh};
 use crate::operation::session::{Grant, Refresh};
-use crate::record::{AccountRecord, AccountState, BanRecord, Cause, DeviceRecord, DeviceState, Version};
+use crate::record::{
+    AccountRecord, AccountState, Action, BanRecord, Cause, DeviceRecord, DeviceState, FORMAT, Order,
+    SignedRequest, Version,
+};
 
 pub(super) fn account_row(record: &AccountRecord) -> account::ActiveModel {
-    let (version, cause) = (&record.version, &record.cause);
+    let (version, columns) = (&record.version, Columns::of(&record.cause));
     account::ActiveModel {
         id: Set(version.id.to_string()),
         prefix: Set(version.prefix.to_string()),
@@ -22,15 +25,20 @@ pub(super) fn account_row(record: &AccountRecord) -> account::ActiveModel {
         recovery_hash: Set(record.recovery_hash.to_string()),
         revealed: Set(record.revealed.map(|revealed| revealed.to_string())),
         state: Set(record.state.as_str().to_owned()),
-        path: Set(cause.operation.path().to_owned()),
-        cause: Set(cause.digest.to_string()),
-        payload: Set(cause.payload.clone()),
-        signature: Set(cause.signature.to_string()),
+        format: Set(FORMAT),
+        path: Set(columns.path),
+        cause: Set(columns.cause),
+        payload: Set(columns.payload),
+        action: Set(columns.action),
+        operator: Set(columns.operator),
+        reason: Set(columns.reason),
+        signer: Set(columns.signer),
+        signature: Set(columns.signature),
     }
 }
 
 pub(super) fn device_row(record: &DeviceRecord) -> device::ActiveModel {
-    let (version, cause) = (&record.version, &record.cause);
+    let (version, columns) = (&record.version, Columns::of(&record.cause));
     device::ActiveModel {
         id: Set(version.id.to_string()),
         prefix: Set(version.prefix.to_string()),
@@ -42,15 +50,20 @@ pub(super) fn device_row(record: &DeviceRecord) -> device::ActiveModel {
         public_key: Set(record.public_key.to_string()),
         rotation_hash: Set(record.rotation_hash.to_string()),
         state: Set(record.state.as_str().to_owned()),
-        path: Set(cause.operation.path().to_owned()),
-        cause: Set(cause.digest.to_string()),
-        payload: Set(cause.payload.clone()),
-        signature: Set(cause.signature.to_string()),
+        format: Set(FORMAT),
+        path: Set(columns.path),
+        cause: Set(columns.cause),
+        payload: Set(columns.payload),
+        action: Set(columns.action),
+        operator: Set(columns.operator),
+        reason: Set(columns.reason),
+        signer: Set(columns.signer),
+        signature: Set(columns.signature),
     }
 }
 
 pub(super) fn ban_row(record: &BanRecord) -> ban::ActiveModel {
-    let version = &record.version;
+    let (version, order) = (&record.version, &record.order);
     ban::ActiveModel {
         id: Set(version.id.to_string()),
         prefix: Set(version.prefix.to_string()),
@@ -59,6 +72,13 @@ pub(super) fn ban_row(record: &BanRecord) -> ban::ActiveModel {
         created_at: Set(version.created_at.unix_millis()),
         identity: Set(record.identity.to_string()),
         banned: Set(record.banned),
+        until: Set(record.until.map(Timestamp::unix_millis)),
+        format: Set(FORMAT),
+        action: Set(order.action.as_str().to_owned()),
+        operator: Set(order.operator.clone()),
+        reason: Set(order.reason.clone()),
+        signer: Set(order.signer.to_string()),
+        signature: Set(order.signature.to_string()),
     }
 }
 
@@ -80,13 +100,24 @@ pub(super) fn refresh_row(refresh: &Refresh) -> refresh::ActiveModel {
 pub(super) fn account_record(row: account::Model) -> Result<AccountRecord, Fault> {
     let reader = Reader { table: "account_records", id: row.id.clone() };
     let version = (row.prefix.as_str(), row.previous.as_deref(), row.sequence_number, row.created_at);
+    reader.format(row.format)?;
+    let columns = Columns {
+        path: row.path,
+        cause: row.cause,
+        payload: row.payload,
+        action: row.action,
+        operator: row.operator,
+        reason: row.reason,
+        signer: row.signer,
+        signature: row.signature,
+    };
     let record = AccountRecord {
         version: reader.version(version)?,
         identity: reader.digest(&row.identity)?,
         recovery_hash: reader.digest(&row.recovery_hash)?,
         revealed: row.revealed.as_deref().map(|text| reader.digest(text)).transpose()?,
         state: AccountState::parse(&row.state).ok_or_else(|| reader.corrupt("unknown state"))?,
-        cause: reader.cause((&row.path, &row.cause, &row.signature), row.payload)?,
+        cause: reader.cause(columns)?,
     };
     if record.is_intact() { Ok(record) } else { Err(reader.misaddressed()) }
 }
@@ -94,6 +125,17 @@ pub(super) fn account_record(row: account::Model) -> Result<AccountRecord, Fault
 pub(super) fn device_record(row: device::Model) -> Result<DeviceRecord, Fault> {
     let reader = Reader { table: "device_records", id: row.id.clone() };
     let version = (row.prefix.as_str(), row.previous.as_deref(), row.sequence_number, row.created_at);
+    reader.format(row.format)?;
+    let columns = Columns {
+        path: row.path,
+        cause: row.cause,
+        payload: row.payload,
+        action: row.action,
+        operator: row.operator,
+        reason: row.reason,
+        signer: row.signer,
+        signature: row.signature,
+    };
     let record = DeviceRecord {
         version: reader.version(version)?,
         identity: reader.digest(&row.identity)?,
@@ -101,7 +143,7 @@ pub(super) fn device_record(row: device::Model) -> Result<DeviceRecord, Fault> {
         public_key: reader.key(&row.public_key)?,
         rotation_hash: reader.digest(&row.rotation_hash)?,
         state: DeviceState::parse(&row.state).ok_or_else(|| reader.corrupt("unknown state"))?,
-        cause: reader.cause((&row.path, &row.cause, &row.signature), row.payload)?,
+        cause: reader.cause(columns)?,
     };
     if record.is_intact() { Ok(record) } else { Err(reader.misaddressed()) }
 }
@@ -109,10 +151,14 @@ pub(super) fn device_record(row: device::Model) -> Result<DeviceRecord, Fault> {
 pub(super) fn ban_record(row: &ban::Model) -> Result<BanRecord, Fault> {
     let reader = Reader { table: "ban_records", id: row.id.clone() };
     let version = (row.prefix.as_str(), row.previous.as_deref(), row.sequence_number, row.created_at);
+    reader.format(row.format)?;
+    let words = (row.operator.as_str(), row.reason.as_str());
     let record = BanRecord {
         version: reader.version(version)?,
         identity: reader.digest(&row.identity)?,
         banned: row.banned,
+        until: row.until.map(Timestamp::from_unix_millis),
+        order: reader.order(&row.action, words, (&row.signer, &row.signature))?,
     };
     if record.is_intact() { Ok(record) } else { Err(reader.misaddressed()) }
 }
@@ -134,6 +180,41 @@ pub(super) fn refresh(row: &refresh::Model) -> Result<Refresh, Fault> {
 /// The digest that a column holds.
 pub(super) fn digest(table: &'static str, text: &str) -> Result<Digest, Fault> {
     Reader { table, id: text.to_owned() }.digest(text)
+}
+
+/// The columns of a record's cause.
+#[derive(Default)]
+struct Columns {
+    path: Option<String>,
+    cause: Option<String>,
+    payload: Option<String>,
+    action: Option<String>,
+    operator: Option<String>,
+    reason: Option<String>,
+    signer: Option<String>,
+    signature: String,
+}
+
+impl Columns {
+    fn of(cause: &Cause) -> Self {
+        match cause {
+            Cause::Device(request) => Self {
+                path: Some(request.operation.path().to_owned()),
+                cause: Some(request.digest.to_string()),
+                payload: Some(request.payload.clone()),
+                signature: request.signature.to_string(),
+                ..Self::default()
+            },
+            Cause::Operator(order) => Self {
+                action: Some(order.action.as_str().to_owned()),
+                operator: Some(order.operator.clone()),
+                reason: Some(order.reason.clone()),
+                signer: Some(order.signer.to_string()),
+                signature: order.signature.to_string(),
+                ..Self::default()
+            },
+        }
+    }
 }
 
 fn number(version: &Version) -> i64 {
@@ -158,14 +239,43 @@ impl Reader {
         })
     }
 
-    fn cause(&self, columns: (&str, &str, &str), payload: String) -> Result<Cause, Fault> {
-        let (path, digest, signature) = columns;
-        Ok(Cause {
-            operation: Operation::from_path(path).ok_or_else(|| self.corrupt("unknown path"))?,
-            digest: self.digest(digest)?,
-            payload,
-            signature: Signature::parse(signature).map_err(|_| self.corrupt("malformed signature"))?,
+    fn format(&self, format: i32) -> Result<(), Fault> {
+        if format == FORMAT { Ok(()) } else { Err(self.corrupt("a format that this authd does not know")) }
+    }
+
+    /// The columns of a device's request, or those of an operator's order; never of both.
+    fn cause(&self, columns: Columns) -> Result<Cause, Fault> {
+        let Columns { path, cause, payload, action, operator, reason, signer, signature } = columns;
+        match (path, cause, payload, action, operator, reason, signer) {
+            (Some(path), Some(cause), Some(payload), None, None, None, None) => {
+                Ok(Cause::Device(SignedRequest {
+                    operation: Operation::from_path(&path).ok_or_else(|| self.corrupt("unknown path"))?,
+                    digest: self.digest(&cause)?,
+                    payload,
+                    signature: self.signature(&signature)?,
+                }))
+            }
+            (None, None, None, Some(action), Some(operator), Some(reason), Some(signer)) => {
+                let order = self.order(&action, (&operator, &reason), (&signer, &signature))?;
+                Ok(Cause::Operator(order))
+            }
+            _ => Err(self.corrupt("its cause is neither a device's nor an operator's")),
+        }
+    }
+
+    fn order(&self, action: &str, words: (&str, &str), proof: (&str, &str)) -> Result<Order, Fault> {
+        let ((operator, reason), (signer, signature)) = (words, proof);
+        Ok(Order {
+            action: Action::parse(action).ok_or_else(|| self.corrupt("unknown action"))?,
+            operator: operator.to_owned(),
+            reason: reason.to_owned(),
+            signer: self.key(signer)?,
+            signature: self.signature(signature)?,
         })
+    }
+
+    fn signature(&self, text: &str) -> Result<Signature, Fault> {
+        Signature::parse(text).map_err(|_| self.corrupt("malformed signature"))
     }
 
     fn digest(&self, text: &str) -> Result<Digest, Fault> {

@@ -19,9 +19,14 @@ pub(super) mod account {
         pub recovery_hash: String,
         pub revealed: Option<String>,
         pub state: String,
-        pub path: String,
-        pub cause: String,
-        pub payload: String,
+        pub format: i32,
+        pub path: Option<String>,
+        pub cause: Option<String>,
+        pub payload: Option<String>,
+        pub action: Option<String>,
+        pub operator: Option<String>,
+        pub reason: Option<String>,
+        pub signer: Option<String>,
         pub signature: String,
     }
 
@@ -49,9 +54,14 @@ pub(super) mod device {
         pub public_key: String,
         pub rotation_hash: String,
         pub state: String,
-        pub path: String,
-        pub cause: String,
-        pub payload: String,
+        pub format: i32,
+        pub path: Option<String>,
+        pub cause: Option<String>,
+        pub payload: Option<String>,
+        pub action: Option<String>,
+        pub operator: Option<String>,
+        pub reason: Option<String>,
+        pub signer: Option<String>,
         pub signature: String,
     }
 
@@ -76,6 +86,31 @@ pub(super) mod ban {
         pub created_at: i64,
         pub identity: String,
         pub banned: bool,
+        pub until: Option<i64>,
+        pub format: i32,
+        pub action: String,
+        pub operator: String,
+        pub reason: String,
+        pub signer: String,
+        pub signature: String,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// Endorsements of the keys that signed operators' records.
+pub(super) mod signer {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "signers")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub public_key: String,
+        pub endorsement: String,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -161,6 +196,8 @@ pub(super) mod outbox {
         #[sea_orm(primary_key)]
         pub id: i64,
         pub subject: String,
+        pub account: String,
+        pub cause: String,
         pub lifted: bool,
         pub expires_at: Option<i64>,
         pub sent_at: Option<i64>,

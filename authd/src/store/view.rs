@@ -38,7 +38,7 @@ pub(super) async fn load(db: &impl ConnectionTrait, needs: &Needs) -> Result<Vie
     };
     Ok(View {
         account: newest_account(db, identity).await?,
-        banned: is_banned(db, identity).await?,
+        ban: newest_ban(db, identity).await?,
         device: newest_device(db, identity, &needs.device).await?,
         key_spent: is_key_spent(db, identity, &needs.device, &needs.public_key).await?,
         other,
@@ -59,7 +59,7 @@ pub(super) async fn session(
 ) -> Result<SessionView, Fault> {
     Ok(SessionView {
         account: newest_account(db, identity).await?,
-        banned: is_banned(db, identity).await?,
+        ban: newest_ban(db, identity).await?,
         device: newest_device(db, identity, device).await?,
     })
 }
@@ -80,11 +80,6 @@ pub(super) async fn refresh(
 /// Whether a challenge was answered before.
 pub(super) async fn is_spent(db: &impl ConnectionTrait, nonce: &keychain::Nonce) -> Result<bool, Fault> {
     Ok(challenge::Entity::find_by_id(nonce.to_string()).count(db).await? > 0)
-}
-
-/// Whether an identity is banned.
-pub(super) async fn is_banned(db: &impl ConnectionTrait, identity: &Digest) -> Result<bool, Fault> {
-    Ok(newest_ban(db, identity).await?.is_some_and(|record| record.banned))
 }
 
 /// An identity's newest ban record.

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use keychain::Digest;
-use tests::craft::{Device, key, message};
+use keychain::{Digest, SigningKey};
+use tests::craft::{Device, Keys, key, message};
 use tests::http::Http;
 use tests::port::Port;
 use tests::process::{Process, command};
@@ -17,6 +17,7 @@ crate::on_both!(
     a_kill_between_decision_and_directory_loses_nothing,
     an_emptied_directory_is_told_again,
     a_lifted_ban_leaves_the_denial_of_a_deletion,
+    a_lifted_ban_leaves_another_accounts_denial_of_the_same_device,
 );
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -98,10 +99,9 @@ async fn a_lifted_ban_leaves_the_denial_of_a_deletion(stage: Stage) {
     let (delete, _, _) = gated(&device, Device::rotate_request);
     stage.auth.post("/account/delete", delete).await.response();
     denied(&stage, &device.device).await;
-    let store = &stage.service().store;
     let identity = device.identity.to_string();
     for banned in [true, false, true, false] {
-        store.set_banned(&device.identity, banned, tests::craft::now()).await.unwrap();
+        assert!(stage.set_banned(&device.identity, banned).await);
         until("the ban or its end in DB 3", PATIENCE, || async {
             (stage.names(3).await.contains(&identity) == banned).then_some(())
         })
@@ -110,6 +110,39 @@ async fn a_lifted_ban_leaves_the_denial_of_a_deletion(stage: Stage) {
     denied(&stage, &device.device).await;
     stage.redis(0, &["FLUSHALL"]).await;
     denied(&stage, &device.device).await;
+}
+
+async fn a_lifted_ban_leaves_another_accounts_denial_of_the_same_device(stage: Stage) {
+    let (one, shared) = stage.couple().await;
+    let mut other = Device::create(&stage.auth).await;
+    let copy = |key: &SigningKey| SigningKey::from_seed(key.seed()).unwrap();
+    let keys = Keys { current: copy(&shared.keys.current), next: copy(&shared.keys.next) };
+    let container = Device { device: shared.device, keys, ..other.another() }.link_container();
+    other.gated(&stage.auth, "/device/link", |by, keys| by.link_request(keys, &container)).await.response();
+    let shared = shared.device.to_string();
+    let told = |banned: &'static [bool]| {
+        let names = [&one.identity, &other.identity].map(Digest::to_string);
+        let (stage, shared) = (&stage, &shared);
+        async move {
+            until("the bans in DB 3", PATIENCE, || async {
+                let denied = stage.names(3).await;
+                let so = names.iter().zip(banned).all(|(name, banned)| denied.contains(name) == *banned);
+                so.then_some(())
+            })
+            .await;
+            stage.dump().await; // all is told
+            stage.redis(3, &["TTL", shared]).await
+        }
+    };
+    let (for_ever, gone) = (redis::Value::Int(-1), redis::Value::Int(-2));
+    assert!(stage.set_banned(&one.identity, true).await && stage.set_banned(&other.identity, true).await);
+    assert_eq!(told(&[true, true]).await, for_ever);
+    assert!(stage.set_banned(&one.identity, false).await);
+    assert_eq!(told(&[false, true]).await, for_ever, "the other account's denial was lifted as well");
+    stage.redis(0, &["FLUSHALL"]).await;
+    assert_eq!(told(&[false, true]).await, for_ever);
+    assert!(stage.set_banned(&other.identity, false).await);
+    assert_eq!(told(&[false, false]).await, gone);
 }
 
 /// The real program, and where it listens.

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use authd::config::Config;
 use authd::daemon::Daemon;
+use authd::record::{Action, BanEnd, Mandate};
 use authd::service::Service;
 use keychain::directory::Directory;
-use keychain::{Code, PublicKey};
+use keychain::{Code, Digest, PublicKey};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
 use tempfile::TempDir;
 use tests::craft::{Device, Keys, message, now};
@@ -20,19 +21,23 @@ use tests::until;
 use crate::hsm::Hsm;
 
 /// Every table of authd, and its columns; but for when something was sent, which is no decision.
-const TABLES: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 7] = [
     (
         "account_records",
-        "id,prefix,previous,sequence_number,created_at,identity,recovery_hash,revealed,state,path,cause,payload,signature",
+        "id,prefix,previous,sequence_number,created_at,identity,recovery_hash,revealed,state,format,path,cause,payload,action,operator,reason,signer,signature",
     ),
     (
         "device_records",
-        "id,prefix,previous,sequence_number,created_at,identity,device,public_key,rotation_hash,state,path,cause,payload,signature",
+        "id,prefix,previous,sequence_number,created_at,identity,device,public_key,rotation_hash,state,format,path,cause,payload,action,operator,reason,signer,signature",
     ),
-    ("ban_records", "id,prefix,previous,sequence_number,created_at,identity,banned"),
+    (
+        "ban_records",
+        "id,prefix,previous,sequence_number,created_at,identity,banned,until,format,action,operator,reason,signer,signature",
+    ),
+    ("signers", "public_key,endorsement"),
     ("refreshes", "digest,cause,identity,device,public_key,rotation_hash,issued_at,expiry,refresh_expiry"),
     ("spent_challenges", "nonce,forgotten_at"),
-    ("outbox", "id,subject,lifted,expires_at"),
+    ("outbox", "id,subject,account,cause,lifted,expires_at"),
 ];
 
 /// The stage of one test.
@@ -164,6 +169,15 @@ impl Stage {
             assert_eq!(answer.status, 200, "{place}: {}", answer.body);
             unchanged(&before, &self.dump().await, place);
         }
+    }
+
+    /// Bans an identity for ever, or lifts its ban; says whether anything changed.
+    pub(crate) async fn set_banned(&self, identity: &Digest, banned: bool) -> bool {
+        let (action, ban) = if banned { (Action::Ban, Some(BanEnd::Never)) } else { (Action::Unban, None) };
+        let signer = self.service().access.current();
+        let mandate = Mandate { action, operator: "uid 0", reason: "test", key: signer.signing_key() };
+        let store = &self.service().store;
+        store.set_ban(identity, ban, &mandate, signer.endorsement(), now()).await.unwrap()
     }
 
     /// The key that signs answers.

@@ -170,6 +170,17 @@ impl Directory {
         self.lanes.revoked.run("revoke", &set).await
     }
 
+    /// Denies for exactly `ttl`, or until lifted, whatever denial there was.
+    pub async fn deny_exactly(&self, who: &Digest, ttl: Option<Duration>) -> Result<(), Error> {
+        let mut set = redis::pipe();
+        let command = set.cmd("SET").arg(who.to_string()).arg(DENIED);
+        if let Some(ttl) = ttl {
+            command.arg("PX").arg(millis(ttl));
+        }
+        command.ignore();
+        self.lanes.revoked.run("replace a revocation", &set).await
+    }
+
     /// Ends a denial.
     pub async fn lift(&self, who: &Digest) -> Result<(), Error> {
         let mut delete = redis::pipe();

@@ -4,7 +4,7 @@ use keychain::message::{self, AccessKeys, Authentication, Operation, Verified, b
 use keychain::{Digest, Nonce, PublicKey, Refusal, SigningKey, Timestamp};
 
 use crate::operation::{self, Change, Decision, Needs, View};
-use crate::record::{AccountRecord, DeviceRecord};
+use crate::record::{AccountRecord, Action, BanEnd, BanRecord, Cause, DeviceRecord, Mandate};
 
 /// The key of a seed.
 pub(super) fn key(seed: u8) -> SigningKey {
@@ -106,13 +106,26 @@ pub(super) fn access(seed: u8) -> AccessKeys {
     AccessKeys { public_key: public(seed), rotation_hash: hash(seed + 1) }
 }
 
+/// The operation that a device caused a record by.
+pub(super) fn operation_of(cause: &Cause) -> Operation {
+    let Cause::Device(request) = cause else { panic!("an operator's record") };
+    request.operation
+}
+
+/// A ban without an end.
+pub(super) fn ban(identity: Digest) -> BanRecord {
+    let key = key(1);
+    let mandate = Mandate { action: Action::Ban, operator: "uid 0", reason: "test", key: &key };
+    BanRecord::new(None, identity, Some(BanEnd::Never), &mandate, at(0)).unwrap()
+}
+
 /// All rows, oldest first.
 #[derive(Clone, Default, PartialEq, Debug)]
 pub(super) struct Book {
     pub(super) accounts: Vec<AccountRecord>,
     pub(super) devices: Vec<DeviceRecord>,
     pub(super) revoked: Vec<Digest>,
-    pub(super) banned: bool,
+    pub(super) ban: Option<BanRecord>,
 }
 
 impl Book {
@@ -152,10 +165,10 @@ impl Book {
         let firsts_elsewhere = self.devices.iter().filter(|row| row.identity != needs.identity);
         let firsts_elsewhere = firsts_elsewhere.filter(|row| row.version.sequence_number == 0);
         let registrations = firsts_elsewhere.filter(|row| Some(row.device) == needs.newcomer);
-        let registrations: Vec<_> = registrations.map(|row| row.cause.operation).collect();
+        let registrations: Vec<_> = registrations.map(|row| operation_of(&row.cause)).collect();
         View {
             account: self.account(&needs.identity).cloned(),
-            banned: self.banned,
+            ban: self.ban.clone(),
             device: newest(&needs.device),
             key_spent: self.devices.iter().filter(of_device).any(|row| row.public_key == needs.public_key),
             other: needs.other.and_then(|other| newest(&other)),

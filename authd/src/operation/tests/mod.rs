@@ -8,7 +8,7 @@ use keychain::message::{Operation, Verified, body};
 use keychain::{Code, Digest};
 
 use super::{Change, DEVICES_LINKED_MAX, DEVICES_RECOVERED_MAX, Decision};
-use crate::record::{AccountState, DeviceState};
+use crate::record::{AccountState, BanRecord, DeviceState};
 
 /// The recovery key of the accounts here.
 const RECOVERY: u8 = 200;
@@ -66,7 +66,7 @@ fn creation_registers_an_account_and_its_first_device() {
     assert!(device.is_intact() && device.state == DeviceState::Active);
     assert_eq!((device.public_key, device.rotation_hash), (phone.here().public_key, hash(11)));
     assert_eq!(device.cause, account.cause);
-    assert_eq!(device.cause.operation, Operation::AccountCreate);
+    assert_eq!(book::operation_of(&device.cause), Operation::AccountCreate);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn gated_operations_are_repeated_with_another_nonce_and_refused_in_any_other_way
         let new = Phone::joining(phone.identity, 60);
         let request = make(&phone.next(), &new);
         let change = applied(&mut book, &request);
-        assert!(change.devices.iter().all(|record| record.cause.digest == request.cause()), "{name}");
+        assert!(change.devices.iter().all(|record| record.cause.is_request(&request.cause())), "{name}");
         repeated(&mut book, &request);
         repeated(&mut book, &again(&request, phone.seed + 1));
         if name == "delete" {
@@ -320,7 +320,7 @@ fn a_banned_identity_is_refused_whatever_it_asks_repeats_included() {
     let (mut book, phone, other) = couple();
     let done = rotate(&phone.next());
     applied(&mut book, &done);
-    book.banned = true;
+    book.ban = Some(book::ban(phone.identity));
     let phone = phone.next().next();
     let new = Phone::joining(phone.identity, 60);
     for request in [
@@ -335,6 +335,27 @@ fn a_banned_identity_is_refused_whatever_it_asks_repeats_included() {
     ] {
         refused(&mut book, &request, Code::Revoked);
     }
+}
+
+#[test]
+fn a_ban_is_told_only_to_those_who_prove_a_key_and_ends_by_itself() {
+    let (book, phone, _) = couple();
+    let stranger = Phone { device: Digest::of("no device"), ..phone };
+    let requests = [
+        (rotate(&stranger), Code::UnknownDevice),
+        (rotate(&Phone { seed: 77, ..phone }), Code::RotationMismatch),
+        (recover(&Phone::joining(phone.identity, 60), 99, 201), Code::RotationMismatch),
+    ];
+    let mut banned = Book { ban: Some(book::ban(phone.identity)), ..book.clone() };
+    for (request, code) in requests {
+        refused(&mut book.clone(), &request, code);
+        refused(&mut banned, &request, code);
+    }
+    let ban = book::ban(phone.identity);
+    let mut ended = Book { ban: Some(BanRecord { until: Some(at(60)), ..ban }), ..book };
+    let request = rotate(&phone.next());
+    assert_eq!(ended.clone().take(&request, at(59)).map_err(|refusal| refusal.code()), Err(Code::Revoked));
+    assert!(matches!(ended.take(&request, at(60)), Ok(Decision::Apply(_))));
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::time::Duration;
 use keychain::token::{Attributes, Claims};
 use keychain::{Code, Digest, Timestamp};
 
-use super::book::{access, at, delete, hash, public, unlink};
+use super::book::{self, access, at, delete, hash, public, unlink};
 use super::{account, couple};
 use crate::operation::session::{
-    self, Decision, Lifetimes, Refresh, RefreshView, SessionView, check_token, create, refresh, request,
+    self, Decision, Lifetimes, Refresh, RefreshView, SessionView, check_token, create, refresh,
 };
 
 const LIFETIMES: Lifetimes = Lifetimes {
@@ -20,7 +20,7 @@ const LIFETIMES: Lifetimes = Lifetimes {
 fn standing() -> SessionView {
     let (book, phone) = account();
     let (account, device) = (book.account(&phone.identity).cloned(), book.device(&phone).cloned());
-    SessionView { account, banned: false, device }
+    SessionView { account, ban: None, device }
 }
 
 /// Claims of a token whose successor key has this seed.
@@ -45,11 +45,6 @@ fn code<T>(result: Result<T, keychain::Refusal>) -> Option<Code> {
 }
 
 #[test]
-fn anyone_may_ask_for_a_challenge_but_a_banned_identity() {
-    assert_eq!((code(request(false)), code(request(true))), (None, Some(Code::Revoked)));
-}
-
-#[test]
 fn a_grant_has_the_protocols_times() {
     let grant = create(&standing(), &access(30), &LIFETIMES, at(7)).unwrap();
     assert_eq!((grant.public_key, grant.rotation_hash), (public(30), hash(31)));
@@ -64,14 +59,14 @@ fn unknown_revoked_and_deleted_are_one_refusal() {
     gone.take(&unlink(&phone.next(), &other.device), at(3)).unwrap();
     let revoked = SessionView {
         account: gone.account(&phone.identity).cloned(),
-        banned: false,
+        ban: None,
         device: gone.device(&other).cloned(),
     };
     let (mut gone, phone) = account();
     gone.take(&delete(&phone.next()), at(3)).unwrap();
     let deleted = SessionView {
         account: gone.account(&phone.identity).cloned(),
-        banned: false,
+        ban: None,
         device: gone.device(&phone).cloned(),
     };
     let unknown = session::device(&SessionView::default()).unwrap_err();
@@ -83,7 +78,8 @@ fn unknown_revoked_and_deleted_are_one_refusal() {
         let refused = refresh(Digest::of("c"), &access(31), &claims(31, at(0)), &view, &LIFETIMES, at(4));
         assert_eq!(refused.unwrap_err(), unknown);
     }
-    let banned = SessionView { banned: true, ..standing() };
+    let owner = standing().device.unwrap().identity;
+    let banned = SessionView { ban: Some(book::ban(owner)), ..standing() };
     assert_eq!(code(create(&banned, &access(30), &LIFETIMES, at(4))), Some(Code::Revoked));
     let banned = RefreshView { session: banned, ..RefreshView::default() };
     let refused = refresh(Digest::of("c"), &access(31), &claims(31, at(0)), &banned, &LIFETIMES, at(4));
