@@ -363,7 +363,7 @@ async fn follow_ledger(keeper: &Keeper, health: &Health) {
         let problem = (now != Condition::Writing).then(|| now.to_string());
         let mut changed = health.note("journal", problem);
         let warnings = keeper.ledger().warnings();
-        for part in ["audit", "chainCopy", "headCopy", "room"] {
+        for part in ledger::WARNINGS {
             let warning = warnings.iter().find(|(name, _)| *name == part).map(|(_, text)| text.clone());
             changed |= health.warn(part, warning);
         }

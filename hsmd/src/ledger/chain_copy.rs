@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 
-use super::Error;
+use super::{Cluster, Error};
 
 /// What is kept beside the chain copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Kept {
     pub audit: Option<Head>,
     /// That head, signed.
     pub head: Option<String>,
+    /// The PostgreSQL cluster that the ledger was in last; the one before stays if there is none.
+    pub cluster: Option<Cluster>,
 }
 
 /// What the chain copy is to the ledger.
@@ -80,6 +82,7 @@ impl ChainCopy {
         let _one_at_a_time = self.kept.lock().await;
         let before = self.kept().await.unwrap_or_default();
         kept.endorsement_mark = kept.endorsement_mark.max(before.endorsement_mark);
+        kept.cluster = kept.cluster.or(before.cluster);
         let text = Written::of(&kept).and_then(|written| serde_json::to_string(&written).ok());
         let text = text.ok_or_else(|| self.unusable("the head is no JSON".to_owned()))?;
         self.blocking(move |path| replace(&head_path(path), &text)).await
@@ -89,6 +92,12 @@ impl ChainCopy {
     pub(super) async fn keep_mark(&self, mark: u64) -> Result<(), Error> {
         let kept = self.kept().await.unwrap_or_default();
         self.keep(Kept { endorsement_mark: mark, ..kept }).await
+    }
+
+    /// Keeps in which cluster the ledger is.
+    pub(super) async fn keep_cluster(&self, cluster: Cluster) -> Result<(), Error> {
+        let kept = self.kept().await.unwrap_or_default();
+        self.keep(Kept { cluster: Some(cluster), ..kept }).await
     }
 
     /// What is kept; nothing if nothing was, or it cannot be read.
@@ -121,6 +130,8 @@ struct Written<'a> {
     audit: Option<WrittenLine>,
     #[serde(borrow)]
     head: Option<&'a RawValue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -144,6 +155,7 @@ impl<'a> Written<'a> {
                 .audit
                 .map(|line| WrittenLine { number: line.number, digest: line.digest.to_string() }),
             head,
+            cluster: kept.cluster.as_ref().map(Cluster::to_string),
         })
     }
 
@@ -158,6 +170,7 @@ impl<'a> Written<'a> {
             endorsement_mark: self.endorsement_mark,
             audit: audit.transpose().ok()?,
             head: self.head.map(|head| head.get().to_owned()),
+            cluster: self.cluster.as_deref().and_then(Cluster::parse),
         })
     }
 }
@@ -280,9 +293,12 @@ mod tests {
             endorsement_mark: 1000,
             audit: Some(Head { number: 3, digest }),
             head: Some("{\"a\":[1, 2]}".to_owned()),
+            cluster: Cluster::parse("7/1"),
         };
         copy.keep(kept.clone()).await.unwrap();
         assert_eq!(copy.kept().await, Some(kept.clone()));
+        copy.keep(Kept { cluster: None, ..kept.clone() }).await.unwrap();
+        assert_eq!(copy.kept().await, Some(kept.clone()), "a cluster stays");
         copy.keep(Kept { endorsement_mark: 10, ..kept.clone() }).await.unwrap();
         assert_eq!(copy.kept().await, Some(kept.clone()), "a mark never sinks");
         copy.keep_mark(2000).await.unwrap();

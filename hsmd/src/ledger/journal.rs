@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Condition, Error, Settings,
+    Cluster, Condition, Error, Settings,
     chain_copy::ChainCopy,
     change::{Change, Effect},
     connect, endorsements,
@@ -59,6 +59,8 @@ pub(super) struct Journal {
     lease: Lease,
     /// The files of an SQLite ledger.
     files: Option<OpenFiles>,
+    /// The PostgreSQL cluster that the ledger is in; nothing while that is not known, and on SQLite.
+    cluster: Option<Cluster>,
     /// What the ledger holds; nothing while it is not written.
     held: Option<Held>,
     room: Room,
@@ -86,6 +88,7 @@ impl Journal {
             database: Some(database),
             lease: Lease::new(&settings.url, settings.holder.clone()),
             files: None,
+            cluster: None,
             held: None,
             room: Room::new(file.as_deref(), settings.room_floor),
             copy_is_behind: false,

@@ -10,6 +10,7 @@
 mod attestations;
 mod chain_copy;
 mod change;
+mod cluster;
 mod condition;
 mod connect;
 mod declaration;
@@ -46,6 +47,7 @@ use open_files::OpenFiles;
 use state::Shared;
 
 pub use chain_copy::Kept;
+pub use cluster::Cluster;
 pub use condition::Condition;
 pub use declaration::{Declaration, Entry, REVOKED_MAX, RevokedService, Stated};
 pub use endorsements::EndorsementLine;
@@ -63,6 +65,10 @@ const CHANGES_MAX: usize = 64;
 
 /// Groups of lines that may wait: what all connections of a few sockets can ask for at a time.
 const LINES_MAX: usize = 1024;
+
+/// Every part that [`Ledger::warnings`] can name.
+pub const WARNINGS: [&str; 6] =
+    ["audit", "chainCopy", "headCopy", "ledgerCluster", "ledgerClusterUnknown", "room"];
 
 /// Where the ledger is, and what goes with it.
 pub struct Settings {
@@ -268,6 +274,7 @@ impl Ledger {
             endorsement_mark: self.endorsement_mark(),
             audit: self.audit_head(),
             head: Some(text.to_owned()),
+            cluster: None,
         };
         self.shared.keep(kept).await
     }

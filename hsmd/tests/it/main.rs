@@ -11,6 +11,8 @@ mod callers;
 #[cfg(test)]
 mod clock;
 #[cfg(test)]
+mod cluster;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod crash;

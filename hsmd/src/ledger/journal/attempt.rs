@@ -11,7 +11,7 @@ use crate::{
     ledger::{
         CALL_MAX, Condition, Error,
         change::{Change, Effect},
-        events, lease,
+        cluster, events, lease,
         lines::{self, Line},
         room,
         state::{self, Held},
@@ -142,7 +142,9 @@ impl Journal {
         failure_point::write(Step::Ledger, "before-begin")?;
         let transaction = begin(database).await?;
         failure_point::write(Step::Ledger, "after-begin")?;
-        if !lease::is_held(&transaction, fence).await? {
+        if !lease::is_held(&transaction, fence).await?
+            || !cluster::is_same(&transaction, self.cluster.as_ref()).await?
+        {
             return Err(Failed::Fenced);
         }
         if self.room.shortage().is_some() {
@@ -193,7 +195,9 @@ impl Journal {
         let database = self.connect().await?;
         let fence = self.lease.fence().ok_or_else(|| self.unwritten())?;
         let transaction = begin(&database).await?;
-        if !lease::is_held(&transaction, fence).await? {
+        if !lease::is_held(&transaction, fence).await?
+            || !cluster::is_same(&transaction, self.cluster.as_ref()).await?
+        {
             self.lose_lease();
             return Err(self.unwritten());
         }

@@ -16,6 +16,7 @@ use crate::ledger::{
     CALL_MAX, Condition, Error, OpenFiles,
     chain_copy::Compared,
     change::Change,
+    cluster::{self, Cluster, Sign},
     connect,
     endorsements::BLOCK,
     events, lease,
@@ -39,6 +40,9 @@ impl Journal {
         }
         if self.copy_is_behind {
             self.complete_copy().await;
+        }
+        if self.cluster.is_none() && !self.is_sqlite() {
+            self.compare_cluster().await;
         }
         if self.room.refused && self.room.is_ample() {
             self.room.refused = false;
@@ -87,6 +91,8 @@ impl Journal {
         }
         self.held = Some(state::held(&transaction).await?);
         transaction.rollback().await?;
+        // Which one it is now is found out before anything is written.
+        self.cluster = None;
         if self.files.is_none()
             && let Some(path) = connect::sqlite_path(&self.settings.url)
         {
@@ -105,6 +111,9 @@ impl Journal {
             self.grow().await;
         }
         self.compare_with_kept(&held).await;
+        if !self.is_sqlite() {
+            self.compare_cluster().await;
+        }
         self.begin_trail(&held).await;
         self.complete_copy().await;
         if self.held.is_some() {
@@ -163,6 +172,61 @@ impl Journal {
                 tracing::error!(error = &error as &dyn std::error::Error, "endorsement numbers did not leap");
             }
         }
+    }
+
+    /// Holds the PostgreSQL cluster against the one that was recorded. In another one, or on another timeline, commits may
+    /// be lost: endorsement numbers leap before it is recorded. What is not done is tried again at the next tick.
+    async fn compare_cluster(&mut self) {
+        let Some(database) = self.database.clone() else { return };
+        let reading = async {
+            let recorded = state::note(&database, cluster::NOTE).await?;
+            Ok((cluster::find(&database).await?, recorded.as_deref().and_then(Cluster::parse)))
+        };
+        let read = self.shared.reading(reading).await;
+        self.warn_unknown_cluster(read.as_ref().err());
+        let Ok((found, recorded)) = read else { return };
+        let kept = self.shared.kept().await.unwrap_or_default();
+        if let Some(sign) = cluster::judge(recorded.as_ref(), kept.cluster.as_ref(), &found) {
+            tracing::error!(%found, ?recorded, kept = ?kept.cluster, "the ledger may lack commits: {sign}");
+            self.warn_changed_cluster(sign);
+            if self.carry_out(&Change::Leap(kept), &[]).await.is_err() {
+                return;
+            }
+        }
+        let note = Change::Note { name: cluster::NOTE, text: Some(found.to_string()) };
+        if recorded.as_ref() != Some(&found) && self.carry_out(&note, &[]).await.is_err() {
+            return;
+        }
+        if let Err(error) = self.shared.copy().keep_cluster(found.clone()).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                error,
+                "the cluster is not kept beside the chain copy: its return would not be noticed"
+            );
+        }
+        self.cluster = Some(found);
+    }
+
+    /// The warning stays until the process ends: what was lost is for an operator to find out.
+    fn warn_changed_cluster(&self, sign: Sign) {
+        metrics::gauge!("hsmd_ledger_cluster_changed").set(1.0);
+        let warning = format!(
+            "the ledger may lack commits: {sign}. Endorsement numbers leap, and the ledger is compared with the chain copy \
+             and the published chain; see RECOVERY.md, \"Another cluster or timeline\""
+        );
+        self.shared.warn("ledgerCluster", Some(warning));
+    }
+
+    fn warn_unknown_cluster(&self, error: Option<&Error>) {
+        metrics::gauge!("hsmd_ledger_cluster_unknown").set(f64::from(u8::from(error.is_some())));
+        let warning = error.map(|error| {
+            format!(
+                "a failover that loses commits would not be noticed: {}; let hsmd's role execute pg_control_system, \
+                 pg_walfile_name and pg_current_wal_lsn",
+                crate::ledger::error::with_causes(error)
+            )
+        });
+        self.shared.warn("ledgerClusterUnknown", warning);
     }
 
     /// Keeps that a block of numbers may be given out, before it is.

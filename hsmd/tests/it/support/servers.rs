@@ -23,6 +23,15 @@ impl Server {
         self.child.wait().unwrap();
     }
 
+    /// Stops PostgreSQL, has `change` do what it does to the folder of its cluster, and starts it again.
+    pub fn restart(&mut self, folder: &Path, change: impl FnOnce(&Path)) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+        self.child.wait().unwrap();
+        let folder = folder.join("postgres");
+        change(&folder.join("data"));
+        *self = serve(&folder);
+    }
+
     /// Sends a signal to the server and all that it has started.
     pub fn signal(&self, signal: Signal) {
         let parent = self.child.id();
@@ -63,11 +72,16 @@ pub fn postgres(folder: &Path) -> Server {
         .status()
         .unwrap();
     assert!(made.success());
+    serve(&folder)
+}
+
+/// PostgreSQL on a folder whose cluster was made.
+fn serve(folder: &Path) -> Server {
     let child = unprivileged(&program("postgres"))
         .arg("-D")
-        .arg(&data)
+        .arg(folder.join("data"))
         .arg("-k")
-        .arg(&folder)
+        .arg(folder)
         .args(["-c", "listen_addresses="])
         .stderr(Stdio::null())
         .stdout(Stdio::null())
@@ -77,7 +91,7 @@ pub fn postgres(folder: &Path) -> Server {
         Command::new(program("pg_isready"))
             .arg("-q")
             .arg("-h")
-            .arg(&folder)
+            .arg(folder)
             .status()
             .is_ok_and(|done| done.success())
     };
