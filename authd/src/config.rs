@@ -50,6 +50,13 @@ pub struct Config {
     pub state: PathBuf,
     /// The event that decides a contested chain.
     pub chain_pin: Option<Digest>,
+    /// How long ago a head of hsmd may have shown at most that nothing newer exists; beyond it, requests are
+    /// answered with BA607.
+    #[serde(default = "head_max_age")]
+    pub head_max_age: Span,
+    /// Whether heads may be of any age: whoever withholds what hsmd denies is then believed for ever.
+    #[serde(default)]
+    pub insecure_any_head_age: bool,
     /// What every account may do: role to permissions.
     #[serde(default = "roles")]
     pub roles: BTreeMap<String, Vec<String>>,
@@ -83,6 +90,8 @@ impl Config {
         edge::endorser::Endorser::new(&self.endorse, self.endorse_tls.as_ref())
             .map_err(|error| unusable("endorse", error.to_string()))?;
         self.attributes().map_err(|refusal| unusable("roles", refusal.because().to_owned()))?;
+        edge::trust::head_max_age(self.head_max_age, self.insecure_any_head_age)
+            .map_err(|error| unusable("head_max_age", error.to_string()))?;
         let bounds = [
             ("access_lifetime", self.access_lifetime, ACCESS_LIFETIME_MAX),
             ("refresh_lifetime", self.refresh_lifetime, REFRESH_LIFETIME_MAX),
@@ -118,6 +127,10 @@ impl Config {
         let least = self.access_lifetime.duration() + 2 * self.clock_skew.duration() + REQUEST_DEADLINE;
         Duration::from_secs(least.as_secs().saturating_add(1).div_ceil(MINUTE) * MINUTE)
     }
+}
+
+fn head_max_age() -> Span {
+    Span::seconds(edge::trust::HEAD_MAX_AGE.as_secs())
 }
 
 fn clock_skew() -> Span {

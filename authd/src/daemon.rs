@@ -110,6 +110,8 @@ async fn service(
         clock_skew: config.clock_skew.duration(),
         pin: config.chain_pin,
         state: config.state.clone(),
+        head_max_age: trust::head_max_age(config.head_max_age, config.insecure_any_head_age)
+            .map_err(Failure::config)?,
     };
     let feed = TrustFeed::start(&directory, updates, &settings).map_err(Failure::unavailable)?;
     let endorser = Endorser::new(&config.endorse, config.endorse_tls.as_ref()).map_err(Failure::config)?;
@@ -120,7 +122,8 @@ async fn service(
     aws_lc_rs::rand::fill(fresh.as_mut()).map_err(Failure::unavailable)?;
     let challenger = Challenger::new(store.challenge_key(&fresh).await.map_err(store_failure)?);
     Ok(Service {
-        issuers: Issuers::new(directory.clone(), feed),
+        issuers: Issuers::new(directory.clone(), feed.clone()),
+        trust: feed,
         store,
         directory,
         challenger,
@@ -191,9 +194,12 @@ fn health(service: &Arc<Service>) -> Health {
         ("response key", service.response.usable(now).is_ok()),
     ];
     let word = |good| if good { "ok" } else { "down" };
+    let trust = service.trust.state();
+    let facts_hold = facts.iter().all(|(_, good)| *good);
+    let detail = facts.iter().map(|(name, good)| ((*name).to_owned(), word(*good).to_owned()));
     Health {
-        ready: facts.iter().all(|(_, good)| *good),
-        detail: facts.iter().map(|(name, good)| ((*name).to_owned(), word(*good).to_owned())).collect(),
+        ready: facts_hold && trust.demand_fresh(now).is_ok(),
+        detail: detail.chain(trust.describe_freshness(now)).collect(),
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use edge::own_key::{Endorsed, OwnKey};
+use edge::trust::TrustFeed;
 use keychain::directory::Directory;
 use keychain::message::{self, AccessKeys, Operation, Request, Unverified, Verified};
 use keychain::token::{Attributes, Claims, Token};
@@ -31,6 +32,8 @@ pub struct Service {
     pub store: Store,
     /// The key directory.
     pub directory: Directory,
+    /// What is trusted: the chain and its heads.
+    pub trust: TrustFeed,
     /// Whose tokens may be refreshed.
     pub issuers: Issuers,
     /// The session challenges.
@@ -131,6 +134,8 @@ impl Service {
     ) -> Result<Answer, Failure> {
         let challenge = self.challenger.recognise(challenge, now, self.lifetimes.skew)?;
         let identity = self.owner(device, &challenge).await?;
+        // A token that no edge could accept is none.
+        self.trust.state().demand_fresh(now)?;
         let key = self.access.usable(now)?;
         let nonce = request.nonce();
         let case = SessionOpening { identity, device: *device, challenge };
@@ -157,6 +162,7 @@ impl Service {
         let key = self.access.usable(now)?;
         self.learn(&key, now)?;
         token.verify(&self.issuers.key(&claims.server_identity, now).await?)?;
+        self.trust.state().demand_fresh(now)?;
         let case = Refreshing {
             identity: claims.identity,
             device: claims.device,

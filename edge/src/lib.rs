@@ -37,7 +37,10 @@
 //!   the entry back that was taken out of the directory.
 //! - The nonce is taken last: no refused request burns one. A full nonce store refuses; it never forgets.
 //! - Feeds only move forward. An emptied, rolled-back or unreachable directory stops nobody who was
-//!   verified, un-bans nobody and hides no taint; the highest event accepted survives a restart.
+//!   verified, un-bans nobody and hides no taint. The highest event accepted and the heads that count survive a
+//!   restart; they are in force before they are on disk.
+//! - Once no head has shown for `head_max_age` that nothing newer exists, nothing is admitted (BA607): whoever
+//!   withholds a denial gains no more than that.
 //! - "Cannot know" is 503, "denied" is 401 or 403, and the two are never confused.
 //! - Whatever strangers send, the directory is read at most once a second on their behalf.
 //! - Nothing that a device says about itself in headers reaches the app, but for an allow-list; `keelson-*`

@@ -78,6 +78,8 @@ pub enum Code {
     Internal,
     /// What must be written down has no room; what is more urgent still has.
     NoRoom,
+    /// No head has shown for too long that nothing newer exists: what was denied lately is not known.
+    StaleHead,
     /// The app's answer would not survive the way to the device unchanged.
     BadAnswer,
     /// The app did not answer.
@@ -86,7 +88,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the table.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::InvalidMessage,
         Self::InvalidIdentity,
         Self::InvalidDevice,
@@ -120,6 +122,7 @@ impl Code {
         Self::TooMany,
         Self::Internal,
         Self::NoRoom,
+        Self::StaleHead,
         Self::BadAnswer,
         Self::AppUnavailable,
     ];
@@ -170,6 +173,7 @@ impl Code {
             Self::TooMany => ("BA604", "TooMany", 429, "too many requests"),
             Self::Internal => ("BA605", "Internal", 500, "the service failed"),
             Self::NoRoom => ("BA606", "NoRoom", 503, "the service has no room to write this down"),
+            Self::StaleHead => ("BA607", "StaleHead", 503, "the service cannot know what was revoked lately"),
             Self::BadAnswer => ("BA701", "BadAnswer", 502, "the app's answer cannot be passed on unchanged"),
             Self::AppUnavailable => ("BA702", "AppUnavailable", 502, "the app did not answer"),
         }

@@ -166,6 +166,11 @@ impl Claims {
             return Err(Refusal::new(Code::ExpiredToken, "the token has expired")
                 .with("expiry", self.expiry.to_string()));
         }
+        // A denial of a device ends when the tokens issued before it have: none may live longer than that counts on.
+        if self.expiry.since(self.issued_at) > limits::ACCESS_LIFETIME.saturating_add(skew) {
+            return Err(Refusal::new(Code::InvalidToken, "the token lives longer than any may")
+                .with("expiry", self.expiry.to_string()));
+        }
         self.check_issued(now, skew)
     }
 

@@ -39,6 +39,7 @@ fn a_configuration_is_checked_without_being_used() {
         (format!("{good}refresh_lifetime = \"0s\"\n"), "refresh_lifetime"),
         (format!("{good}cycle = \"7h\"\n"), "cycle"),
         (format!("{good}clock_skew = \"1m\"\n"), "clock_skew"),
+        (format!("{good}head_max_age = \"9m\"\n"), "head_max_age"),
         (format!("{good}[roles]\nuser = [\"a<b\"]\n"), "roles"),
         (format!("{good}[roles]\n\"12\" = [\"read\"]\n"), "roles"),
     ] {

@@ -2,12 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use keychain::chain::Draft as Event;
 use keychain::chain::SignedEvent;
 use keychain::directory::Directory;
 use keychain::endorsement::{Draft, Purpose, SignRequest};
+use keychain::statement::{Entries, NewHead};
 use keychain::{Digest, PublicKey, SigningKey};
 use tests::craft::{key, now};
 
@@ -29,7 +31,7 @@ impl Hsm {
     /// Makes a chain of one event and serves endorsements to "authd".
     pub(crate) fn start() -> Self {
         let keys = vec![key(), key()];
-        let created = now().minus(std::time::Duration::from_mins(1)).to_millis();
+        let created = now().minus(Duration::from_mins(1)).to_millis();
         let draft = Event::first(&keys[0].public_key(), &keys[1].public_key().digest(), created);
         let signature = keys[0].sign(draft.payload().as_bytes()).unwrap();
         let events = vec![draft.seal(&signature).unwrap()];
@@ -82,7 +84,7 @@ impl Hsm {
 
     /// An endorsement for a day.
     pub(crate) fn endorse_for(&self, purpose: Purpose, public_key: PublicKey, service: &str) -> String {
-        let expiration = now().plus(std::time::Duration::from_hours(24));
+        let expiration = now().plus(Duration::from_hours(24));
         self.endorse(&SignRequest { purpose, public_key, expiration }, service)
     }
 
@@ -98,7 +100,29 @@ impl Hsm {
         chain.events.push(event);
     }
 
-    /// Publishes the chain.
+    /// Publishes a head of the newest event, made `age` ago.
+    pub(crate) async fn publish_head(
+        &self,
+        directory: &Directory,
+        number: u64,
+        entries: &Entries,
+        age: Duration,
+    ) {
+        let (event, text) = {
+            let chain = self.chain.lock().unwrap();
+            let event = chain.events.last().unwrap().event().clone();
+            let issued_at = now().minus(age);
+            let expiration = issued_at.plus(Duration::from_hours(12));
+            let head = NewHead { event: &event, number, issued_at, expiration, entries, audit: None };
+            let draft = head.draft().unwrap();
+            let signer = &chain.keys[chain.keys.len() - 2];
+            let text = draft.seal(&signer.sign(draft.body().as_bytes()).unwrap());
+            (event.id, text)
+        };
+        directory.publish_head(&event, &text, Duration::from_hours(12)).await.unwrap();
+    }
+
+    /// Publishes the chain, and the first head of its newest event.
     pub(crate) async fn publish(&self, directory: &Directory) {
         let texts: Vec<_> = {
             let chain = self.chain.lock().unwrap();
@@ -107,5 +131,6 @@ impl Hsm {
         for (id, text) in texts {
             directory.publish_event(&id, &text).await.unwrap();
         }
+        self.publish_head(directory, 1, &Entries::default(), Duration::ZERO).await;
     }
 }

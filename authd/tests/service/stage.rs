@@ -11,6 +11,7 @@ use authd::service::Service;
 use keychain::directory::Directory;
 use keychain::{Code, Digest, PublicKey};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
+use systemd::config::Span;
 use tempfile::TempDir;
 use tests::craft::{Device, Keys, message, now};
 use tests::http::{Answer, Http};
@@ -90,6 +91,15 @@ impl Stage {
     /// Another authd on the same store and directory.
     pub(crate) async fn another(&self, name: &str) -> (Daemon, Http) {
         let daemon = Daemon::start(&load(&self.configuration(name))).await.unwrap();
+        let auth = http(&daemon);
+        (daemon, auth)
+    }
+
+    /// Another authd, which demands a head of the last ten minutes.
+    pub(crate) async fn another_with_recent_heads(&self, name: &str) -> (Daemon, Http) {
+        let mut config = load(&self.configuration(name));
+        config.head_max_age = Span::seconds(600);
+        let daemon = Daemon::start(&config).await.unwrap();
         let auth = http(&daemon);
         (daemon, auth)
     }

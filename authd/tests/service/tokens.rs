@@ -6,6 +6,7 @@ use std::time::Duration;
 use keychain::directory::Db;
 use keychain::endorsement::Purpose;
 use keychain::message::Operation;
+use keychain::statement::Entries;
 use keychain::token::{Claims, Token};
 use keychain::{Code, Digest, PublicKey, SigningKey};
 use tests::craft::{Device, Keys, Session, key, message, now};
@@ -19,6 +20,8 @@ crate::on_both!(
     only_endorsed_access_keys_of_authd_are_believed,
     hostile_tokens_are_refused,
     a_tainted_issuer_is_refused_at_once_and_authd_goes_on_with_new_keys,
+    what_a_head_revokes_or_denies_is_refused_at_refresh,
+    without_a_recent_head_no_token_is_given,
     the_mirror_holds_what_was_spent,
 );
 
@@ -212,6 +215,64 @@ async fn a_tainted_issuer_is_refused_at_once_and_authd_goes_on_with_new_keys(sta
     stage.hsm.rotate(false);
     stage.hsm.publish(&stage.directory).await;
     assert_eq!(device.try_refresh(auth).await.status, 200);
+}
+
+async fn what_a_head_revokes_or_denies_is_refused_at_refresh(stage: Stage) {
+    let auth = &stage.auth;
+    let mut device = Device::create(auth).await;
+    device.open_session(auth).await;
+    device.try_refresh(auth).await.response();
+    let issuer = stage.service().access.current().public_key();
+    let ahead = device.session().keys.ahead();
+    let lost = refresh(device.session(), &ahead);
+    let mut listed = Entries::default();
+    listed.keys.insert(issuer, now().plus(Duration::from_hours(1)));
+    stage.hsm.publish_head(&stage.directory, 2, &listed, Duration::ZERO).await;
+    let new_key = async |old: PublicKey| {
+        tests::until("a new key", Duration::from_secs(20), || async {
+            let service = stage.service();
+            let usable = service.access.usable(now()).is_ok() && service.response.usable(now()).is_ok();
+            (usable && service.access.current().public_key() != old).then_some(())
+        })
+        .await;
+    };
+    new_key(issuer).await;
+    stage.refuses("/session/refresh", lost, Code::Revoked).await;
+    device.open_session(auth).await;
+    device.try_refresh(auth).await.response();
+
+    // The generation before, which no taint reaches.
+    let issuer = stage.service().access.current().public_key();
+    let ahead = device.session().keys.ahead();
+    let lost = refresh(device.session(), &ahead);
+    listed.denied.insert(stage.hsm.identity());
+    stage.hsm.rotate(false);
+    stage.hsm.publish(&stage.directory).await;
+    stage.hsm.publish_head(&stage.directory, 2, &listed, Duration::ZERO).await;
+    new_key(issuer).await;
+    stage.refuses("/session/refresh", lost, Code::DeadKey).await;
+    device.open_session(auth).await;
+}
+
+async fn without_a_recent_head_no_token_is_given(stage: Stage) {
+    let mut device = Device::create(&stage.auth).await;
+    device.open_session(&stage.auth).await;
+    let aged = async |number, minutes| {
+        let age = Duration::from_mins(minutes);
+        stage.hsm.publish_head(&stage.directory, number, &Entries::default(), age).await;
+    };
+    aged(2, 11).await;
+    let (daemon, auth) = stage.another_with_recent_heads("demanding").await;
+    assert!(!daemon.health()().ready);
+    device.try_session(&auth).await.refused(Code::StaleHead);
+    device.try_refresh(&auth).await.refused(Code::StaleHead);
+    aged(3, 1).await;
+    tests::until("the head to be heard", Duration::from_secs(20), || async {
+        daemon.health()().ready.then_some(())
+    })
+    .await;
+    device.try_refresh(&auth).await.response();
+    device.open_session(&auth).await;
 }
 
 async fn the_mirror_holds_what_was_spent(stage: Stage) {

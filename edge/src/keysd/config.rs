@@ -1,11 +1,13 @@
 //! `keysd.toml`: what keysd is told.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use keychain::Digest;
 use serde::Deserialize;
-use systemd::config::Span;
+use systemd::config::{self, Span};
 use systemd::listen::Address;
+
+use crate::trust;
 
 /// The file as it stands.
 #[derive(Debug, Deserialize)]
@@ -26,6 +28,28 @@ pub struct Config {
     pub clock_skew: Span,
     /// The event that resolves a contested chain.
     pub chain_pin: Option<Digest>,
+    /// How long ago a head of hsmd may have shown at most that nothing newer exists; beyond it, requests are
+    /// answered with BA607.
+    #[serde(default = "head_max_age")]
+    pub head_max_age: Span,
+    /// Whether heads may be of any age: whoever withholds what hsmd denies is then believed for ever.
+    #[serde(default)]
+    pub insecure_any_head_age: bool,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, config::Error> {
+        let config: Self = config::load(path)?;
+        match trust::head_max_age(config.head_max_age, config.insecure_any_head_age) {
+            Ok(_) => Ok(config),
+            Err(error) => Err(config::Error::value(path, "head_max_age", error.to_string())),
+        }
+    }
+}
+
+const fn head_max_age() -> Span {
+    Span::seconds(trust::HEAD_MAX_AGE.as_secs())
 }
 
 const fn clock_skew() -> Span {

@@ -20,9 +20,9 @@ use systemd::telemetry::{Health, Metrics};
 use systemd::{listen, notify, shutdown};
 use tokio::sync::Semaphore;
 
-use crate::http;
 use crate::trust::{self, TrustFeed};
 use crate::updates::Updates;
+use crate::{clock, http};
 pub use config::Config;
 use copy::Copy;
 
@@ -47,7 +47,7 @@ struct Shared {
 
 /// Runs keysd as `file` says, until it is asked to stop; with `check_only`, says whether it could.
 pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
-    let config: Config = systemd::config::load(file)?;
+    let config = Config::load(file)?;
     let directory = Directory::connect(&config.redis)
         .map_err(|error| systemd::config::Error::value(file, "redis", error.to_string()))?;
     if check_only {
@@ -56,7 +56,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     }
     let metrics = Metrics::install("keysd")?;
     let updates = Updates::follow(&directory);
-    let feed = TrustFeed::start(&directory, &updates, &trust_settings(&config))?;
+    let feed = TrustFeed::start(&directory, &updates, &trust_settings(&config)?)?;
     let copy = Copy::start(&directory, &updates, feed.clone());
     notify::status("waiting for the key chain in the directory");
     tokio::select! {
@@ -109,10 +109,16 @@ async fn route(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, R
     let body = match request.path() {
         "/" => INDEX.to_owned(),
         "/health" => health_body(&shared.feed),
-        "/keys" => listing().all.clone(),
+        "/keys" => {
+            shared.feed.state().demand_fresh(clock::now())?;
+            listing().all.clone()
+        }
         "/hsm/keys" => listing().chain.clone(),
         path => match path.strip_prefix("/keys/") {
-            Some(key) if request.method() == Method::GET => one_key(key, shared).await?,
+            Some(key) if request.method() == Method::GET => {
+                shared.feed.state().demand_fresh(clock::now())?;
+                one_key(key, shared).await?
+            }
             Some(_) => String::new(),
             None => return Err(Refusal::new(Code::NoSuchRoute, "no such route")),
         },
@@ -160,21 +166,26 @@ fn health_body(feed: &TrustFeed) -> String {
 fn is_healthy(feed: &TrustFeed) -> bool {
     let trust = feed.state();
     let chain = trust.chain();
-    chain.head().is_some() && !chain.contested() && !chain.rolled_back()
+    let is_settled = chain.head().is_some() && !chain.contested() && !chain.rolled_back();
+    is_settled && trust.demand_fresh(clock::now()).is_ok()
 }
 
 fn health(feed: &TrustFeed) -> Health {
     let trust = feed.state();
     let chain = trust.chain();
     let sequence = chain.head().map_or("none".to_owned(), |head| head.event().sequence_number.to_string());
-    Health { ready: is_healthy(feed), detail: vec![("chain_sequence".into(), sequence)] }
+    let mut detail = vec![("chain_sequence".into(), sequence)];
+    detail.extend(trust.describe_freshness(clock::now()));
+    Health { ready: is_healthy(feed), detail }
 }
 
-fn trust_settings(config: &Config) -> trust::Settings {
-    trust::Settings {
+fn trust_settings(config: &Config) -> Result<trust::Settings, Failure> {
+    Ok(trust::Settings {
         identity: config.identity,
         clock_skew: config.clock_skew.duration(),
         pin: config.chain_pin,
         state: config.state.clone(),
-    }
+        head_max_age: trust::head_max_age(config.head_max_age, config.insecure_any_head_age)
+            .map_err(Failure::config)?,
+    })
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use systemd::config::{self, ByteSize, Span};
 use systemd::listen::Address;
 
-use crate::endorser;
+use crate::{endorser, trust};
 
 /// The file as it stands. Every key but the first eight has a default.
 #[derive(Debug, Deserialize)]
@@ -39,6 +39,13 @@ pub struct Config {
     pub clock_skew: Span,
     /// The event that resolves a contested chain.
     pub chain_pin: Option<Digest>,
+    /// How long ago a head of hsmd may have shown at most that nothing newer exists; beyond it, requests are
+    /// answered with BA607.
+    #[serde(default = "defaults::head_max_age")]
+    pub head_max_age: Span,
+    /// Whether heads may be of any age: whoever withholds what hsmd denies is then believed for ever.
+    #[serde(default)]
+    pub insecure_any_head_age: bool,
     /// This edge's origin as devices name it, `https://host`. Requests that name an audience must name this
     /// origin and the path they come to.
     pub audience: Option<String>,
@@ -101,6 +108,10 @@ mod defaults {
         Span::seconds(5)
     }
 
+    pub(super) const fn head_max_age() -> Span {
+        Span::seconds(crate::trust::HEAD_MAX_AGE.as_secs())
+    }
+
     pub(super) fn forward_headers() -> Vec<String> {
         ["accept-language", "user-agent"].map(str::to_owned).to_vec()
     }
@@ -157,6 +168,8 @@ impl Config {
         } else if self.audience_required == Some(true) {
             return Err(("audience_required", "needs `audience`, the origin that requests must name".into()));
         }
+        trust::head_max_age(self.head_max_age, self.insecure_any_head_age)
+            .map_err(|error| ("head_max_age", error.to_string()))?;
         if self.cycle.duration().as_secs() < 60 || self.cycle.duration().as_secs() > 11 * 3_600 {
             return Err(("cycle", "must lie between 1m and 11h; the key's endorsement lasts 12h".into()));
         }

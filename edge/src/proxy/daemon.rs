@@ -55,7 +55,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     }
     let metrics = Metrics::install("edge")?;
     let updates = Updates::follow(&directory);
-    let feed = TrustFeed::start(&directory, &updates, &trust_settings(&config))?;
+    let feed = TrustFeed::start(&directory, &updates, &trust_settings(&config)?)?;
     let gate = Gate::start(&directory, &updates, feed.clone(), verifier_settings(&config));
     let ready = async {
         gate.ready().await;
@@ -132,24 +132,25 @@ fn health(feed: &TrustFeed, key: &OwnKey) -> Health {
     let sequence = chain.head().map_or("none".to_owned(), |head| head.event().sequence_number.to_string());
     let expiration = key.current().endorsement().subject.expiration;
     let state = |good: bool, otherwise: &str| if good { "ok".to_owned() } else { otherwise.to_owned() };
-    Health {
-        ready: usable.is_ok(),
-        detail: vec![
-            ("chain".into(), state(!chain.contested() && !chain.rolled_back(), "contested or rolled back")),
-            ("chain_sequence".into(), sequence),
-            ("own_key".into(), state(usable.is_ok(), "not endorsed now")),
-            ("own_key_seconds_left".into(), expiration.since(now).as_secs().to_string()),
-        ],
-    }
+    let mut detail = vec![
+        ("chain".into(), state(!chain.contested() && !chain.rolled_back(), "contested or rolled back")),
+        ("chain_sequence".into(), sequence),
+        ("own_key".into(), state(usable.is_ok(), "not endorsed now")),
+        ("own_key_seconds_left".into(), expiration.since(now).as_secs().to_string()),
+    ];
+    detail.extend(trust.describe_freshness(now));
+    Health { ready: usable.is_ok() && trust.demand_fresh(now).is_ok(), detail }
 }
 
-fn trust_settings(config: &Config) -> trust::Settings {
-    trust::Settings {
+fn trust_settings(config: &Config) -> Result<trust::Settings, Failure> {
+    Ok(trust::Settings {
         identity: config.identity,
         clock_skew: config.clock_skew.duration(),
         pin: config.chain_pin,
         state: config.state.clone(),
-    }
+        head_max_age: trust::head_max_age(config.head_max_age, config.insecure_any_head_age)
+            .map_err(Failure::config)?,
+    })
 }
 
 fn verifier_settings(config: &Config) -> Settings {

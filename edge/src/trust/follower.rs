@@ -1,16 +1,18 @@
 //! The one task that changes what is trusted.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keychain::chain::{Chain, Highest, SignedEvent, windows};
+use keychain::chain::{Chain, SignedEvent, windows};
 use keychain::directory::{self, Directory};
-use keychain::statement::{Entries, Head, Order};
+use keychain::statement::{Entries, Head, Heard, Order};
 use keychain::{Code, Digest, Refusal, Timestamp};
+use tokio::sync::watch;
 
-use super::highest::HighestFile;
-use super::{Shared, TrustState};
+use super::memory::Remembered;
+use super::{Freshness, Shared, TrustState};
 use crate::clock;
 use crate::updates::{Subscription, Update};
 
@@ -29,6 +31,12 @@ const REJECTED_MAX: usize = 4_096;
 /// Heads kept whose events have not come yet. More only somebody makes who invents events.
 const WAITING_MAX: usize = 64;
 
+/// Heads kept on disk, those of the newest events first.
+const REMEMBERED_MAX: usize = 64;
+
+/// Heads kept of one event besides the newest: there is none while the HSM keeps to the rules.
+const OTHERS_MAX: usize = 8;
+
 /// Heads are heard from every generation that any verifier still accepts.
 const WINDOW: Duration = windows::AUTHD;
 
@@ -43,40 +51,53 @@ struct Texts {
 pub(super) struct Follower {
     directory: Directory,
     shared: Arc<Shared>,
-    file: HighestFile,
+    remember: watch::Sender<Remembered>,
     /// Texts that will never be acceptable.
     rejected: HashSet<Digest>,
-    /// The newest head heard of each event: what need not be proved again.
-    heard: BTreeMap<Digest, String>,
-    /// Heads of events that are not accepted yet, by event.
-    waiting: BTreeMap<Digest, Head>,
+    /// The heads heard of each event that is live.
+    heard: BTreeMap<Digest, Spoken>,
+    /// Heads of events that are not accepted yet.
+    waiting: Vec<Head>,
     /// When an event from the future can be accepted.
     held_until: Option<Timestamp>,
+    /// How fresh the chain was said to be.
+    freshness: Option<&'static str>,
 }
 
 impl Follower {
-    pub(super) fn new(directory: Directory, shared: Arc<Shared>, file: HighestFile) -> Self {
-        Self {
+    /// A follower that has `remembered` heads to prove again, as soon as it knows their events.
+    pub(super) fn new(
+        directory: Directory,
+        shared: Arc<Shared>,
+        remember: watch::Sender<Remembered>,
+        remembered: &[String],
+    ) -> Self {
+        let mut follower = Self {
             directory,
             shared,
-            file,
+            remember,
             rejected: HashSet::new(),
             heard: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            waiting: Vec::new(),
             held_until: None,
-        }
+            freshness: None,
+        };
+        follower.waiting = follower.unknown_heads(remembered);
+        follower
     }
 
     pub(super) async fn run(mut self, mut updates: Subscription) {
         let mut pending = Update::default();
+        let mut resync = tokio::time::interval(RESYNC);
         loop {
             tokio::select! {
                 update = updates.next() => pending.merge(&update),
+                _ = resync.tick() => pending.everything = true,
                 () = tokio::time::sleep(self.pause(&pending)) => pending.everything = true,
             }
             match self.read(&pending).await {
                 Ok(texts) => {
-                    self.accept(texts).await;
+                    self.accept(&texts);
                     self.shared.read_up_to.send_replace(pending.number);
                     pending = Update { number: pending.number, ..Update::default() };
                 }
@@ -87,9 +108,10 @@ impl Follower {
                     );
                     pending.everything = true;
                     // An event that was held back comes into force whether or not the directory answers.
-                    self.accept(Texts::default()).await;
+                    self.accept(&Texts::default());
                 }
             }
+            self.tell_freshness();
         }
     }
 
@@ -100,7 +122,7 @@ impl Follower {
         }
         // A held-back event comes into force at its time, a moment later rather than earlier.
         let held = self.held_until.map(|time| time.since(clock::now()) + Duration::from_millis(1));
-        held.map_or(RESYNC, |held| held.min(RESYNC))
+        held.unwrap_or(Duration::MAX)
     }
 
     /// The texts that may hold something new. Heads are read after events: one of an event not read yet waits.
@@ -124,12 +146,13 @@ impl Follower {
     }
 
     /// Merges texts into what is trusted. The result is in force before anything is written to disk.
-    async fn accept(&mut self, texts: Texts) {
+    fn accept(&mut self, texts: &Texts) {
         let now = clock::now();
         let old = self.shared.state.load_full();
         let events = self.unknown_events(old.chain(), &texts.events);
         let heads = self.unknown_heads(&texts.heads);
-        if events.is_empty() && heads.is_empty() && self.held_until.is_none() {
+        let shown = self.shown(old.chain(), old.shown(), now);
+        if events.is_empty() && heads.is_empty() && self.held_until.is_none() && shown == old.shown() {
             return;
         }
         let mut chain = Chain::clone(old.chain());
@@ -145,10 +168,11 @@ impl Follower {
         if chain.stated() != old.chain().stated() {
             tell_entries(chain.stated());
         }
-        let highest = chain.highest();
-        self.shared.state.store(Arc::new(TrustState::new(chain)));
+        let shown = self.shown(&chain, old.shown(), now);
+        let remembered = self.remembered(&chain);
+        self.shared.state.store(Arc::new(TrustState::with_heads(chain, shown, old.head_max_age())));
         self.shared.version.send_modify(|version| *version += 1);
-        self.remember(highest).await;
+        self.remember.send_replace(remembered);
     }
 
     /// Reads what is not known yet. What fails is reported once and passed over: one bad entry must not hide the good
@@ -177,8 +201,9 @@ impl Follower {
         let mut heads = Vec::new();
         for text in texts {
             let fingerprint = Digest::of(text);
-            let is_heard = self.heard.values().any(|heard| heard == text);
-            if is_heard || self.rejected.contains(&fingerprint) {
+            let is_heard = self.heard.values().any(|spoken| spoken.newest.text() == text);
+            let waits = self.waiting.iter().any(|head| head.text() == text);
+            if is_heard || waits || self.rejected.contains(&fingerprint) {
                 continue;
             }
             match Head::parse(text) {
@@ -195,23 +220,31 @@ impl Follower {
     /// Hears heads, and those that waited for their event.
     fn hear(&mut self, chain: &mut Chain, heads: Vec<Head>, now: Timestamp) {
         let waiting = std::mem::take(&mut self.waiting);
-        for head in waiting.into_values().chain(heads) {
+        for head in waiting.into_iter().chain(heads) {
             if chain.events().any(|event| event.id() == head.event_id()) {
-                self.hear_one(chain, &head, now);
+                self.hear_one(chain, head, now);
             } else if self.waiting.len() < WAITING_MAX {
-                self.waiting.insert(head.event_id(), head);
+                self.waiting.push(head);
             }
         }
-        let is_live = |id: &Digest| {
-            chain.live_until(id, WINDOW).is_ok_and(|until| until.is_none_or(|until| until > now))
-        };
-        self.heard.retain(|id, _| is_live(id));
+        let is_settled = is_settled(chain);
+        self.heard.retain(|id, _| match chain.live_until(id, WINDOW) {
+            Ok(until) => until.is_none_or(|until| until > now),
+            Err(_dead) => !is_settled,
+        });
     }
 
-    fn hear_one(&mut self, chain: &mut Chain, head: &Head, now: Timestamp) {
+    fn hear_one(&mut self, chain: &mut Chain, head: Head, now: Timestamp) {
         let fingerprint = Digest::of(head.text());
-        let proven = match head.verify(chain, WINDOW, now) {
-            Ok(proven) => proven,
+        let heard = match head.verify(chain, WINDOW, now) {
+            Ok(proven) => chain.hear(&proven, now),
+            // On a chain that shows too little, or too much, nothing is live: the head waits until it is settled.
+            Err(_unsettled) if !is_settled(chain) => {
+                if self.waiting.len() < WAITING_MAX {
+                    self.waiting.push(head);
+                }
+                return;
+            }
             Err(refusal) => {
                 // The last head of a tainted generation stays in the directory for hours, and whether a generation is
                 // live can change: such a head is no fault, and is judged again when it is read again.
@@ -222,12 +255,6 @@ impl Follower {
                 return;
             }
         };
-        let heard = chain.hear(&proven, now);
-        if heard.order == Order::Newer {
-            self.heard.insert(head.event_id(), head.text().to_owned());
-        } else {
-            self.reject(fingerprint); // heard once is enough
-        }
         let (event, number) = (head.event_id(), head.number());
         if heard.order == Order::Theft {
             metrics::counter!("verifier_heads_irregular_total", "kind" => "theft").increment(1);
@@ -237,6 +264,65 @@ impl Follower {
             metrics::counter!("verifier_heads_irregular_total", "kind" => "lost").increment(1);
             tracing::error!(%event, number, lost = heard.lost.to_json(), "a head lacks what an earlier one denies or revokes; it goes on counting");
         }
+        if heard.order != Order::Newer {
+            self.reject(fingerprint); // heard once is enough
+        }
+        match self.heard.entry(event) {
+            Entry::Vacant(place) => drop(place.insert(Spoken { newest: head, others: Vec::new() })),
+            Entry::Occupied(mut place) => place.get_mut().add(head, &heard),
+        }
+    }
+
+    /// When a head showed last that nothing newer than `chain` existed.
+    fn shown(&self, chain: &Chain, before: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+        let newest = chain.head().and_then(|event| self.heard.get(&event.id())).map(|spoken| &spoken.newest);
+        let is_newer = |head: &&Head| before.is_none_or(|before| head.issued_at() > before);
+        let shows = newest.filter(is_newer).filter(|head| {
+            head.verify(chain, WINDOW, now).is_ok_and(|proven| proven.age(chain, now).is_ok())
+        });
+        before.max(shows.map(Head::issued_at))
+    }
+
+    /// Says in metrics how fresh the chain is, and in the log when that changes.
+    fn tell_freshness(&mut self) {
+        let state = self.shared.state.load_full();
+        let freshness = state.freshness(clock::now());
+        let (age, word) = match freshness {
+            Freshness::Fresh(age) => (age.as_secs_f64(), "fresh"),
+            Freshness::Late(age) => (age.as_secs_f64(), "late"),
+            Freshness::Stale(age) => (age.map_or(f64::INFINITY, |age| age.as_secs_f64()), "stale"),
+        };
+        metrics::gauge!("verifier_head_age_seconds").set(age);
+        let most = state.head_max_age().map_or(f64::INFINITY, |most| most.as_secs_f64());
+        metrics::gauge!("verifier_head_max_age_seconds").set(most);
+        if self.freshness == Some(word) {
+            return;
+        }
+        match freshness {
+            Freshness::Fresh(_) if self.freshness.is_none() => {}
+            Freshness::Fresh(_) => tracing::info!("a head shows again that nothing newer exists"),
+            Freshness::Late(_) => {
+                tracing::warn!(
+                    age,
+                    "no head has come for half of `head_max_age`; see hsmd, hsm-publisher and the directory"
+                );
+            }
+            Freshness::Stale(_) => {
+                tracing::error!(
+                    age,
+                    "no head has come for all of `head_max_age`: refusing with BA607 until one does"
+                );
+            }
+        }
+        self.freshness = Some(word);
+    }
+
+    /// What is to be kept on disk.
+    fn remembered(&self, chain: &Chain) -> Remembered {
+        let newest_first = chain.events().rev().filter_map(|event| self.heard.get(&event.id()));
+        let waiting = self.waiting.iter().map(|head| head.text().to_owned());
+        let heads = newest_first.flat_map(Spoken::texts).chain(waiting).take(REMEMBERED_MAX).collect();
+        Remembered { highest: chain.highest(), heads }
     }
 
     fn reject(&mut self, fingerprint: Digest) {
@@ -244,17 +330,37 @@ impl Follower {
             self.rejected.insert(fingerprint);
         }
     }
+}
 
-    /// Keeps the highest event on disk. If that fails it is tried again with the next change.
-    async fn remember(&mut self, highest: Option<Highest>) {
-        let Some(highest) = highest else { return };
-        if let Err(error) = self.file.keep(highest).await {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "cannot keep the highest event: a rollback would go unnoticed after a restart"
-            );
+/// The heads of one event that were heard and count.
+struct Spoken {
+    newest: Head,
+    /// What the newest does not say alone.
+    others: Vec<String>,
+}
+
+impl Spoken {
+    fn add(&mut self, head: Head, heard: &Heard) {
+        if heard.order == Order::Newer {
+            let before = std::mem::replace(&mut self.newest, head);
+            if heard.lost.is_empty() {
+                self.others.clear();
+            } else if self.others.len() < OTHERS_MAX {
+                self.others.push(before.text().to_owned());
+            }
+        } else if heard.changed && self.others.len() < OTHERS_MAX {
+            self.others.push(head.text().to_owned());
         }
     }
+
+    fn texts(&self) -> impl Iterator<Item = String> + '_ {
+        std::iter::once(self.newest.text()).chain(self.others.iter().map(String::as_str)).map(str::to_owned)
+    }
+}
+
+/// Whether it is certain which generations are live.
+fn is_settled(chain: &Chain) -> bool {
+    !chain.contested() && !chain.rolled_back()
 }
 
 fn tell_growth(chain: &Chain) {

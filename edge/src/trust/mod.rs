@@ -3,13 +3,17 @@
 //!
 //! One task reads the key directory, merges what it finds into what was accepted before, and puts the result in the
 //! place of the last one. Events and heads are merged as sets, so trust only moves forward: an emptied or rolled-back
-//! directory changes nothing, and un-denies nothing. The highest event accepted is kept on disk, so that a restart
-//! does not forget it either (`PROTOCOL.md#contested`).
+//! directory changes nothing, and un-denies nothing. The highest event accepted and the heads that count are kept on
+//! disk, so that a restart does not forget them either (`PROTOCOL.md#contested`). They are in force before they are
+//! written: a denial waits for no disk.
+//!
+//! A head also shows that nothing newer exists. Once none has shown it for `head_max_age`, nothing that rests on an
+//! endorsement is answered any more (`PROTOCOL.md#head-fresh`).
 //!
 //! Readers take no lock and wait for nobody.
 
 mod follower;
-pub mod highest;
+pub mod memory;
 mod state;
 
 use std::path::PathBuf;
@@ -20,13 +24,14 @@ use arc_swap::ArcSwap;
 use keychain::Digest;
 use keychain::chain::{self, Chain};
 use keychain::directory::Directory;
+use systemd::config::Span;
 use tokio::sync::watch;
 
 use crate::task::Task;
 use crate::updates::Updates;
 use follower::Follower;
-use highest::HighestFile;
-pub use state::TrustState;
+use memory::{Memory, Remembered};
+pub use state::{Freshness, TrustState};
 
 /// What a feed follows, and where it keeps its memory.
 #[derive(Debug, Clone)]
@@ -37,15 +42,17 @@ pub struct Settings {
     pub clock_skew: Duration,
     /// The event that resolves a contested chain, if configuration names one.
     pub pin: Option<Digest>,
-    /// The daemon's state directory; `highest.json` in it is this feed's.
+    /// The daemon's state directory; `trust.json` in it is this feed's.
     pub state: PathBuf,
+    /// How long a head's word that nothing newer exists counts; none is without limit.
+    pub head_max_age: Option<Duration>,
 }
 
 /// The trust of this process, always the newest. Cloning shares it.
 #[derive(Debug, Clone)]
 pub struct TrustFeed {
     shared: Arc<Shared>,
-    _task: Arc<Task>,
+    _tasks: Arc<[Task; 2]>,
 }
 
 #[derive(Debug)]
@@ -59,25 +66,27 @@ struct Shared {
 impl TrustFeed {
     /// Begins to follow. The chain is empty, and so nothing is live, until the first events are in.
     ///
-    /// Fails if the state directory cannot be used, or remembers the highest event of another chain.
+    /// Fails if the state directory cannot be used, or remembers another chain.
     pub fn start(
         directory: &Directory,
         updates: &Updates,
         settings: &Settings,
-    ) -> Result<Self, highest::Error> {
-        let file = HighestFile::open(&settings.state, settings.identity)?;
+    ) -> Result<Self, memory::Error> {
+        let memory = Memory::open(&settings.state, settings.identity)?;
+        let remembered = memory.remembered().clone();
         let chain = Chain::new(
             settings.identity,
-            chain::Settings { skew: settings.clock_skew, pin: settings.pin, highest: file.remembered() },
+            chain::Settings { skew: settings.clock_skew, pin: settings.pin, highest: remembered.highest },
         );
         let shared = Arc::new(Shared {
-            state: ArcSwap::from_pointee(TrustState::new(chain)),
+            state: ArcSwap::from_pointee(TrustState::with_heads(chain, None, settings.head_max_age)),
             version: watch::Sender::new(0),
             read_up_to: watch::Sender::new(0),
         });
-        let follower = Follower::new(directory.clone(), Arc::clone(&shared), file);
-        let task = Arc::new(Task::spawn(follower.run(updates.subscribe())));
-        Ok(Self { shared, _task: task })
+        let (remember, wanted) = watch::channel(Remembered::default());
+        let follower = Follower::new(directory.clone(), Arc::clone(&shared), remember, &remembered.heads);
+        let tasks = [Task::spawn(follower.run(updates.subscribe())), Task::spawn(memory.keep_up(wanted))];
+        Ok(Self { shared, _tasks: Arc::new(tasks) })
     }
 
     /// What is trusted now.
@@ -114,4 +123,24 @@ impl TrustFeed {
             std::future::pending::<()>().await; // the feed never ends before its owner
         }
     }
+}
+
+/// Least age of heads that a daemon can be told to demand: hsmd makes one every 5 minutes.
+const HEAD_MAX_AGE_MIN: Duration = Duration::from_mins(10);
+
+/// Largest age: a head expires 12 hours after it was made.
+pub const HEAD_MAX_AGE: Duration = Duration::from_hours(12);
+
+/// `head_max_age` is not one that can be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("must lie between 10m and 12h: hsmd makes a head every 5m, and one lasts 12h")]
+pub struct HeadAgeOutOfBounds;
+
+/// What a daemon is told of the age of heads: `head_max_age`, and `insecure_any_head_age`, which takes away the limit.
+pub fn head_max_age(age: Span, insecure_any_age: bool) -> Result<Option<Duration>, HeadAgeOutOfBounds> {
+    if insecure_any_age {
+        return Ok(None);
+    }
+    let age = age.duration();
+    if (HEAD_MAX_AGE_MIN..=HEAD_MAX_AGE).contains(&age) { Ok(Some(age)) } else { Err(HeadAgeOutOfBounds) }
 }

@@ -4,19 +4,39 @@ use std::time::Duration;
 
 use keychain::chain::Chain;
 use keychain::endorsement::Endorsement;
-use keychain::{Refusal, Timestamp};
+use keychain::{Code, Refusal, Timestamp};
 
-/// The chain together with what its heads deny and revoke. A value that never changes: whoever judges a request
-/// holds one, and a newer one takes its place for the next request.
+/// The chain together with what its heads deny and revoke, and how fresh they show it to be. A value that never
+/// changes: whoever judges a request holds one, and a newer one takes its place for the next request.
 #[derive(Debug, Clone)]
 pub struct TrustState {
     chain: Chain,
+    /// When nothing newer than the chain existed, as the latest head showed that did show it.
+    shown: Option<Timestamp>,
+    head_max_age: Option<Duration>,
+}
+
+/// How long ago a head showed that nothing newer existed (`PROTOCOL.md#head-fresh`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// Less than half of what is allowed.
+    Fresh(Duration),
+    /// Half of it or more: something withholds heads, or makes none.
+    Late(Duration),
+    /// All of it or more; or nothing ever showed it, by this clock.
+    Stale(Option<Duration>),
 }
 
 impl TrustState {
-    /// The trust that `chain` and the heads it has heard give.
+    /// The trust that `chain` and the heads it has heard give, whatever their age.
     pub const fn new(chain: Chain) -> Self {
-        Self { chain }
+        Self { chain, shown: None, head_max_age: None }
+    }
+
+    /// The same, for a verifier that refuses once no head has shown for `head_max_age` that nothing newer exists;
+    /// `shown` is when one did.
+    pub const fn with_heads(chain: Chain, shown: Option<Timestamp>, head_max_age: Option<Duration>) -> Self {
+        Self { chain, shown, head_max_age }
     }
 
     /// The chain, with the heads that it has heard.
@@ -31,5 +51,96 @@ impl TrustState {
     /// No lock and no IO: it is asked for every request.
     pub fn check(&self, endorsement: &Endorsement, window: Duration, now: Timestamp) -> Result<(), Refusal> {
         endorsement.verify_alive(&self.chain, window, now)
+    }
+
+    /// Refuses if it cannot be known at `now` what was denied lately: no endorsement counts then. Asked last, so that
+    /// what is denied for certain is told so.
+    pub fn demand_fresh(&self, now: Timestamp) -> Result<(), Refusal> {
+        match self.freshness(now) {
+            Freshness::Fresh(_) | Freshness::Late(_) => Ok(()),
+            Freshness::Stale(_) => {
+                Err(Refusal::new(Code::StaleHead, "no head shows that nothing was denied lately"))
+            }
+        }
+    }
+
+    /// How fresh the heads show the chain to be at `now`.
+    pub fn freshness(&self, now: Timestamp) -> Freshness {
+        // What was shown in the future was shown to a clock that has been set back since.
+        let shown = self.shown.filter(|shown| *shown <= now.plus(self.chain.skew()));
+        let age = shown.map(|shown| now.since(shown));
+        match (self.head_max_age, age) {
+            (None, age) => Freshness::Fresh(age.unwrap_or_default()),
+            (Some(_), None) => Freshness::Stale(None),
+            (Some(most), Some(age)) if age >= most => Freshness::Stale(Some(age)),
+            (Some(most), Some(age)) if age >= most / 2 => Freshness::Late(age),
+            (Some(_), Some(age)) => Freshness::Fresh(age),
+        }
+    }
+
+    /// How long the newest proof of freshness goes on counting; none if its age is not limited.
+    pub fn fresh_for(&self, now: Timestamp) -> Option<Duration> {
+        self.head_max_age.map(|most| match self.freshness(now) {
+            Freshness::Fresh(age) | Freshness::Late(age) => most.saturating_sub(age),
+            Freshness::Stale(_) => Duration::ZERO,
+        })
+    }
+
+    /// The freshness as health pages have it.
+    pub fn describe_freshness(&self, now: Timestamp) -> Vec<(String, String)> {
+        let word = match self.freshness(now) {
+            Freshness::Fresh(_) => "ok",
+            Freshness::Late(_) => "none for half of head_max_age",
+            Freshness::Stale(_) => "none for all of head_max_age",
+        };
+        let left = self.fresh_for(now).map_or("unlimited".to_owned(), |left| left.as_secs().to_string());
+        vec![("head".to_owned(), word.to_owned()), ("head_seconds_left".to_owned(), left)]
+    }
+
+    /// When a head showed that nothing newer existed.
+    pub(super) const fn shown(&self) -> Option<Timestamp> {
+        self.shown
+    }
+
+    pub(super) const fn head_max_age(&self) -> Option<Duration> {
+        self.head_max_age
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keychain::Digest;
+    use keychain::chain::Settings;
+
+    use super::*;
+
+    #[test]
+    fn freshness_goes_by_halves_and_knows_a_wrong_clock() {
+        let hour = |hours: i64| Timestamp::from_unix_millis(hours * 3_600_000);
+        let tick = Duration::from_millis(1);
+        let most = Some(Duration::from_hours(12));
+        let chain =
+            Chain::new(Digest::of("chain"), Settings { skew: Duration::from_secs(5), ..Settings::default() });
+        let shown = Some(hour(100));
+        let hours = Duration::from_hours;
+        for (shown, most, now, expected) in [
+            (shown, most, hour(100), Freshness::Fresh(hours(0))),
+            (shown, most, hour(106).minus(tick), Freshness::Fresh(hours(6).saturating_sub(tick))),
+            (shown, most, hour(106), Freshness::Late(hours(6))),
+            (shown, most, hour(112).minus(tick), Freshness::Late(hours(12).saturating_sub(tick))),
+            (shown, most, hour(112), Freshness::Stale(Some(hours(12)))),
+            (shown, most, hour(100).minus(Duration::from_secs(5)), Freshness::Fresh(hours(0))),
+            (shown, most, hour(100).minus(Duration::from_millis(5_001)), Freshness::Stale(None)),
+            (None, most, hour(100), Freshness::Stale(None)),
+            (None, None, hour(100), Freshness::Fresh(hours(0))),
+            (shown, None, hour(900), Freshness::Fresh(hours(800))),
+        ] {
+            let state = TrustState::with_heads(chain.clone(), shown, most);
+            assert_eq!(state.freshness(now), expected, "{shown:?} {most:?} {now}");
+            let stale = matches!(expected, Freshness::Stale(_));
+            let code = state.demand_fresh(now).map_err(|refusal| refusal.code());
+            assert_eq!(code, if stale { Err(Code::StaleHead) } else { Ok(()) });
+            assert_eq!(state.fresh_for(now).is_some_and(|left| left.is_zero()), stale);
+        }
     }
 }

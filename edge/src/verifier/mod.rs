@@ -124,8 +124,9 @@ impl AccessVerifier {
 
     /// Judges one request at `now` by what is trusted.
     ///
-    /// In this order: shape, token, issuing key, times, signature, revocation, place, permission, nonce.
-    /// The nonce comes last, so that no refused request burns one.
+    /// In this order: shape, token, issuing key, times, signature, revocation, place, permission, freshness, nonce.
+    /// What is denied for certain is told before what cannot be known; the nonce comes last, so that no refused
+    /// request burns one.
     pub fn check<'a>(
         &self,
         body: &'a [u8],
@@ -142,6 +143,7 @@ impl AccessVerifier {
         self.denials.check(token.claims(), now)?;
         self.settings.audience.check(request.audience, demand.place)?;
         permit(token.claims(), demand.permission)?;
+        trust.demand_fresh(now)?;
         // One skew longer than the request can be accepted, for a clock that is set back meanwhile.
         let until = request.timestamp.plus(limits::ACCESS_REQUEST_AGE).plus(skew);
         self.nonces.reserve(request.nonce, until, now)?;

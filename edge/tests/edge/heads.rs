@@ -107,10 +107,10 @@ async fn junk_among_the_heads_hides_nothing() {
     let (stranger, own) = {
         let hsm = world.hsm.hsm.lock().unwrap();
         let stranger = Hsm::new(50, ago(3_600)).head(1, &revoking(&world.authd, soon()), ago(1));
-        let own = hsm.head(1, &revoking(&world.authd, soon()), ago(1));
+        let own = hsm.head(2, &revoking(&world.authd, soon()), ago(1));
         (stranger, own)
     };
-    let forged = own.replace("\"number\":1", "\"number\":9");
+    let forged = own.replace("\"number\":2", "\"number\":9");
     let mut heads = world.redis.database(5).await;
     for (place, junk) in ["junk", &"y".repeat(100_000), "{}", &stranger, &forged].into_iter().enumerate() {
         heads.set::<_, _, ()>(Digest::of(format!("{place}")).to_string(), junk).await.unwrap();
@@ -150,7 +150,7 @@ async fn a_denial_is_never_lost_to_another_head() {
     counted("verifier_heads_irregular_total{kind=\"lost\"} 1").await;
     refused(&world, &of_first, "BA207").await;
 
-    let other = world.hsm.hsm.lock().unwrap().head(2, &revoking(&world.authd, soon()), ago(1));
+    let other = world.hsm.hsm.lock().unwrap().head(3, &revoking(&world.authd, soon()), ago(1));
     publish_head(&world.directory, &other).await;
     counted("verifier_heads_irregular_total{kind=\"theft\"} 1").await;
     refused(&world, &of_second, "BA304").await;
@@ -158,4 +158,89 @@ async fn a_denial_is_never_lost_to_another_head() {
     world.authd = key(102);
     world.publish_issuer(102).await;
     admitted(&world, &world.session(200)).await;
+}
+
+/// A head may have shown at most so long ago that nothing newer exists. Half of that is told, all of it refused; with
+/// the next head everything is well.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_recent_head_nothing_is_admitted() {
+    let mut world = World::start_with("head_max_age = \"2h\"").await;
+    let session = world.session(200);
+    admitted(&world, &session).await;
+    world.edge.terminate();
+    assert!(world.edge.ended().await.success());
+    world.forget_state();
+    let aged = |number, minutes: u64| {
+        world.hsm.hsm.lock().unwrap().head(number, &Entries::default(), ago(minutes * 60))
+    };
+    let (stale, late, fresh) = (aged(2, 121), aged(3, 61), aged(4, 1));
+    publish_head(&world.directory, &stale).await;
+    world.restart();
+    world.edge.ready().await;
+    let answer = world.ask(&session).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "BA607"));
+    let ready = async || world.daemon_page("readyz").await;
+    let health = ready().await;
+    assert!(health.starts_with("not ready") && health.contains("head_seconds_left: 0\n"), "{health}");
+    until("the log to say so", async || world.edge.log().contains("refusing with BA607").then_some(())).await;
+
+    publish_head(&world.directory, &late).await;
+    admitted(&world, &session).await;
+    assert!(ready().await.contains("head: none for half of head_max_age"), "{}", ready().await);
+    until("the log to say so", async || world.edge.log().contains("for half of").then_some(())).await;
+    let metrics = world.metrics().await;
+    assert!(metrics.contains("verifier_head_max_age_seconds 7200"), "{metrics}");
+
+    publish_head(&world.directory, &fresh).await;
+    until("a fresh head", async || ready().await.contains("head: ok").then_some(())).await;
+    until("the log to say so", async || world.edge.log().contains("shows again").then_some(())).await;
+}
+
+/// A directory that is rolled back while the edge is away: what was denied before goes on being denied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_outlives_a_restart_beside_a_directory_that_was_rolled_back() {
+    let mut world = World::start().await;
+    let session = world.session(200);
+    let older = world.hsm.hsm.lock().unwrap().newest_head().to_owned();
+    world.hsm.state(&world.directory, &revoking(&world.authd, soon())).await;
+    refused(&world, &session, "BA304").await;
+    let key = world.authd.public_key().to_string();
+    until("the head to be on disk", async || world.remembered().contains(&key).then_some(())).await;
+    world.edge.terminate();
+    assert!(world.edge.ended().await.success());
+    publish_head(&world.directory, &older).await;
+    world.restart();
+    world.edge.ready().await;
+    // The key was revoked before it could be learnt.
+    refused(&world, &session, "BA206").await;
+    assert!(world.remembered().contains(&key), "and goes on being remembered");
+}
+
+/// A disk that hangs in the midst of a write: denials go on, and what could not be written is written later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_delays_no_denial() {
+    let mut world = World::start().await;
+    until("what is known to be on disk", async || world.remembered().contains("chain-head").then_some(()))
+        .await;
+    // Whoever opens a pipe to write to it waits for its reader.
+    let pipe = world.hang_the_disk();
+    let mut listed = Entries::default();
+    for number in [101, 102] {
+        world.authd = world.publish_issuer(number).await;
+        let session = world.session(200);
+        admitted(&world, &session).await;
+        listed.join(&revoking(&world.authd, soon()));
+        let stated = Instant::now();
+        world.hsm.state(&world.directory, &listed).await;
+        refused(&world, &session, "BA304").await;
+        assert!(stated.elapsed() < Duration::from_secs(5), "{:?}", stated.elapsed());
+    }
+    assert!(world.metrics().await.contains("verifier_memory_behind 1"), "{}", world.metrics().await);
+    assert!(!world.remembered().contains(&world.authd.public_key().to_string()));
+    pipe.release();
+    until("the disk to catch up", async || {
+        let is_kept = world.remembered().contains(&world.authd.public_key().to_string());
+        (is_kept && world.metrics().await.contains("verifier_memory_behind 0")).then_some(())
+    })
+    .await;
 }

@@ -5,12 +5,14 @@ use std::time::Duration;
 use edge::clock;
 use keychain::directory::Db;
 use keychain::endorsement::{Purpose, SignRequest};
+use keychain::statement::Entries;
 use redis::AsyncCommands as _;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::daemon::Daemon;
 use crate::support::fixture::{Hsm, key};
+use crate::support::hsm::publish_head;
 use crate::support::redis::Redis;
 use crate::support::until;
 use crate::support::world::{ago, url};
@@ -27,13 +29,18 @@ struct Keysd {
 
 impl Keysd {
     async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// A keysd with more lines in its configuration. The newest event and its head are an hour old.
+    async fn start_with(lines: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let redis = Redis::start(folder.path()).await;
         let hsm = Hsm::new(0, ago(3_600));
         let at = folder.path().display();
         let configuration = format!(
             "identity = \"{}\"\nlisten = \"unix:{at}/keysd.sock\"\nredis = \"{}\"\n\
-             metrics = \"unix:{at}/metrics.sock\"\nstate = \"{at}/state\"\n",
+             metrics = \"unix:{at}/metrics.sock\"\nstate = \"{at}/state\"\n{lines}",
             hsm.prefix(),
             redis.url(),
         );
@@ -64,9 +71,12 @@ impl Keysd {
 }
 
 async fn publish(redis: &Redis, hsm: &Hsm) {
+    let directory = redis.directory();
     for event in hsm.events() {
-        redis.directory().publish_event(&event.event().id, event.text()).await.unwrap();
+        directory.publish_event(&event.event().id, event.text()).await.unwrap();
     }
+    let newest = hsm.events().last().unwrap().event();
+    publish_head(&directory, &hsm.head(1, &Entries::default(), newest.created_at)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,6 +160,23 @@ async fn it_shows_nothing_that_does_not_verify_and_one_branch_in_order() {
     assert_ne!(keysd.get("/hsm/keys").await.1, "[]", "the chain is remembered");
 }
 
+/// Without a head that is recent enough, no key is shown to be good.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_shows_no_key_while_it_cannot_know_what_is_revoked() {
+    let keysd = Keysd::start_with("head_max_age = \"30m\"\n").await;
+    let (name, text) = keysd.publish_key(300).await;
+    let refused = async |path: &str| {
+        let (status, body) = keysd.get(path).await;
+        (status, body.contains("BA607"))
+    };
+    assert_eq!(refused("/keys").await, (503, true));
+    assert_eq!(refused(&format!("/keys/{name}")).await, (503, true));
+    assert_eq!(keysd.get("/hsm/keys").await.0, 200, "the chain proves itself");
+    publish_head(&keysd.redis.directory(), &keysd.hsm.head(2, &Entries::default(), ago(60))).await;
+    until("a head to be heard", async || (keysd.get("/keys").await.0 == 200).then_some(())).await;
+    assert_eq!(keysd.get(&format!("/keys/{name}")).await, (200, text));
+}
+
 #[test]
 fn configurations_are_checked_without_a_single_connection() {
     let folder = tempfile::tempdir().unwrap();
@@ -164,6 +191,9 @@ fn configurations_are_checked_without_a_single_connection() {
         (good.replace("listen", "lisen"), 78, "lisen"),
         (good.replace("redis://", "http://"), 78, "redis"),
         (good.replace("identity = \"E", "identity = \"F"), 78, "identity"),
+        (format!("{good}head_max_age = \"9m\"\n"), 78, "head_max_age"),
+        (format!("{good}head_max_age = \"13h\"\n"), 78, "head_max_age"),
+        (format!("{good}insecure_any_head_age = true\n"), 0, "ok"),
     ] {
         std::fs::write(&file, text).unwrap();
         let ended = std::process::Command::new(env!("CARGO_BIN_EXE_keysd"))

@@ -236,6 +236,45 @@ fn a_taint_ends_what_the_tainted_generation_denied_without_a_gap() {
     assert_eq!(check(&after), Ok(()), "a thief's denial does not outlive the taint");
 }
 
+/// What is denied for certain is told so even then; and no nonce is burnt.
+#[test]
+fn what_cannot_be_known_is_told_last() {
+    let world = World::new();
+    let session = Session::open(&world.authd, 200, at(0));
+    let most = Some(Duration::from_mins(10));
+    let trust = TrustState::with_heads(world.hsm.chain(at(0)), Some(at(0)), most);
+    let check = |body: &str, now| {
+        let verdict = world.verifier.check(body.as_bytes(), DEMAND, &trust, now);
+        verdict.map(drop).map_err(|held| held.into_refusal().code())
+    };
+    let end = at(600);
+    let last = end.minus(Duration::from_millis(1));
+    assert_eq!(check(&session.request(nonce(1), last, INNER), last), Ok(()));
+    let body = session.request(nonce(2), last, INNER);
+    assert_eq!(check(&body, end), Err(Code::StaleHead));
+    assert_eq!(check(&body, last), Ok(()));
+    let banned = session.request(nonce(3), end, INNER);
+    world.denials.set(session.claims.device, true);
+    assert_eq!(check(&banned, end), Err(Code::Revoked));
+}
+
+/// A denial of a device ends after 16 minutes: no token may outlive it.
+#[test]
+fn a_token_that_lives_too_long_is_refused() {
+    let world = World::new();
+    let mut claims = Session::open(&world.authd, 200, at(0)).claims;
+    for (lives, code) in [(15 * 60_000 + 5_000, None), (15 * 60_000 + 5_001, Some(Code::InvalidToken))] {
+        claims.expiry = at(0).plus(Duration::from_millis(lives));
+        let token = claims.issue(&world.authd).unwrap();
+        let session = Session { key: key(200), claims: claims.clone(), token };
+        let body = session.request(nonce(lives), at(1), INNER);
+        match code {
+            None => assert!(world.check(&body, at(1)).is_ok()),
+            Some(code) => world.refused(&body, at(1), code),
+        }
+    }
+}
+
 #[test]
 fn a_ban_bites_at_once_and_lifts_at_once() {
     let world = World::new();

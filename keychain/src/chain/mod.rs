@@ -116,7 +116,7 @@ impl Chain {
     }
 
     /// The accepted events in order.
-    pub fn events(&self) -> impl ExactSizeIterator<Item = &SignedEvent> {
+    pub fn events(&self) -> impl ExactSizeIterator<Item = &SignedEvent> + DoubleEndedIterator {
         self.accepted.iter().map(AsRef::as_ref)
     }
 
@@ -130,7 +130,7 @@ impl Chain {
     }
 
     /// How far another clock may be ahead of this verifier's.
-    pub(crate) const fn skew(&self) -> Duration {
+    pub const fn skew(&self) -> Duration {
         self.settings.skew
     }
 

@@ -134,6 +134,8 @@ class Token:
         """Refuses a token that has ended, or that is not yet issued by our clock and the skew."""
         require(now + skew >= self.claims["issuedAt"], "FutureToken", "issued in the future")
         require(now < self.claims["expiry"], "ExpiredToken", "it has ended")
+        lives = self.claims["expiry"] - self.claims["issuedAt"]
+        require(lives <= 15 * MINUTE + skew, "InvalidToken", "it lives too long")
 
     def check_refresh(self, now, skew):
         """Refuses a token that can no longer be refreshed."""

@@ -34,6 +34,7 @@ CODES = {
     "TooMany": ("BA604", 429),
     "Internal": ("BA605", 500),
     "NoRoom": ("BA606", 503),
+    "StaleHead": ("BA607", 503),
     "BadAnswer": ("BA701", 502),
     "AppUnavailable": ("BA702", 502),
 }

@@ -4,6 +4,9 @@ use std::{fs, process::Command};
 
 use super::root;
 
+/// Whom rules are about, one file of rules and one of cases each.
+const PARTS: [&str; 2] = ["hsmd", "verifiers"];
+
 fn promtool(arguments: [&str; 2]) {
     let [kind, file] = arguments;
     let file = root().join("ops/alerts").join(file);
@@ -14,14 +17,19 @@ fn promtool(arguments: [&str; 2]) {
 
 #[test]
 fn alert_rules_fire_when_they_should() {
-    promtool(["check", "hsmd.rules.yml"]);
-    promtool(["test", "hsmd.test.yml"]);
+    for part in PARTS {
+        promtool(["check", &format!("{part}.rules.yml")]);
+        promtool(["test", &format!("{part}.test.yml")]);
+    }
 }
 
 #[test]
 fn each_alert_rule_has_a_case_in_which_it_fires() {
-    let read = |name| fs::read_to_string(root().join("ops/alerts").join(name)).unwrap();
-    let (rules, cases) = (read("hsmd.rules.yml"), read("hsmd.test.yml"));
+    let read = |kind: &str| {
+        let files = PARTS.map(|part| root().join("ops/alerts").join(format!("{part}.{kind}.yml")));
+        files.map(|file| fs::read_to_string(file).unwrap()).concat()
+    };
+    let (rules, cases) = (read("rules"), read("test"));
     let names: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(names.len() > 1, "no rules were found");
     for name in names {

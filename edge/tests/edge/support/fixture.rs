@@ -130,9 +130,15 @@ impl Hsm {
         draft.seal(&self.signer().sign(draft.body().as_bytes()).unwrap())
     }
 
-    /// The newest head, if any was made.
-    pub(crate) fn newest_head(&self) -> Option<&str> {
-        self.heads.last().map(String::as_str)
+    /// The newest head of the newest event; its first one, which lists nothing, if none was made.
+    pub(crate) fn newest_head(&mut self) -> &str {
+        let event = self.events.last().unwrap().event().clone();
+        let is_there =
+            self.heads.last().is_some_and(|head| Head::parse(head).unwrap().event_id() == event.id);
+        if !is_there {
+            self.state(&Entries::default(), event.created_at);
+        }
+        self.heads.last().unwrap()
     }
 
     /// The key of the newest generation.

@@ -34,7 +34,7 @@ impl HsmService {
         Self { hsm, socket, server: handle }
     }
 
-    /// Publishes every event, as a publisher does.
+    /// Publishes every event and the newest head, as a publisher does.
     pub(crate) async fn publish(&self, directory: &Directory) {
         let events: Vec<_> = {
             let hsm = self.hsm.lock().unwrap();
@@ -43,10 +43,8 @@ impl HsmService {
         for (id, text) in events {
             directory.publish_event(&id, &text).await.unwrap();
         }
-        let head = self.hsm.lock().unwrap().newest_head().map(str::to_owned);
-        if let Some(head) = head {
-            publish_head(directory, &head).await;
-        }
+        let head = self.hsm.lock().unwrap().newest_head().to_owned();
+        publish_head(directory, &head).await;
     }
 
     /// Makes a head that lists `entries`, and publishes it.

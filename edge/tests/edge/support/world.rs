@@ -1,5 +1,7 @@
 //! An edge with everything around it.
 
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -136,7 +138,7 @@ impl World {
     }
 
     /// Where the edge listens, unless it was told otherwise.
-    pub(crate) fn socket(&self) -> std::path::PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("edge.sock")
     }
 
@@ -164,11 +166,49 @@ impl World {
 
     /// What the daemon counts.
     pub(crate) async fn metrics(&self) -> String {
+        self.daemon_page("metrics").await
+    }
+
+    /// A page beside the metrics.
+    pub(crate) async fn daemon_page(&self, name: &str) -> String {
         let client =
             reqwest::Client::builder().unix_socket(self.folder.path().join("metrics.sock")).build().unwrap();
-        client.get("http://localhost/metrics").send().await.unwrap().text().await.unwrap()
+        client.get(url(&format!("/{name}"))).send().await.unwrap().text().await.unwrap()
+    }
+
+    /// What the edge remembers on disk.
+    pub(crate) fn remembered(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("state/trust.json")).unwrap_or_default()
+    }
+
+    /// Deletes what the edge remembers.
+    pub(crate) fn forget_state(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("state")).unwrap();
+    }
+
+    /// Lets the next write into the edge's state folder hang until the pipe is released.
+    pub(crate) fn hang_the_disk(&self) -> Pipe {
+        let path = self.folder.path().join("state/trust.new");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        Pipe(path)
     }
 }
+
+/// A pipe where a file should be.
+pub(crate) struct Pipe(PathBuf);
+
+impl Pipe {
+    /// Lets who waits for a reader go on, in vain, and takes the pipe away.
+    pub(crate) fn release(self) {
+        let reader = std::fs::OpenOptions::new().read(true).custom_flags(NONBLOCK).open(&self.0).unwrap();
+        std::fs::remove_file(&self.0).unwrap();
+        drop(reader);
+    }
+}
+
+/// Opening to read waits for no writer.
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 
 pub(crate) fn url(place: &str) -> String {
     format!("http://localhost{place}")

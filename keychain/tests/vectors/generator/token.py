@@ -219,6 +219,26 @@ def _times():
         }
         ask = Token(text).check_access if check == "access" else Token(text).check_refresh
         cases.append(agreed(case, lambda ask=ask, now=now: ask(now, SKEW) is None))
+    return cases + _lives()
+
+
+def _lives():
+    """How long a token may live: 15 minutes and the skew."""
+    cases = []
+    for name, lives, code in (
+        ("15 minutes and the skew", 15 * 60 + 5, None),
+        ("a millisecond longer", 15 * 60 + 5.001, "InvalidToken"),
+        ("a day", 86400, "InvalidToken"),
+    ):
+        text = make_token(SERVER, claims(expiry=format_time(seconds(START, lives))), gzip)
+        now = seconds(START, 60)
+        case = {
+            "name": f"access: a life of {name}", "token": text, "publicKey": SERVER.public,
+            "check": "access", "now": format_time(now), "skewMillis": SKEW // 10**6,
+            "expect": refused(code) if code else ok(),
+        }
+        ask = Token(text).check_access
+        cases.append(agreed(case, lambda ask=ask, now=now: ask(now, SKEW) is None))
     return cases
 
 
