@@ -10,6 +10,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use keychain::{
     Code, Digest, Refusal,
+    audit::Record,
     chain::{Event, SignedEvent, verify_whole},
 };
 use serde_json::value::RawValue;
@@ -66,6 +67,9 @@ pub struct Recovered {
     pub imported: usize,
 }
 
+/// Composes the lines of the audit trail that tell of an import.
+type Lines<'a> = &'a (dyn Fn(&Recovered) -> Vec<Record> + Send + Sync);
+
 impl Brought {
     /// Reads a JSON array of published events, as a keysd or `GET /chain` tells it, and verifies the whole.
     /// It takes about 100 µs an event and blocks.
@@ -111,14 +115,31 @@ impl Keeper {
         brought: Brought,
         unfinished: Unfinished,
     ) -> Result<Recovered, Error> {
+        self.recover_with(brought, unfinished, |_| Vec::new()).await
+    }
+
+    /// The same with lines for the audit trail, which are durable together with the import. Of what `lines` is given the
+    /// state is still the one before.
+    pub async fn recover_with(
+        self: &Arc<Self>,
+        brought: Brought,
+        unfinished: Unfinished,
+        lines: impl Fn(&Recovered) -> Vec<Record> + Send + Sync + 'static,
+    ) -> Result<Recovered, Error> {
         let keeper = Arc::clone(self);
-        let carried_through = tokio::spawn(async move { keeper.recover_in_turn(&brought, unfinished).await });
+        let carried_through =
+            tokio::spawn(async move { keeper.recover_in_turn(&brought, unfinished, &lines).await });
         carried_through.await.unwrap_or(Err(Error::Hsm(Fault::Stopped)))
     }
 
-    async fn recover_in_turn(&self, brought: &Brought, unfinished: Unfinished) -> Result<Recovered, Error> {
+    async fn recover_in_turn(
+        &self,
+        brought: &Brought,
+        unfinished: Unfinished,
+        lines: Lines<'_>,
+    ) -> Result<Recovered, Error> {
         let _turn = self.turns.take(Waiting::Other).await;
-        let imported = self.import(brought, unfinished).await?;
+        let imported = self.import(brought, unfinished, lines).await?;
         if unfinished.is_newest() {
             // The ledger has all of the chain brought now, so that both end with one event.
             *self.proven() = brought.0.last().map(SignedEvent::id);
@@ -141,7 +162,12 @@ impl Keeper {
     }
 
     /// Adds the events that the ledger lacks; how many they were.
-    async fn import(&self, brought: &Brought, unfinished: Unfinished) -> Result<usize, Error> {
+    async fn import(
+        &self,
+        brought: &Brought,
+        unfinished: Unfinished,
+        lines: Lines<'_>,
+    ) -> Result<usize, Error> {
         let contents = self.ledger.contents(&[]).await?;
         let lacking = brought.beyond(&contents.events).map_err(Error::Unrecoverable)?;
         let Some(newest) = lacking.last().map(SignedEvent::event) else {
@@ -151,7 +177,14 @@ impl Keeper {
         let key_intent = self.demand_newest(newest, &found, unfinished).map_err(Error::Unrecoverable)?;
         self.interrupt("a chain is imported");
         failure_point::write(Step::Recover, "before-import")?;
-        self.ledger.import(lacking, key_intent, Vec::new()).await?;
+        let recovered = Recovered {
+            identity: newest.prefix,
+            generation: newest.id,
+            sequence_number: newest.sequence_number,
+            state: self.chain_state().label(),
+            imported: lacking.len(),
+        };
+        self.ledger.import(lacking, key_intent, lines(&recovered)).await?;
         failure_point::write(Step::Recover, "after-import")?;
         tracing::warn!(imported = lacking.len(), newest = %newest.id, "the ledger has the published chain");
         Ok(lacking.len())

@@ -74,7 +74,7 @@ async fn try_taint(request: &HttpRequest, door: &Door, payload: web::Payload) ->
     let done = door
         .audit
         .operation(intent, move |success| async move {
-            let lines = move |advanced: &Advanced| success.lines(&tainted(advanced));
+            let lines = move |denial: &Denial| success.lines(denial);
             let done = taint_or_deny(&keeper, &statements, from, lines).await;
             done.map_err(|error| border::refuse(&error))
         })
@@ -93,10 +93,12 @@ async fn taint_or_deny(
     keeper: &Arc<Keeper>,
     statements: &Statements,
     named: Digest,
-    lines: impl Fn(&Advanced) -> Vec<Record> + Send + Sync + 'static,
+    lines: impl Fn(&Denial) -> Vec<Record> + Clone + Send + Sync + 'static,
 ) -> Result<Denial, Error> {
-    match keeper.advance_with(Advance { from: Some(named), taint: true }, lines).await {
-        Err(Error::LeftUntainted) => statements.deny(named).await,
+    let denied = lines.clone();
+    let of_taint = move |advanced: &Advanced| lines(&tainted(advanced));
+    match keeper.advance_with(Advance { from: Some(named), taint: true }, of_taint).await {
+        Err(Error::LeftUntainted) => statements.deny_with(named, denied).await,
         done => done.map(|done| tainted(&done)),
     }
 }

@@ -87,8 +87,10 @@ async fn import(
     let intent = Intent::of(authority).with("unfinished", unfinished.as_str());
     let keeper = Arc::clone(&door.keeper);
     door.audit
-        .operation(intent, move |_| async move {
-            keeper.recover(brought, unfinished).await.map_err(|error| border::refuse(&error))
+        .operation(intent, move |success| async move {
+            let lines = move |recovered: &Recovered| success.lines(recovered);
+            let recovered = keeper.recover_with(brought, unfinished, lines).await;
+            recovered.map_err(|error| border::refuse(&error))
         })
         .await
 }
@@ -99,7 +101,6 @@ impl Outcome for Recovered {
             ("identity", self.identity.to_string()),
             ("generation", self.generation.to_string()),
             ("sequenceNumber", self.sequence_number.to_string()),
-            ("state", self.state.to_owned()),
             ("imported", self.imported.to_string()),
         ]
     }

@@ -59,8 +59,10 @@ async fn try_take_over(request: &HttpRequest, door: &Door, payload: web::Payload
     let statements = Arc::clone(&door.statements);
     let taken = door
         .audit
-        .operation(intent, move |_| async move {
-            statements.take_over(&proof, choice).await.map_err(|error| border::refuse(&error))
+        .operation(intent, move |success| async move {
+            let lines = move |taken: &TakenOver| success.lines(taken);
+            let taken = statements.take_over(&proof, choice, lines).await;
+            taken.map_err(|error| border::refuse(&error))
         })
         .await?;
     door.statements.tell(&door.health);

@@ -7,7 +7,7 @@ use keychain::{Code, Refusal, json, json::Object};
 
 use super::{Door, border, caller, generation};
 use crate::{
-    audit::operation::{Intent, Outcome},
+    audit::operation::{Intent, Outcome, Success},
     ledger::RevokedService,
     policy::{Operation, Service},
 };
@@ -55,10 +55,11 @@ async fn change(
     object.finish()?;
     let intent = Intent::of(&authority).because(&reason).with("service", service.as_str());
     let statements = Arc::clone(&door.statements);
-    let work = move |_| async move {
+    let work = move |success: Success| async move {
+        let lines = move |row: &RevokedService| success.lines(row);
         let done = match operation {
-            Operation::OpenService => statements.open_service(service.as_str()).await,
-            _ => statements.revoke_service(service.as_str()).await,
+            Operation::OpenService => statements.open_service_with(service.as_str(), lines).await,
+            _ => statements.revoke_service_with(service.as_str(), lines).await,
         };
         done.map_err(|error| border::refuse(&error))
     };

@@ -61,8 +61,9 @@ async fn try_revoke_keys(
     let statements = Arc::clone(&door.statements);
     let Revoked(expiration) = door
         .audit
-        .operation(intent, move |_| async move {
-            let done = statements.revoke_keys(&keys).await.map(Revoked);
+        .operation(intent, move |success| async move {
+            let lines = move |expiration| success.lines(&Revoked(expiration));
+            let done = statements.revoke_keys_with(&keys, lines).await.map(Revoked);
             done.map_err(|error| border::refuse(&error))
         })
         .await?;

@@ -1,6 +1,10 @@
 //! What changes the ledger besides lines, each in one transaction.
 
-use keychain::{Digest, PublicKey, Timestamp, audit::Head, chain::SignedEvent};
+use keychain::{
+    Digest, PublicKey, Timestamp,
+    audit::{Head, Record},
+    chain::SignedEvent,
+};
 use sea_orm::{ConnectionTrait, Value};
 
 use super::{
@@ -28,6 +32,30 @@ pub(super) enum Change {
     Note { name: &'static str, text: Option<String> },
     Reserve,
     TrustedTime(Timestamp),
+}
+
+/// The lines of a change, which are written in its transaction.
+pub(super) enum Lines {
+    /// As they are.
+    Ready(Vec<Record>),
+    /// Composed in the transaction from what is stated then.
+    OfStated(Compose),
+}
+
+/// Composes the lines of a declaration from what is stated with it.
+pub type Compose = Box<dyn Fn(&Stated) -> Vec<Record> + Send + Sync>;
+
+impl Lines {
+    pub(super) const NONE: Self = Self::Ready(Vec::new());
+
+    /// The lines of a change that has this effect.
+    pub(super) fn of(&self, effect: &Effect) -> Vec<Record> {
+        match (self, effect) {
+            (Self::Ready(records), _) => records.clone(),
+            (Self::OfStated(compose), Effect::Stated(stated)) => compose(stated),
+            (Self::OfStated(_), _) => Vec::new(),
+        }
+    }
 }
 
 /// What came of it.

@@ -15,7 +15,7 @@ use tokio::{
 use super::{
     Cluster, Condition, Error, Settings,
     chain_copy::ChainCopy,
-    change::{Change, Effect},
+    change::{Change, Effect, Lines},
     connect, endorsements,
     lease::Lease,
     open_files::OpenFiles,
@@ -37,7 +37,7 @@ const ATTEMPTS: usize = 2;
 /// A change that is asked for, with its lines.
 pub(super) struct Ask {
     pub(super) change: Change,
-    pub(super) lines: Vec<Record>,
+    pub(super) lines: Lines,
     pub(super) reply: oneshot::Sender<Result<Effect, Error>>,
 }
 
@@ -146,7 +146,7 @@ impl Journal {
             return;
         }
         let records: Vec<_> = group.iter().flat_map(|waiting| waiting.lines.iter().cloned()).collect();
-        match self.carry_out(&Change::Lines, &records).await {
+        match self.carry_out(&Change::Lines, &Lines::Ready(records)).await {
             Ok((_, heads)) => answer(group, &heads),
             Err(error) => {
                 for waiting in group {

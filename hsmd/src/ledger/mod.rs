@@ -41,7 +41,8 @@ use keychain::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::{Clock, System};
-use change::{Change, Effect};
+pub use change::Compose;
+use change::{Change, Effect, Lines};
 use journal::{Ask, Journal, WaitingLines};
 use open_files::OpenFiles;
 use state::Shared;
@@ -180,9 +181,10 @@ impl Ledger {
         self.write_lines(vec![record], Some(endorsements::Taken { service, public_key, number })).await
     }
 
-    /// Denies a generation, revokes keys, revokes or opens a service, with its lines. Answers all that is stated then.
-    pub async fn declare(&self, what: Declaration, lines: Vec<Record>) -> Result<Stated, Error> {
-        match self.change(Change::Declare(what), lines).await? {
+    /// Denies a generation, revokes keys, revokes or opens a service, with the lines that are composed from all that is
+    /// stated then, in one transaction. Answers what is stated.
+    pub async fn declare(&self, what: Declaration, lines: Compose) -> Result<Stated, Error> {
+        match self.ask(Change::Declare(what), Lines::OfStated(lines)).await? {
             Effect::Stated(stated) => Ok(stated),
             _ => Err(Error::Closed),
         }
@@ -315,7 +317,7 @@ impl Ledger {
     /// its one file.
     pub async fn close(&self) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
-        let ask = Ask { change: Change::Close, lines: Vec::new(), reply };
+        let ask = Ask { change: Change::Close, lines: Lines::NONE, reply };
         self.changes.send(ask).await.map_err(|_| Error::Closed)?;
         drop(answer.await);
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -326,6 +328,10 @@ impl Ledger {
     }
 
     async fn change(&self, change: Change, lines: Vec<Record>) -> Result<Effect, Error> {
+        self.ask(change, Lines::Ready(lines)).await
+    }
+
+    async fn ask(&self, change: Change, lines: Lines) -> Result<Effect, Error> {
         self.shared.demand_open()?;
         let (reply, answer) = oneshot::channel();
         self.changes.try_send(Ask { change, lines, reply }).map_err(|error| match error {

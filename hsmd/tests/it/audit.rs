@@ -187,6 +187,59 @@ fn insist(world: &World, hsmd: &mut Daemon, plan: &str, socket: &str, path: &str
     panic!("{plan}: no success: {}", hsmd.log());
 }
 
+/// Killed after each commit around a denial and revocations: what was changed has its line, for both are one transaction.
+#[test]
+fn no_declaration_is_without_its_line() {
+    let rows =
+        [("taint", "denials"), ("revoke-keys", "revoked_keys"), ("revoke-service", "revoked_services")];
+    in_parallel(rows, |(operation, table)| {
+        let world = World::new(Database::Sqlite);
+        let mut changed_and_killed = 0;
+        for pass in 1..=COMMITS {
+            let mut hsmd = world.start();
+            world.rotate("{}");
+            let chain = world.chain();
+            hsmd.stop();
+            let before = count(&world, table);
+            let body = match operation {
+                "taint" => format!("{{\"generationId\":\"{}\"}}", chain[chain.len() - 2].id()),
+                "revoke-keys" => format!("{{\"publicKeys\":[\"{}\"]}}", service_key(pass)),
+                _ => format!("{{\"service\":\"edge:s{pass}\"}}"),
+            };
+            let mut hsmd = world.spawn_to_fail(&format!("ledger/after-commit:kill:{pass}"));
+            if hsmd.ready().is_ok() {
+                let answer = admin(&world, &format!("/{operation}"), &body);
+                assert!([0, 200].contains(&answer.status), "{operation} {pass}: {}", answer.body);
+            }
+            hsmd.kill();
+            let after = count(&world, table);
+            let lines = trail::read(&world.ledger);
+            let told = lines.iter().filter(|line| line.is(Kind::Outcome, operation));
+            let told = told.filter(|line| line.text("outcome") == "ok").count();
+            assert_eq!(after, told, "{operation} {pass}: each change has its line");
+            changed_and_killed += usize::from(after > before && hsmd.log().contains("failure point"));
+            std::fs::remove_file(world.path().join("hsmd.log")).unwrap();
+        }
+        assert!(changed_and_killed > 0, "{operation}: never killed after the change");
+    });
+}
+
+/// Commits of a start and one operation, and a few more.
+const COMMITS: u8 = 10;
+
+fn count(world: &World, table: &str) -> usize {
+    use sea_orm::{ConnectionTrait as _, Database, Statement};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let database = Database::connect(&world.ledger).await.unwrap();
+        let all = format!("SELECT * FROM {table}");
+        let rows = database.query_all_raw(Statement::from_string(database.get_database_backend(), all));
+        let count = rows.await.unwrap().len();
+        database.close().await.unwrap();
+        count
+    })
+}
+
 /// A line of the longest caller, reason and list of keys that hsmd takes has room in a trail.
 #[test]
 fn the_longest_request_has_room() {

@@ -10,13 +10,13 @@ use std::{
 };
 
 use hsmd::failure_point::{LABELS, Label, VARIABLE};
-use keychain::endorsement::Purpose;
+use keychain::{audit::Kind, endorsement::Purpose};
 
 use crate::{
     publisher::Published,
     support::{
         daemon::{Answer, Daemon, try_request},
-        in_parallel,
+        in_parallel, trail,
         world::{Database, World, service_key, sign_request, verify},
     },
 };
@@ -242,6 +242,11 @@ fn recoveries_on_sqlite() {
         world.rotate("{}");
         check(&world, &before, case);
         hsmd.stop();
+        // Whenever it was killed, the import has its line: both are one transaction.
+        let lines = trail::read(&world.ledger);
+        let imports = lines.iter().filter(|line| line.is(Kind::Outcome, "recover"));
+        let imports = imports.filter(|line| line.raw("details").contains("\"imported\":\"2\""));
+        assert_eq!(imports.count(), 1, "{case:?}");
     });
 }
 

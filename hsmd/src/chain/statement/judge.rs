@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keychain::{Code, Digest, Refusal, statement::Head};
+use keychain::{Code, Digest, Refusal, audit::Record, statement::Head};
 
 use super::{
     Statements,
@@ -178,8 +178,8 @@ impl Statements {
     }
 
     /// Leaves the state of a restored ledger.
-    pub(super) async fn forget_restored(&self) -> Result<(), Error> {
-        self.keeper.ledger().keep_note(NOTE, None, Vec::new()).await?;
+    pub(super) async fn forget_restored(&self, lines: Vec<Record>) -> Result<(), Error> {
+        self.keeper.ledger().keep_note(NOTE, None, lines).await?;
         self.judged().restored = None;
         Ok(())
     }

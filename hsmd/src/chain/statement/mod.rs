@@ -22,6 +22,7 @@ use std::{
 
 use keychain::{
     Code, Digest, PublicKey, Refusal, Timestamp,
+    audit::Record,
     chain::{SignedEvent, windows},
     endorsement::Purpose,
 };
@@ -30,7 +31,7 @@ use tokio::sync::watch;
 use crate::{
     chain::{Error, Keeper},
     health::Health,
-    ledger::{Declaration, Entry, RevokedService, Stated},
+    ledger::{Compose, Declaration, Entry, RevokedService, Stated},
 };
 
 pub use issued::Issued;
@@ -102,9 +103,18 @@ struct Refused {
     services: BTreeSet<String>,
 }
 
-fn find(stated: Stated, service: &str) -> Result<RevokedService, Error> {
-    let found = stated.services.into_iter().find(|row| row.service == service);
-    found.ok_or(Error::Conflict("the service is not revoked"))
+fn find(stated: &Stated, service: &str) -> Result<RevokedService, Error> {
+    let found = stated.services.iter().find(|row| row.service == service);
+    found.cloned().ok_or(Error::Conflict("the service is not revoked"))
+}
+
+/// Lines about a service as it is stated then.
+fn of_service(
+    service: &str,
+    lines: impl Fn(&RevokedService) -> Vec<Record> + Send + Sync + 'static,
+) -> Compose {
+    let service = service.to_owned();
+    Box::new(move |stated| find(stated, &service).map(|row| lines(&row)).unwrap_or_default())
 }
 
 /// Keeps the newest head: the only one who has heads signed.
@@ -199,6 +209,15 @@ impl Statements {
     /// Has an older generation denied. It is durable, and a head that denies it is signed, when this answers
     /// [`Effect::Denied`]; saying it again does no harm.
     pub async fn deny(&self, generation: Digest) -> Result<Denial, Error> {
+        self.deny_with(generation, |_| Vec::new()).await
+    }
+
+    /// The same with lines for the audit trail, which are durable together with the denial.
+    pub async fn deny_with(
+        &self,
+        generation: Digest,
+        lines: impl Fn(&Denial) -> Vec<Record> + Send + Sync + 'static,
+    ) -> Result<Denial, Error> {
         let view = self.keeper.settled()?;
         let unknown = Error::Conflict("the chain has no such generation");
         let left = view.find(&generation).ok_or(unknown)?;
@@ -214,8 +233,9 @@ impl Statements {
             if end <= since {
                 return Ok(denial(Effect::Ended));
             }
-            let denial = Declaration::Deny(Entry { subject: generation, since, end });
-            self.keeper.ledger().declare(denial, Vec::new()).await?;
+            let (denied, entry) = (denial(Effect::Denied), Entry { subject: generation, since, end });
+            let lines = Box::new(move |_: &Stated| lines(&denied));
+            self.keeper.ledger().declare(Declaration::Deny(entry), lines).await?;
             tracing::warn!(%generation, "denied a generation");
         }
         self.issue().await?;
@@ -225,41 +245,78 @@ impl Statements {
     /// Has keys of services revoked; answers when the last of their endorsements can have ended. They are
     /// durable, and a head that revokes them is signed, when this answers; saying it again does no harm.
     pub async fn revoke_keys(&self, keys: &[PublicKey]) -> Result<Timestamp, Error> {
+        self.revoke_keys_with(keys, |_| Vec::new()).await
+    }
+
+    /// The same with lines for the audit trail, which are durable together with the revocation.
+    pub async fn revoke_keys_with(
+        &self,
+        keys: &[PublicKey],
+        lines: impl Fn(Timestamp) -> Vec<Record> + Send + Sync + 'static,
+    ) -> Result<Timestamp, Error> {
         let since = self.keeper.trusted_now()?.to_millis();
         let longest = Purpose::Access.longest_lifetime().max(Purpose::Response.longest_lifetime());
         let end = since.plus(longest).plus(self.settings.skew);
         let keys_revoked = Declaration::RevokeKeys { keys: keys.to_vec(), since, end };
-        self.keeper.ledger().declare(keys_revoked, Vec::new()).await?;
-        let stated = self.issue().await?;
-        let ends = stated.revoked.iter().filter(|entry| keys.contains(&entry.subject)).map(|entry| entry.end);
+        let named = keys.to_vec();
+        // Keys that were revoked before keep their ends.
+        let last = move |stated: &Stated| {
+            let entries = stated.revoked.iter().filter(|entry| named.contains(&entry.subject));
+            entries.map(|entry| entry.end).max().unwrap_or(end)
+        };
+        let lines = {
+            let last = last.clone();
+            Box::new(move |stated: &Stated| lines(last(stated)))
+        };
+        let stated = self.keeper.ledger().declare(keys_revoked, lines).await?;
+        self.issue().await?;
         tracing::warn!(count = keys.len(), "revoked keys of services");
-        Ok(ends.max().unwrap_or(end))
+        Ok(last(&stated))
     }
 
     /// Has every endorsement of a service revoked that it may have, and none given to it until [`Self::open_service`].
     /// Both are durable, and a head that revokes them is signed, when this answers. Repeated, it counts in what was
     /// given out meanwhile.
     pub async fn revoke_service(&self, service: &str) -> Result<RevokedService, Error> {
+        self.revoke_service_with(service, |_| Vec::new()).await
+    }
+
+    /// The same with lines for the audit trail, which are durable together with the revocation.
+    pub async fn revoke_service_with(
+        &self,
+        service: &str,
+        lines: impl Fn(&RevokedService) -> Vec<Record> + Send + Sync + 'static,
+    ) -> Result<RevokedService, Error> {
         let since = self.keeper.trusted_now()?.to_millis();
         let longest = Purpose::Access.longest_lifetime().max(Purpose::Response.longest_lifetime());
         let end = since.plus(longest).plus(self.settings.skew);
         // The ledger takes the highest number that may have been given out, and voids the rest of the block.
         let service_revoked =
             Declaration::RevokeService { service: service.to_owned(), up_to: 0, since, end };
-        self.keeper.ledger().declare(service_revoked, Vec::new()).await?;
+        let stated = self.keeper.ledger().declare(service_revoked, of_service(service, lines)).await?;
         tracing::warn!(service, "revoked a service");
-        find(self.issue().await?, service)
+        self.issue().await?;
+        find(&stated, service)
     }
 
     /// Lets a revoked service have endorsements again. Those that were revoked stay so.
     pub async fn open_service(&self, service: &str) -> Result<RevokedService, Error> {
-        let known = find(self.keeper.ledger().stated().await?, service)?;
+        self.open_service_with(service, |_| Vec::new()).await
+    }
+
+    /// The same with lines for the audit trail, which are durable together with the opening.
+    pub async fn open_service_with(
+        &self,
+        service: &str,
+        lines: impl Fn(&RevokedService) -> Vec<Record> + Send + Sync + 'static,
+    ) -> Result<RevokedService, Error> {
+        let known = find(&self.keeper.ledger().stated().await?, service)?;
         if known.closed {
             let opened = Declaration::OpenService { service: service.to_owned() };
-            self.keeper.ledger().declare(opened, Vec::new()).await?;
+            self.keeper.ledger().declare(opened, of_service(service, lines)).await?;
             tracing::warn!(service, "opened a service");
         }
-        find(self.read().await?, service)
+        find(&self.read().await?, service)
     }
 
     /// When no verifier's window reaches the generation before `next` any more.

@@ -2,13 +2,14 @@
 
 use keychain::{
     Digest, Timestamp,
+    audit::Record,
     statement::{Entries, Head},
 };
 
 use super::{Restored, Statements, listed};
 use crate::{
     chain::{Error, View},
-    ledger::{Declaration, Entry, Kept},
+    ledger::{Compose, Declaration, Entry, Kept},
 };
 
 /// What an operator decided about the difference.
@@ -33,7 +34,14 @@ pub struct TakenOver {
 impl Statements {
     /// Takes over what the head named by `proof` lists and the ledger lacks, and leaves the state of a restored ledger.
     /// It errs if another difference stands there by now.
-    pub async fn take_over(&self, proof: &Digest, choice: Choice) -> Result<TakenOver, Error> {
+    ///
+    /// The lines for the audit trail are durable together with the end of that state.
+    pub async fn take_over(
+        &self,
+        proof: &Digest,
+        choice: Choice,
+        lines: impl Fn(&TakenOver) -> Vec<Record> + Send,
+    ) -> Result<TakenOver, Error> {
         let restored =
             self.restored().ok_or(Error::Conflict("the ledger lacks nothing that a head proves"))?;
         if restored.id() != *proof {
@@ -43,7 +51,9 @@ impl Statements {
         let entries = chosen(&view, &restored, choice);
         let now = self.keeper.trusted_now()?.to_millis();
         self.declare_all(&view, &restored, &entries, now).await?;
-        self.forget_restored().await?;
+        let taken = TakenOver { entries };
+        self.forget_restored(lines(&taken)).await?;
+        let entries = &taken.entries;
         let (denied, keys, services) = (entries.denied.len(), entries.keys.len(), entries.services.len());
         tracing::warn!(denied, keys, services, "took over what the restored ledger lacked");
         // The head that lists it. Whether it can be signed is a matter of the chain's state.
@@ -53,7 +63,7 @@ impl Statements {
                 "the head that lists it is not signed yet"
             );
         }
-        Ok(TakenOver { entries })
+        Ok(taken)
     }
 
     async fn declare_all(
@@ -66,16 +76,16 @@ impl Statements {
         let ledger = self.keeper.ledger();
         for id in &entries.denied {
             let end = listed::denial_end(view, id, self.settings.skew).unwrap_or(now);
-            ledger.declare(Declaration::Deny(Entry { subject: *id, since: now, end }), Vec::new()).await?;
+            ledger.declare(Declaration::Deny(Entry { subject: *id, since: now, end }), no_lines()).await?;
         }
         for (key, until) in &entries.keys {
             let revocation = Declaration::RevokeKeys { keys: vec![*key], since: now, end: *until };
-            ledger.declare(revocation, Vec::new()).await?;
+            ledger.declare(revocation, no_lines()).await?;
         }
         for (service, revocation) in &entries.services {
             let (service, up_to, end) = (service.clone(), revocation.endorsed_up_to, revocation.until);
             ledger
-                .declare(Declaration::RevokeService { service, up_to, since: now, end }, Vec::new())
+                .declare(Declaration::RevokeService { service, up_to, since: now, end }, no_lines())
                 .await?;
         }
         // Numbers that the lost part of the ledger gave out are left behind, whatever was chosen.
@@ -89,6 +99,11 @@ impl Statements {
         }
         Ok(())
     }
+}
+
+/// One line tells of all that is taken over, at its end.
+fn no_lines() -> Compose {
+    Box::new(|_| Vec::new())
 }
 
 /// What is taken over.

@@ -1,6 +1,9 @@
 //! One write: a transaction, and what is learnt when its outcome is not known.
 
-use keychain::audit::{Head, Record};
+use keychain::{
+    Timestamp,
+    audit::{Head, Kind, Record},
+};
 use sea_orm::{
     DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
 };
@@ -10,7 +13,7 @@ use crate::{
     failure_point::{self, Step},
     ledger::{
         CALL_MAX, Condition, Error,
-        change::{Change, Effect},
+        change::{Change, Effect, Lines},
         cluster, events, lease,
         lines::{self, Line},
         room,
@@ -22,6 +25,9 @@ use crate::{
 struct Written {
     effect: Effect,
     held: Held,
+    /// Where its lines are, and of which kinds they are.
+    heads: Vec<Head>,
+    kinds: Vec<Kind>,
 }
 
 /// Why a write was not done, or may not have been.
@@ -63,7 +69,7 @@ impl Journal {
     pub(super) async fn carry_out(
         &mut self,
         change: &Change,
-        records: &[Record],
+        lines: &Lines,
     ) -> Result<(Effect, Vec<Head>), Error> {
         let mut failure = Error::Closed;
         for _ in 0..ATTEMPTS {
@@ -71,13 +77,11 @@ impl Journal {
                 return Err(self.unwritten());
             };
             let at = self.settings.clock.now();
-            let (lines, last) = lines::chain(records.iter().cloned(), held.audit_head, at);
-            let heads: Vec<Head> = lines.iter().map(Line::head).collect();
             if matches!(change, Change::Reserve) {
                 self.keep_next_mark(&held).await;
             }
             let mut written = None;
-            match self.attempt(change, lines, &held, &mut written).await {
+            match self.attempt(change, (lines, at), &held, &mut written).await {
                 Ok(()) => {}
                 Err(Failed::Refused(error)) => return Err(error),
                 Err(Failed::Fenced) => {
@@ -91,7 +95,9 @@ impl Journal {
                 }
                 Err(Failed::Unknown(error)) => {
                     self.note_failure(&error);
-                    match self.learn(change, records.is_empty(), last).await {
+                    // What did not come to its commit was not written, whatever its lines are.
+                    let last = written.as_ref().and_then(|written| written.heads.last().copied());
+                    match self.learn(change, last).await {
                         Ok(true) => {}
                         Ok(false) => {
                             failure = error;
@@ -103,8 +109,8 @@ impl Journal {
             }
             // An effect that was lost with its answer is that of the same change done again.
             let Some(written) = written else { continue };
-            let Written { effect, held } = written;
-            self.note_written(change, records, held).await;
+            let Written { effect, held, heads, kinds } = written;
+            self.note_written(change, &kinds, held).await;
             return Ok((effect, heads));
         }
         Err(failure)
@@ -113,7 +119,7 @@ impl Journal {
     async fn attempt(
         &self,
         change: &Change,
-        lines: Vec<Line>,
+        dated: (&Lines, Timestamp),
         held: &Held,
         written: &mut Option<Written>,
     ) -> Result<(), Failed> {
@@ -121,7 +127,7 @@ impl Journal {
             return Err(Failed::Fenced);
         };
         self.demand_own_files()?;
-        let transaction = self.transact(database, fence, change, lines, held, written);
+        let transaction = self.transact((database, fence), change, dated, held, written);
         match tokio::time::timeout(CALL_MAX, transaction).await {
             Ok(done) => done?,
             Err(_) => return Err(Failed::Unknown(Error::Unwritten(Condition::Frozen))),
@@ -132,10 +138,9 @@ impl Journal {
 
     async fn transact(
         &self,
-        database: &DatabaseConnection,
-        fence: i64,
+        (database, fence): (&DatabaseConnection, i64),
         change: &Change,
-        lines: Vec<Line>,
+        (lines, at): (&Lines, Timestamp),
         held: &Held,
         written: &mut Option<Written>,
     ) -> Result<(), Failed> {
@@ -153,15 +158,18 @@ impl Journal {
         failure_point::write(Step::Ledger, "before-change")?;
         let effect = change.apply(&transaction, held).await?;
         failure_point::write(Step::Ledger, "after-change")?;
-        let last = lines.last().map(Line::head);
+        let records = lines.of(&effect);
+        let kinds = records.iter().map(Record::kind).collect();
+        let (lines, last) = lines::chain(records, held.audit_head, at);
+        let heads = lines.iter().map(Line::head).collect();
         lines::insert(&transaction, lines).await?;
         failure_point::write(Step::Ledger, "after-lines")?;
         // Only endorsements are so many that reading anew what they cannot have changed would cost too much.
         let held = match change {
-            Change::Lines => Held { audit_head: last.or(held.audit_head), ..held.clone() },
+            Change::Lines => Held { audit_head: last, ..held.clone() },
             _ => state::held(&transaction).await?,
         };
-        *written = Some(Written { effect, held });
+        *written = Some(Written { effect, held, heads, kinds });
         failure_point::write(Step::Ledger, "before-commit")?;
         transaction.commit().await?;
         failure_point::write(Step::Ledger, "after-commit")?;
@@ -175,9 +183,9 @@ impl Journal {
 
     /// After a write of unknown outcome: drops the connection and asks the database, through another one and behind
     /// the lock of the first. True if it was written.
-    async fn learn(&mut self, change: &Change, no_lines: bool, last: Option<Head>) -> Result<bool, Error> {
+    async fn learn(&mut self, change: &Change, last: Option<Head>) -> Result<bool, Error> {
         self.database = None;
-        let asked = tokio::time::timeout(CALL_MAX, self.ask_again(change, no_lines, last)).await;
+        let asked = tokio::time::timeout(CALL_MAX, self.ask_again(change, last)).await;
         let asked = asked.unwrap_or(Err(Error::Unwritten(Condition::Frozen)));
         if let Err(error) = &asked {
             self.database = None;
@@ -186,12 +194,7 @@ impl Journal {
         asked
     }
 
-    async fn ask_again(
-        &mut self,
-        change: &Change,
-        no_lines: bool,
-        last: Option<Head>,
-    ) -> Result<bool, Error> {
+    async fn ask_again(&mut self, change: &Change, last: Option<Head>) -> Result<bool, Error> {
         let database = self.connect().await?;
         let fence = self.lease.fence().ok_or_else(|| self.unwritten())?;
         let transaction = begin(&database).await?;
@@ -201,7 +204,7 @@ impl Journal {
             self.lose_lease();
             return Err(self.unwritten());
         }
-        let written = match (change, last.filter(|_| !no_lines)) {
+        let written = match (change, last) {
             (_, Some(last)) => lines::has(&transaction, &last).await?,
             (Change::Event { .. } | Change::Import { .. }, None) => {
                 let newest = change.events().last().map(|event| event.event().id);

@@ -15,7 +15,7 @@ use super::{
 use crate::ledger::{
     CALL_MAX, Condition, Error, OpenFiles,
     chain_copy::Compared,
-    change::Change,
+    change::{Change, Lines},
     cluster::{self, Cluster, Sign},
     connect,
     endorsements::BLOCK,
@@ -142,7 +142,7 @@ impl Journal {
             record
         };
         metrics::gauge!("hsmd_audit_trail_gone").set(f64::from(u8::from(is_gone)));
-        if let Err(error) = self.carry_out(&Change::Lines, &[record]).await {
+        if let Err(error) = self.carry_out(&Change::Lines, &Lines::Ready(vec![record])).await {
             tracing::error!(error = &error as &dyn std::error::Error, "the audit trail does not begin");
         }
     }
@@ -168,7 +168,7 @@ impl Journal {
         if restored {
             tracing::warn!("the ledger may have been restored: endorsement numbers leap");
             let kept = kept.unwrap_or_default();
-            if let Err(error) = self.carry_out(&Change::Leap(kept), &[]).await {
+            if let Err(error) = self.carry_out(&Change::Leap(kept), &Lines::NONE).await {
                 tracing::error!(error = &error as &dyn std::error::Error, "endorsement numbers did not leap");
             }
         }
@@ -189,12 +189,12 @@ impl Journal {
         if let Some(sign) = cluster::judge(recorded.as_ref(), kept.cluster.as_ref(), &found) {
             tracing::error!(%found, ?recorded, kept = ?kept.cluster, "the ledger may lack commits: {sign}");
             self.warn_changed_cluster(sign);
-            if self.carry_out(&Change::Leap(kept), &[]).await.is_err() {
+            if self.carry_out(&Change::Leap(kept), &Lines::NONE).await.is_err() {
                 return;
             }
         }
         let note = Change::Note { name: cluster::NOTE, text: Some(found.to_string()) };
-        if recorded.as_ref() != Some(&found) && self.carry_out(&note, &[]).await.is_err() {
+        if recorded.as_ref() != Some(&found) && self.carry_out(&note, &Lines::NONE).await.is_err() {
             return;
         }
         if let Err(error) = self.shared.copy().keep_cluster(found.clone()).await {
@@ -237,7 +237,7 @@ impl Journal {
     }
 
     /// Everything that follows from what was written.
-    pub(super) async fn note_written(&mut self, change: &Change, records: &[Record], written: Held) {
+    pub(super) async fn note_written(&mut self, change: &Change, kinds: &[Kind], written: Held) {
         let before = self.held.as_ref().map_or(0, |held| held.endorsement_mark);
         let mark = written.endorsement_mark;
         self.share(&written);
@@ -247,8 +247,8 @@ impl Journal {
         } else if change.voids_numbers() || mark != before {
             self.shared.numbers().void_up_to(mark);
         }
-        for record in records {
-            metrics::counter!("hsmd_audit_entries_total", "kind" => record.kind().as_str()).increment(1);
+        for kind in kinds {
+            metrics::counter!("hsmd_audit_entries_total", "kind" => kind.as_str()).increment(1);
         }
         if change.events().is_empty() {
             return;
