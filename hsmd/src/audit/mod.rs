@@ -1,9 +1,10 @@
 //! The audit trail: what hsmd was asked to do, and what it did, in the ledger's database (`PROTOCOL.md#audit`).
 //!
 //! What changes something ([`operation`]) has its intent in the trail before it is begun, and its outcome before its
-//! success is answered: that of an event, a denial, a revocation or an import is in the transaction of the change itself. An endorsement's line is durable before
-//! the endorsement leaves, together with those that came meanwhile. Who was refused is counted ([`Audit::refused`]),
-//! because a flood of refusals must not fill the disk. Each head states the newest line, and so signs the trail.
+//! success is answered: that of an event, a denial, a revocation or an import is in the transaction of the change
+//! itself. An endorsement's line is durable before the endorsement leaves, together with those that came meanwhile. Who
+//! was refused is counted ([`Audit::refused`]), because a flood of refusals must not fill the disk. Each head states the
+//! newest line, and so signs the trail.
 //!
 //! While the trail cannot be written nothing is signed or changed, `GET /health` says why, and everything that
 //! only reads goes on.

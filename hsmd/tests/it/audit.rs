@@ -128,31 +128,46 @@ fn whatever_the_disk_does_nothing_answered_is_lost() {
     let (plans, met) = (plans(), AtomicUsize::new(0));
     let tried = plans.len();
     in_parallel(plans, |plan| {
-        met.fetch_add(usize::from(a_day(&plan)), Ordering::Relaxed);
+        met.fetch_add(usize::from(a_day(&World::new(Database::Sqlite), &plan)), Ordering::Relaxed);
     });
     let met = met.into_inner();
     println!("{tried} plans tried, {met} carried out");
     assert!(met >= tried / 2, "{met} of {tried} plans were carried out");
 }
 
-/// Whether the plan was carried out.
-fn a_day(plan: &str) -> bool {
-    let world = World::new(Database::Sqlite);
+/// The same on PostgreSQL: each place once, at one pass or another, on one ledger after the other.
+#[test]
+fn whatever_postgres_does_nothing_answered_is_lost() {
+    in_parallel(["kill", "fail"], |action| {
+        let world = World::new(Database::Postgres);
+        let labels = LABELS.iter().filter(|label| label.name.starts_with("ledger/"));
+        let mut met = 0;
+        for (pass, label) in (3..).zip(labels) {
+            met += usize::from(a_day(&world, &format!("{}:{action}:{pass}", label.name)));
+            std::fs::remove_file(world.path().join("hsmd.log")).unwrap();
+        }
+        assert!(met >= 4, "{action}: {met} plans were carried out");
+    });
+}
+
+/// Three endorsements and rotations. Whether the plan was carried out.
+fn a_day(world: &World, plan: &str) -> bool {
     let mut hsmd = world.spawn_to_fail(plan);
     if let Err(status) = hsmd.ready() {
         assert_eq!(status.signal(), Some(9), "{plan}: {}", hsmd.log());
         hsmd = world.start();
     }
+    let before = world.chain().len();
     let mut answered = Vec::new();
     for key in 1..=3 {
         let body = sign_request(Purpose::Response, service_key(key), Duration::from_mins(5));
-        let endorsed = insist(&world, &mut hsmd, plan, "edge", "/sign", &body);
+        let endorsed = insist(world, &mut hsmd, plan, "edge", "/sign", &body);
         answered.push((key, endorsed));
         let from = world.chain().last().unwrap().id();
-        insist(&world, &mut hsmd, plan, "admin", "/rotate", &format!("{{\"from\":\"{from}\"}}"));
+        insist(world, &mut hsmd, plan, "admin", "/rotate", &format!("{{\"from\":\"{from}\"}}"));
     }
     let chain = world.chain();
-    assert_eq!(chain.len(), 4, "{plan}: one command, one event");
+    assert_eq!(chain.len(), before + 3, "{plan}: one command, one event");
     let met = hsmd.log().contains("failure point");
     hsmd.stop();
     let lines = trail::read(&world.ledger);
