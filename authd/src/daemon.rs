@@ -113,8 +113,9 @@ async fn service(
         head_max_age: trust::head_max_age(config.head_max_age, config.insecure_any_head_age)
             .map_err(Failure::config)?,
     };
-    let feed = TrustFeed::start(&directory, updates, &settings).map_err(Failure::unavailable)?;
     let endorser = Endorser::new(&config.endorse, config.endorse_tls.as_ref()).map_err(Failure::config)?;
+    let feed = TrustFeed::start(&directory, updates, Some(endorser.clone()), &settings)
+        .map_err(Failure::unavailable)?;
     let cycle = config.cycle.duration();
     let own = |plan: Plan| own_key(plan, &endorser, &directory, updates, &feed);
     let (access, response) = (own(Plan::access(cycle)).await, own(Plan::response(cycle)).await);
@@ -199,7 +200,7 @@ fn health(service: &Arc<Service>) -> Health {
     let detail = facts.iter().map(|(name, good)| ((*name).to_owned(), word(*good).to_owned()));
     Health {
         ready: facts_hold && trust.demand_fresh(now).is_ok(),
-        detail: detail.chain(trust.describe_freshness(now)).collect(),
+        detail: detail.chain(service.trust.describe(now)).collect(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! hsmd as a service sees it: one question, "endorse this key of mine" (`PROTOCOL.md#endorsement`).
+//! hsmd as a service sees it: "endorse this key of mine" (`PROTOCOL.md#endorsement`), and what it tells everybody of the
+//! chain.
 //!
 //! An hsmd on the same host knows a service by its user; one on another host by its client certificate. What
 //! names the service in the endorsement is hsmd's policy in both cases, never this side.
@@ -23,6 +24,8 @@ const ANSWER_MAX: usize = 16 * 1024;
 #[derive(Debug, Clone)]
 pub struct Endorser {
     road: Road,
+    base: String,
+    /// Where keys are endorsed.
     url: String,
 }
 
@@ -41,8 +44,8 @@ pub enum Error {
     /// The configured address cannot be used.
     #[error(transparent)]
     Address(#[from] NotAnAddress),
-    /// The answer is not an endorsement's size or text.
-    #[error("hsmd at `{url}` answered with something that is not an endorsement")]
+    /// The answer is too long, or no text.
+    #[error("hsmd at `{url}` answered with something that is no answer to this")]
     Answer {
         /// The address asked.
         url: String,
@@ -76,50 +79,64 @@ impl Endorser {
     pub fn new(address: &str, tls: Option<&Tls>) -> Result<Self, Error> {
         if let Some(url) = tls::origin(address) {
             let tls = tls.ok_or(TlsError::Missing)?;
-            return Ok(Self { road: Road::Far(tls.clone()), url: format!("{url}/sign") });
+            return Ok(Self {
+                road: Road::Far(tls.clone()),
+                base: url.to_owned(),
+                url: format!("{url}/sign"),
+            });
         }
         if tls.is_some() {
             return Err(TlsError::Unasked.into());
         }
         let peer = Peer::parse(address)?;
-        let url = peer.url("/sign");
+        let (base, url) = (peer.url(""), peer.url("/sign"));
         let client =
             peer.client(DEADLINE).map_err(|source| Error::Silent { url: address.to_owned(), source })?;
-        Ok(Self { road: Road::Here(client), url })
+        Ok(Self { road: Road::Here(client), base, url })
     }
 
     /// Asks for one endorsement. The answer is not verified here: what it is worth depends on the chain.
     pub async fn endorse(&self, request: &SignRequest) -> Result<String, Error> {
-        let silent = |source| Error::Silent { url: self.url.clone(), source };
-        let client = match &self.road {
-            Road::Here(client) => client.clone(),
-            Road::Far(tls) => tls.client(DEADLINE)?,
-        };
-        let answer = client
+        let request = self
+            .client(DEADLINE)?
             .post(&self.url)
             .header(reqwest::header::CONTENT_TYPE, "application/json")
-            .body(request.to_json())
-            .send()
-            .await
-            .map_err(silent)?;
-        let status = answer.status();
-        let body = self.text(answer).await?;
-        if status != reqwest::StatusCode::OK {
-            let body = body.chars().filter(|c| !c.is_control()).take(300).collect();
-            return Err(Error::Refused { url: self.url.clone(), status: status.as_u16(), body });
-        }
+            .body(request.to_json());
+        let body = answer(request, &self.url, ANSWER_MAX).await?;
         Ok(body.trim_end_matches('\n').to_owned())
     }
 
-    async fn text(&self, mut answer: reqwest::Response) -> Result<String, Error> {
-        let mut bytes = Vec::new();
-        let silent = |source| Error::Silent { url: self.url.clone(), source };
-        while let Some(chunk) = answer.chunk().await.map_err(silent)? {
-            if bytes.len() + chunk.len() > ANSWER_MAX {
-                return Err(Error::Answer { url: self.url.clone() });
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        String::from_utf8(bytes).map_err(|_| Error::Answer { url: self.url.clone() })
+    /// Asks for what hsmd tells everybody at `place` (path and query): at most `most` bytes within `deadline`.
+    pub(crate) async fn get(&self, place: &str, deadline: Duration, most: usize) -> Result<String, Error> {
+        let url = format!("{}{place}", self.base);
+        answer(self.client(deadline)?.get(&url).timeout(deadline), &url, most).await
     }
+
+    fn client(&self, deadline: Duration) -> Result<reqwest::Client, Error> {
+        match &self.road {
+            Road::Here(client) => Ok(client.clone()),
+            Road::Far(tls) => Ok(tls.client(deadline)?),
+        }
+    }
+}
+
+/// The body of a success.
+async fn answer(request: reqwest::RequestBuilder, url: &str, most: usize) -> Result<String, Error> {
+    let silent = |source| Error::Silent { url: url.to_owned(), source };
+    let wrong = || Error::Answer { url: url.to_owned() };
+    let mut answer = request.send().await.map_err(silent)?;
+    let status = answer.status();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(silent)? {
+        if bytes.len().saturating_add(chunk.len()) > most {
+            return Err(wrong());
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    let body = String::from_utf8(bytes).map_err(|_| wrong())?;
+    if status != reqwest::StatusCode::OK {
+        let body = body.chars().filter(|c| !c.is_control()).take(300).collect();
+        return Err(Error::Refused { url: url.to_owned(), status: status.as_u16(), body });
+    }
+    Ok(body)
 }

@@ -17,8 +17,8 @@
 //! ```
 //!
 //! One connection hears of every change in the key directory ([`updates`]). Feeds keep what follows from it
-//! in memory: the chain and what the HSM's heads deny and revoke ([`trust`]), the keys that issue tokens, who
-//! is denied. [`verifier::AccessVerifier`] decides from memory alone, in the order that
+//! in memory: the chain and what the HSM's heads deny and revoke ([`trust`], which asks hsmd itself too), the
+//! keys that issue tokens, who is denied. [`verifier::AccessVerifier`] decides from memory alone, in the order that
 //! `PROTOCOL.md#access-request` fixes; time and trust are its arguments. What it must remember besides (tokens that verified, [`nonces`] seen) is bounded.
 //!
 //! # What it is not

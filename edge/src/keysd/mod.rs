@@ -56,7 +56,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     }
     let metrics = Metrics::install("keysd")?;
     let updates = Updates::follow(&directory);
-    let feed = TrustFeed::start(&directory, &updates, &trust_settings(&config)?)?;
+    let feed = TrustFeed::start(&directory, &updates, None, &trust_settings(&config)?)?;
     let copy = Copy::start(&directory, &updates, feed.clone());
     notify::status("waiting for the key chain in the directory");
     tokio::select! {
@@ -175,7 +175,7 @@ fn health(feed: &TrustFeed) -> Health {
     let chain = trust.chain();
     let sequence = chain.head().map_or("none".to_owned(), |head| head.event().sequence_number.to_string());
     let mut detail = vec![("chain_sequence".into(), sequence)];
-    detail.extend(trust.describe_freshness(clock::now()));
+    detail.extend(feed.describe(clock::now()));
     Health { ready: is_healthy(feed), detail }
 }
 

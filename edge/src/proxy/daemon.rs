@@ -55,7 +55,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     }
     let metrics = Metrics::install("edge")?;
     let updates = Updates::follow(&directory);
-    let feed = TrustFeed::start(&directory, &updates, &trust_settings(&config)?)?;
+    let feed = TrustFeed::start(&directory, &updates, Some(endorser.clone()), &trust_settings(&config)?)?;
     let gate = Gate::start(&directory, &updates, feed.clone(), verifier_settings(&config));
     let ready = async {
         gate.ready().await;
@@ -138,7 +138,7 @@ fn health(feed: &TrustFeed, key: &OwnKey) -> Health {
         ("own_key".into(), state(usable.is_ok(), "not endorsed now")),
         ("own_key_seconds_left".into(), expiration.since(now).as_secs().to_string()),
     ];
-    detail.extend(trust.describe_freshness(now));
+    detail.extend(feed.describe(now));
     Health { ready: usable.is_ok() && trust.demand_fresh(now).is_ok(), detail }
 }
 

@@ -6,24 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keychain::chain::{Chain, SignedEvent, windows};
-use keychain::directory::{self, Directory};
 use keychain::statement::{Entries, Head, Heard, Order};
 use keychain::{Code, Digest, Refusal, Timestamp};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::memory::Remembered;
+use super::source::{Texts, Told};
 use super::{Freshness, Shared, TrustState};
 use crate::clock;
-use crate::updates::{Subscription, Update};
-
-/// Names in one update above which reading the whole chain is cheaper than reading each.
-const SINGLE_READS_MAX: usize = 16;
-
-/// Pause before another attempt when the directory does not answer.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// Chain and heads are read in full this often, whatever was announced: a safety net, not the way.
-const RESYNC: Duration = Duration::from_mins(1);
 
 /// Texts remembered as not acceptable, so that junk in the directory is judged once.
 const REJECTED_MAX: usize = 4_096;
@@ -40,16 +31,11 @@ const OTHERS_MAX: usize = 8;
 /// Heads are heard from every generation that any verifier still accepts.
 const WINDOW: Duration = windows::AUTHD;
 
-/// What a source holds that may be new, unverified.
-#[derive(Debug, Default)]
-struct Texts {
-    events: Vec<String>,
-    heads: Vec<String>,
-}
+/// How often the age of the newest head is looked at.
+const LOOK: Duration = Duration::from_secs(15);
 
-/// Merges what the directory holds into what is trusted.
+/// Merges what sources tell into what is trusted.
 pub(super) struct Follower {
-    directory: Directory,
     shared: Arc<Shared>,
     remember: watch::Sender<Remembered>,
     /// Texts that will never be acceptable.
@@ -67,13 +53,11 @@ pub(super) struct Follower {
 impl Follower {
     /// A follower that has `remembered` heads to prove again, as soon as it knows their events.
     pub(super) fn new(
-        directory: Directory,
         shared: Arc<Shared>,
         remember: watch::Sender<Remembered>,
         remembered: &[String],
     ) -> Self {
         let mut follower = Self {
-            directory,
             shared,
             remember,
             rejected: HashSet::new(),
@@ -86,63 +70,29 @@ impl Follower {
         follower
     }
 
-    pub(super) async fn run(mut self, mut updates: Subscription) {
-        let mut pending = Update::default();
-        let mut resync = tokio::time::interval(RESYNC);
+    pub(super) async fn run(mut self, mut told: mpsc::Receiver<Told>) {
+        let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                update = updates.next() => pending.merge(&update),
-                _ = resync.tick() => pending.everything = true,
-                () = tokio::time::sleep(self.pause(&pending)) => pending.everything = true,
-            }
-            match self.read(&pending).await {
-                Ok(texts) => {
+                Some(Told { texts, read_up_to }) = told.recv() => {
                     self.accept(&texts);
-                    self.shared.read_up_to.send_replace(pending.number);
-                    pending = Update { number: pending.number, ..Update::default() };
+                    if let Some(number) = read_up_to {
+                        self.shared.read_up_to.send_replace(number);
+                    }
                 }
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "cannot read the chain and its heads"
-                    );
-                    pending.everything = true;
-                    // An event that was held back comes into force whether or not the directory answers.
-                    self.accept(&Texts::default());
-                }
+                // An event that was held back comes into force whether or not a source answers.
+                () = tokio::time::sleep(self.held_for()) => self.accept(&Texts::default()),
+                _ = look.tick() => {}
             }
             self.tell_freshness();
         }
     }
 
-    /// How long to wait for an update before acting without one.
-    fn pause(&self, pending: &Update) -> Duration {
-        if !pending.is_nothing() {
-            return RETRY;
-        }
-        // A held-back event comes into force at its time, a moment later rather than earlier.
+    /// How long until a held-back event comes into force: a moment later rather than earlier.
+    fn held_for(&self) -> Duration {
         let held = self.held_until.map(|time| time.since(clock::now()) + Duration::from_millis(1));
         held.unwrap_or(Duration::MAX)
-    }
-
-    /// The texts that may hold something new. Heads are read after events: one of an event not read yet waits.
-    async fn read(&self, update: &Update) -> Result<Texts, directory::Error> {
-        let names: Vec<Digest> = update.names.iter().filter_map(|name| Digest::parse(name).ok()).collect();
-        if update.everything || names.len() > SINGLE_READS_MAX {
-            let events = self.directory.events().await?;
-            return Ok(Texts { events, heads: self.directory.heads().await? });
-        }
-        let state = self.shared.state.load_full();
-        let mut texts = Texts::default();
-        for name in names {
-            // Most names are of other databases, and have no entry in these: only those of events have heads.
-            let event = self.directory.event(&name).await?;
-            if event.is_some() || state.chain().events().any(|known| known.id() == name) {
-                texts.heads.extend(self.directory.head(&name).await?);
-            }
-            texts.events.extend(event);
-        }
-        Ok(texts)
     }
 
     /// Merges texts into what is trusted. The result is in force before anything is written to disk.

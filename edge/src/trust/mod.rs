@@ -1,8 +1,8 @@
 //! What this process trusts: the HSM chain, and what the HSM's heads deny and revoke (`PROTOCOL.md#head`), as one
 //! immutable value behind one swap.
 //!
-//! One task reads the key directory, merges what it finds into what was accepted before, and puts the result in the
-//! place of the last one. Events and heads are merged as sets, so trust only moves forward: an emptied or rolled-back
+//! One task merges what sources tell into what was accepted before, and puts the result in the place of the last one.
+//! The sources are the key directory and, for a service that hsmd endorses, hsmd itself over the road by which it does. Events and heads are merged as sets, so trust only moves forward: an emptied or rolled-back
 //! directory changes nothing, and un-denies nothing. The highest event accepted and the heads that count are kept on
 //! disk, so that a restart does not forget them either (`PROTOCOL.md#contested`). They are in force before they are
 //! written: a denial waits for no disk.
@@ -14,24 +14,31 @@
 
 mod follower;
 pub mod memory;
+mod source;
 mod state;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use keychain::Digest;
 use keychain::chain::{self, Chain};
 use keychain::directory::Directory;
+use keychain::{Digest, Timestamp};
 use systemd::config::Span;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use crate::endorser::Endorser;
 use crate::task::Task;
 use crate::updates::Updates;
 use follower::Follower;
 use memory::{Memory, Remembered};
+use source::{DirectorySource, HsmdSource};
 pub use state::{Freshness, TrustState};
+
+/// What sources may tell ahead of the task that merges it.
+const TOLD_MAX: usize = 4;
 
 /// What a feed follows, and where it keeps its memory.
 #[derive(Debug, Clone)]
@@ -52,7 +59,7 @@ pub struct Settings {
 #[derive(Debug, Clone)]
 pub struct TrustFeed {
     shared: Arc<Shared>,
-    _tasks: Arc<[Task; 2]>,
+    _tasks: Arc<[Task]>,
 }
 
 #[derive(Debug)]
@@ -61,15 +68,18 @@ struct Shared {
     version: watch::Sender<u64>,
     /// The number of the last update whose changes are all in `state`.
     read_up_to: watch::Sender<u64>,
+    /// The sources that cannot be followed, and since when.
+    down: watch::Sender<BTreeMap<&'static str, Timestamp>>,
 }
 
 impl TrustFeed {
-    /// Begins to follow. The chain is empty, and so nothing is live, until the first events are in.
+    /// Begins to follow the directory, and `hsmd` if this service may ask it. The chain is empty, and so nothing is live, until the first events are in.
     ///
     /// Fails if the state directory cannot be used, or remembers another chain.
     pub fn start(
         directory: &Directory,
         updates: &Updates,
+        hsmd: Option<Endorser>,
         settings: &Settings,
     ) -> Result<Self, memory::Error> {
         let memory = Memory::open(&settings.state, settings.identity)?;
@@ -82,16 +92,35 @@ impl TrustFeed {
             state: ArcSwap::from_pointee(TrustState::with_heads(chain, None, settings.head_max_age)),
             version: watch::Sender::new(0),
             read_up_to: watch::Sender::new(0),
+            down: watch::Sender::default(),
         });
         let (remember, wanted) = watch::channel(Remembered::default());
-        let follower = Follower::new(directory.clone(), Arc::clone(&shared), remember, &remembered.heads);
-        let tasks = [Task::spawn(follower.run(updates.subscribe())), Task::spawn(memory.keep_up(wanted))];
-        Ok(Self { shared, _tasks: Arc::new(tasks) })
+        let (to, told) = mpsc::channel(TOLD_MAX);
+        let follower = Follower::new(Arc::clone(&shared), remember, &remembered.heads);
+        let source = DirectorySource::new(directory.clone(), Arc::clone(&shared), to.clone());
+        let mut tasks = vec![
+            Task::spawn(memory.keep_up(wanted)),
+            Task::spawn(follower.run(told)),
+            Task::spawn(source.run(updates.subscribe())),
+        ];
+        if let Some(endorser) = hsmd {
+            tasks.push(Task::spawn(HsmdSource::new(endorser, Arc::clone(&shared), to).run()));
+        }
+        Ok(Self { shared, _tasks: tasks.into() })
     }
 
     /// What is trusted now.
     pub fn state(&self) -> Arc<TrustState> {
         self.shared.state.load_full()
+    }
+
+    /// Freshness and sources, as health pages have them.
+    pub fn describe(&self, now: Timestamp) -> Vec<(String, String)> {
+        let mut detail = self.state().describe_freshness(now);
+        for (source, since) in self.shared.down.borrow().iter() {
+            detail.push((format!("source {source}"), format!("down since {since}")));
+        }
+        detail
     }
 
     /// A number that grows whenever trust changes, to wait on.

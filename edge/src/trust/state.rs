@@ -87,7 +87,7 @@ impl TrustState {
     }
 
     /// The freshness as health pages have it.
-    pub fn describe_freshness(&self, now: Timestamp) -> Vec<(String, String)> {
+    pub(super) fn describe_freshness(&self, now: Timestamp) -> Vec<(String, String)> {
         let word = match self.freshness(now) {
             Freshness::Fresh(_) => "ok",
             Freshness::Late(_) => "none for half of head_max_age",

@@ -244,3 +244,36 @@ async fn a_disk_that_hangs_delays_no_denial() {
     })
     .await;
 }
+
+/// A directory that withholds, or is gone, hides nothing from an edge that may ask hsmd.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_directory_withholds_hsmd_tells() {
+    let mut world = World::start().await;
+    let session = world.session(200);
+    admitted(&world, &session).await;
+    let health = world.daemon_page("readyz").await;
+    assert!(health.contains("source hsmd: down since 2"), "{health}");
+    world.hsm.tell();
+    let up = "verifier_source_up{source=\"hsmd\"} 1";
+    until("hsmd to be followed", async || world.metrics().await.contains(up).then_some(())).await;
+    let health = world.daemon_page("readyz").await;
+    assert!(!health.contains("source hsmd"), "{health}");
+
+    let revoked = revoking(&world.authd, soon());
+    world.hsm.hsm.lock().unwrap().state(&revoked, ago(1));
+    refused(&world, &session, "BA304").await;
+
+    world.authd = world.publish_issuer(101).await;
+    let session = world.session(200);
+    admitted(&world, &session).await;
+    world.redis.stop();
+    until("the loss to be seen", async || {
+        world.daemon_page("readyz").await.contains("source directory: down since 2").then_some(())
+    })
+    .await;
+    admitted(&world, &session).await;
+    let mut both = revoked;
+    both.join(&revoking(&world.authd, soon()));
+    world.hsm.hsm.lock().unwrap().state(&both, ago(1));
+    refused(&world, &session, "BA304").await;
+}

@@ -112,6 +112,28 @@ async fn tokens_of_a_denied_generation_are_refused() {
     new_session_everywhere(&world, &mut device).await;
 }
 
+/// Edges and authd hear hsmd itself over the road by which it endorses them: a directory that hangs delays no denial.
+#[tokio::test]
+async fn a_directory_that_hangs_delays_no_denial() {
+    let world = World::start().await;
+    let device = device_with_session(&world).await;
+    let keys = issuers(&world).await;
+    let [key] = keys.as_slice() else { panic!("one access key: {keys:?}") };
+    let mut redis = world.directory(0).await;
+    let () = redis::cmd("CLIENT").arg(&["PAUSE", "60000", "ALL"]).query_async(&mut redis).await.unwrap();
+    declare(&world, &["revoke-key", key]);
+    refused_everywhere(&world, &device, Code::Revoked).await;
+    let chain = world.endorse().get("/chain").await.json();
+    declare(&world, &["taint", "--generation", chain[0]["payload"]["id"].as_str().unwrap()]);
+    for app in APPS {
+        until("the edge to have no key of a live generation", SOON, async || {
+            let answer = world.app(app).post("/foo/bar", device.session().access(REQUEST)).await;
+            (answer.status == 503).then_some(())
+        })
+        .await;
+    }
+}
+
 /// A service that an intruder holds: its keys leave keysd and it can sign no answer, until it is opened again.
 #[tokio::test]
 async fn a_revoked_service_is_refused_until_it_is_opened_again() {

@@ -141,6 +141,11 @@ impl Hsm {
         self.heads.last().unwrap()
     }
 
+    /// How many heads were made.
+    pub(crate) fn heads(&self) -> usize {
+        self.heads.len()
+    }
+
     /// The key of the newest generation.
     fn signer(&self) -> SigningKey {
         key(self.first_key + u32::try_from(self.events.len()).unwrap() - 1)

@@ -1,6 +1,7 @@
 //! An HSM service in this process: `POST /sign` on a Unix socket, its events in the directory.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub(crate) struct HsmService {
     pub(crate) hsm: Arc<Mutex<Hsm>>,
     pub(crate) socket: PathBuf,
     server: ServerHandle,
+    tells: Arc<AtomicBool>,
 }
 
 impl HsmService {
@@ -26,12 +28,17 @@ impl HsmService {
         let socket = folder.join("endorse.sock");
         let hsm = Arc::new(Mutex::new(hsm));
         let shared = web::Data::from(Arc::clone(&hsm));
-        let server =
-            HttpServer::new(move || App::new().app_data(shared.clone()).route("/sign", web::post().to(sign)));
+        let tells = Arc::new(AtomicBool::new(false));
+        let told = web::Data::from(Arc::clone(&tells));
+        let server = HttpServer::new(move || {
+            let app = App::new().app_data(shared.clone()).app_data(told.clone());
+            let app = app.route("/sign", web::post().to(sign)).route("/chain", web::get().to(chain));
+            app.route("/statements", web::get().to(statements))
+        });
         let server = server.workers(1).disable_signals().bind_uds(&socket).unwrap().run();
         let handle = server.handle();
         tokio::spawn(server);
-        Self { hsm, socket, server: handle }
+        Self { hsm, socket, server: handle, tells }
     }
 
     /// Publishes every event and the newest head, as a publisher does.
@@ -59,10 +66,58 @@ impl HsmService {
         self.publish(directory).await;
     }
 
+    /// Tells the chain and its newest head to whoever asks, from now on.
+    pub(crate) fn tell(&self) {
+        self.tells.store(true, Ordering::Relaxed);
+    }
+
     /// Answers nobody any more.
     pub(crate) async fn stop(&self) {
         self.server.stop(false).await;
     }
+}
+
+/// How long a question waits for a head.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+#[derive(serde::Deserialize)]
+struct After {
+    after: Option<u64>,
+}
+
+async fn chain(
+    hsm: web::Data<Mutex<Hsm>>,
+    tells: web::Data<AtomicBool>,
+    query: web::Query<After>,
+) -> HttpResponse {
+    if !tells.load(Ordering::Relaxed) {
+        return HttpResponse::NotFound().finish();
+    }
+    let known = query.after.map_or(0, |after| usize::try_from(after).unwrap() + 1);
+    let hsm = hsm.lock().unwrap();
+    let events: Vec<_> = hsm.events().iter().skip(known).map(keychain::chain::SignedEvent::text).collect();
+    HttpResponse::Ok().body(format!("[{}]", events.join(",")))
+}
+
+async fn statements(
+    hsm: web::Data<Mutex<Hsm>>,
+    tells: web::Data<AtomicBool>,
+    query: web::Query<After>,
+) -> HttpResponse {
+    if !tells.load(Ordering::Relaxed) {
+        return HttpResponse::NotFound().finish();
+    }
+    let newest = || {
+        let mut hsm = hsm.lock().unwrap();
+        let head = hsm.newest_head().to_owned();
+        (hsm.heads() as u64, head)
+    };
+    let (mut version, mut head) = newest();
+    if query.after == Some(version) {
+        tokio::time::sleep(PATIENCE).await;
+        (version, head) = newest();
+    }
+    HttpResponse::Ok().body(format!("{{\"version\":{version},\"head\":{head}}}"))
 }
 
 /// Publishes a head as a publisher does.

@@ -1,0 +1,64 @@
+//! Where events and heads come from. What any source tells proves itself, so sources are merged as a set, and one
+//! that withholds, lags or lies takes nothing from what another tells.
+
+mod directory;
+mod hsmd;
+
+use std::error::Error;
+use std::sync::Arc;
+
+use super::Shared;
+use crate::clock;
+pub(super) use directory::DirectorySource;
+pub(super) use hsmd::HsmdSource;
+
+/// What a source holds that may be new, unverified.
+#[derive(Debug, Default)]
+pub(super) struct Texts {
+    pub(super) events: Vec<String>,
+    pub(super) heads: Vec<String>,
+}
+
+/// What a source tells.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) texts: Texts,
+    /// The number of the directory's last update that these texts follow, if they are the directory's.
+    pub(super) read_up_to: Option<u64>,
+}
+
+/// Whether a source can be followed, for metrics, health and log: one line when it is lost, one when it is back.
+struct Link {
+    source: &'static str,
+    shared: Arc<Shared>,
+}
+
+impl Link {
+    const fn new(source: &'static str, shared: Arc<Shared>) -> Self {
+        Self { source, shared }
+    }
+
+    fn is_up(&self) {
+        metrics::gauge!("verifier_source_up", "source" => self.source).set(1.0);
+        let was_down = self.shared.down.send_if_modified(|down| down.remove(self.source).is_some());
+        if was_down {
+            tracing::info!(source = self.source, "the chain and its heads can be followed again");
+        }
+    }
+
+    fn is_down(&self, error: &(dyn Error + 'static)) {
+        metrics::gauge!("verifier_source_up", "source" => self.source).set(0.0);
+        let was_up = self.shared.down.send_if_modified(|down| {
+            let is_new = !down.contains_key(self.source);
+            down.entry(self.source).or_insert_with(clock::now);
+            is_new
+        });
+        if was_up {
+            tracing::warn!(
+                source = self.source,
+                error,
+                "the chain and its heads cannot be followed; trying again"
+            );
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The key directory as a source: pushed, and read in full at an interval.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keychain::Digest;
+use keychain::directory::{self, Directory};
+use tokio::sync::mpsc;
+
+use super::super::Shared;
+use super::{Link, Texts, Told};
+use crate::updates::{Subscription, Update};
+
+/// Names in one update above which reading the whole chain is cheaper than reading each.
+const SINGLE_READS_MAX: usize = 16;
+
+/// Pause before another attempt when the directory does not answer.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Silence after which it is asked whether it is there.
+const PING: Duration = Duration::from_secs(2);
+
+/// Chain and heads are read in full this often, whatever was announced: a safety net, not the way.
+const RESYNC: Duration = Duration::from_mins(1);
+
+/// Reads what the directory announces.
+pub(in super::super) struct DirectorySource {
+    directory: Directory,
+    shared: Arc<Shared>,
+    to: mpsc::Sender<Told>,
+    link: Link,
+}
+
+impl DirectorySource {
+    pub(in super::super) fn new(directory: Directory, shared: Arc<Shared>, to: mpsc::Sender<Told>) -> Self {
+        let link = Link::new("directory", Arc::clone(&shared));
+        Self { directory, shared, to, link }
+    }
+
+    pub(in super::super) async fn run(self, mut updates: Subscription) {
+        let mut pending = Update::default();
+        let mut resync = tokio::time::interval(RESYNC);
+        loop {
+            let pause = if pending.is_nothing() { PING } else { RETRY };
+            tokio::select! {
+                update = updates.next() => pending.merge(&update),
+                _ = resync.tick() => pending.everything = true,
+                () = tokio::time::sleep(pause) => {}
+            }
+            let outcome = if pending.is_nothing() {
+                self.directory.ping().await.map(|()| None)
+            } else {
+                self.read(&pending).await.map(Some)
+            };
+            match outcome {
+                Ok(None) => self.link.is_up(),
+                Ok(Some(texts)) => {
+                    self.link.is_up();
+                    if self.to.send(Told { texts, read_up_to: Some(pending.number) }).await.is_err() {
+                        return;
+                    }
+                    pending = Update { number: pending.number, ..Update::default() };
+                }
+                Err(error) => {
+                    self.link.is_down(&error);
+                    pending.everything = true;
+                }
+            }
+        }
+    }
+
+    /// The texts that may hold something new. Heads are read after events: one of an event not read yet waits.
+    async fn read(&self, update: &Update) -> Result<Texts, directory::Error> {
+        let names: Vec<Digest> = update.names.iter().filter_map(|name| Digest::parse(name).ok()).collect();
+        if update.everything || names.len() > SINGLE_READS_MAX {
+            let events = self.directory.events().await?;
+            return Ok(Texts { events, heads: self.directory.heads().await? });
+        }
+        let state = self.shared.state.load_full();
+        let mut texts = Texts::default();
+        for name in names {
+            // Most names are of other databases, and have no entry in these: only those of events have heads.
+            let event = self.directory.event(&name).await?;
+            if event.is_some() || state.chain().events().any(|known| known.id() == name) {
+                texts.heads.extend(self.directory.head(&name).await?);
+            }
+            texts.events.extend(event);
+        }
+        Ok(texts)
+    }
+}
