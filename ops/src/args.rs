@@ -38,6 +38,8 @@ Examples:
   opsctl hsm recover                        the ledger was restored and lacks denials or revocations
   opsctl hsm clock                          what is hsmd's clock held against, and is it trusted?
   opsctl hsm clock accept --reason TEXT     it is right: the machine was off for weeks
+  opsctl hsm lease show                     which hsmd writes the ledger?
+  opsctl hsm lease take --reason TEXT       on a standby: it signs from now on, the other one nothing
   opsctl hsm verify                         is the live key on one token and the next on another?
   opsctl hsm backup --connector http://127.0.0.1:12345 --auth-key 3 --password-file FILE --wrap-key 100 --out keelson.backup
   opsctl hsm verify --backup keelson.backup --chain chain.json";
@@ -165,6 +167,11 @@ pub(crate) enum IdentityVerb {
 pub(crate) enum HsmVerb {
     /// Show what hsmd's clock is held against, or accept it; exit code 1 while hsmd does not trust it
     Clock(hsm::Clock),
+    /// Show which hsmd writes a ledger that several share, or have another one take it over
+    Lease {
+        #[command(subcommand)]
+        verb: hsm::LeaseVerb,
+    },
     /// Bring the published chain to a ledger that is older than its token, or empty
     Recover(hsm::Recover),
     /// Say whether either of two tokens may be lost, or whether a backup will do; exit code 1 when not

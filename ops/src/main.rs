@@ -97,6 +97,7 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
         Command::Taint(options) => generation::taint(&options, talk).await,
         Command::Hsm { verb } => match verb {
             HsmVerb::Clock(options) => hsm::clock(&options, talk).await,
+            HsmVerb::Lease { verb } => hsm::lease(&verb, talk).await,
             HsmVerb::Backup(options) => Err(hsm::backup(&options)),
             HsmVerb::Recover(options) => hsm::recover(&options, talk).await,
             HsmVerb::Restore(options) => Err(hsm::restore(&options)),

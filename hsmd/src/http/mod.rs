@@ -13,6 +13,7 @@ mod crowd;
 mod generation;
 mod handshake;
 mod health;
+mod lease;
 mod published;
 mod recover;
 mod restored;
@@ -69,6 +70,12 @@ fn routes(role: Role) -> impl FnOnce(&mut web::ServiceConfig) {
                     web::resource("/clock")
                         .route(web::get().to(clock::clock))
                         .route(web::post().to(clock::accept))
+                        .default_service(web::to(border::method_not_allowed)),
+                );
+                config.service(
+                    web::resource("/lease")
+                        .route(web::get().to(lease::lease))
+                        .route(web::post().to(lease::take))
                         .default_service(web::to(border::method_not_allowed)),
                 );
                 config.service(border::resource("/recover", web::post().to(recover::recover)));

@@ -31,6 +31,7 @@ pub(super) enum Change {
     Lines,
     Note { name: &'static str, text: Option<String> },
     Reserve,
+    TakeLease,
     TrustedTime(Timestamp),
 }
 
@@ -74,7 +75,7 @@ impl Change {
             Self::BeginHead { event, after, at } => {
                 return begin_head(on, held, event, (*after, *at)).await.map(Box::new).map(Effect::Head);
             }
-            Self::Close | Self::Lines => {}
+            Self::Close | Self::Lines | Self::TakeLease => {}
             Self::Condemn(keys) => condemn(on, keys).await?,
             Self::Cut(head) => lines::cut(on, head).await?,
             Self::Declare(what) => {

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Cluster, Condition, Error, Settings,
+    CALL_MAX, Cluster, Condition, Error, Settings,
     chain_copy::ChainCopy,
     change::{Change, Effect, Lines},
     connect, endorsements,
@@ -95,7 +95,7 @@ impl Journal {
             settings,
         };
         let patience = journal.settings.patience;
-        journal.acquire(patience).await;
+        journal.acquire(patience, false).await;
         Ok(journal)
     }
 
@@ -117,6 +117,9 @@ impl Journal {
                         drop(reply.send(Ok(Effect::Done)));
                         return;
                     }
+                    Some(Ask { change: Change::TakeLease, reply, .. }) => {
+                        drop(reply.send(self.take_lease().await));
+                    }
                     Some(ask) => self.serve(ask).await,
                     None => break,
                 },
@@ -125,6 +128,14 @@ impl Journal {
             }
         }
         self.close().await;
+    }
+
+    /// Takes the lease from whoever has it.
+    async fn take_lease(&mut self) -> Result<Effect, Error> {
+        if self.held.is_none() || self.lease.fence().is_none() {
+            self.acquire(Duration::ZERO, true).await;
+        }
+        if self.held.is_some() { Ok(Effect::Done) } else { Err(self.unwritten()) }
     }
 
     async fn serve(&mut self, ask: Ask) {
@@ -189,11 +200,16 @@ impl Journal {
         let condition = Condition::Failing("it is closed".to_owned());
         self.shared.condition.send_replace(condition);
         self.held = None;
-        self.lease.release(self.database.as_ref()).await;
-        for database in self.database.take().into_iter().chain([self.shared.reader.clone()]) {
-            if let Err(error) = database.close().await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot close the ledger");
+        let closing = async {
+            self.lease.release(self.database.as_ref()).await;
+            for database in self.database.take().into_iter().chain([self.shared.reader.clone()]) {
+                if let Err(error) = database.close().await {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot close the ledger");
+                }
             }
+        };
+        if tokio::time::timeout(CALL_MAX, closing).await.is_err() {
+            tracing::warn!("cannot close the ledger: its database does not answer");
         }
     }
 }

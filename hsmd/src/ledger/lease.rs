@@ -118,15 +118,16 @@ impl Lease {
         }
     }
 
-    /// Takes the lease if nobody else has it, and makes every fence before void.
+    /// Takes the lease if nobody else has it, and makes every fence before void. On an operator's word it is taken from
+    /// a holder that lives, which is fenced by that; but not from the process that has locked the file.
     pub(super) async fn take(
         &mut self,
         on: &DatabaseConnection,
-        patience: Duration,
+        (patience, by_word): (Duration, bool),
     ) -> Result<Attempt, Error> {
         const TAKE: &str = "UPDATE lease SET fence = fence + 1, beat = beat + 1, holder = $1, locked = $4 \
                             WHERE id = 1 AND fence = $2 \
-                            AND (beat = $3 OR ($4 = 1 AND (locked = 1 OR holder = '')))";
+                            AND (beat = $3 OR $5 = 1 OR ($4 = 1 AND (locked = 1 OR holder = '')))";
         self.fence = None;
         let (free, seen) = match &mut self.kind {
             Kind::File { path, lock } => {
@@ -151,14 +152,17 @@ impl Lease {
             }
         };
         let Row { fence, beat, holder: other, locked } = row(on).await?;
+        let by_word = by_word && seen.is_some();
         let silent = seen.is_some_and(|seen| is_silent(seen, fence, beat));
         // One that took over from a silent holder may not have the session's lock yet, and is no less the holder.
         let ended = free && (locked || other.is_empty());
-        if !ended && !silent {
+        if !ended && !silent && !by_word {
             self.unlock().await;
             return Ok(Attempt::Held(self.named(other)));
         }
-        let values = [self.holder.clone().into(), fence.into(), beat.into(), i64::from(free).into()];
+        let flags = [free, by_word].map(|flag| i64::from(flag).into());
+        let [free_flag, word_flag] = flags;
+        let values = [self.holder.clone().into(), fence.into(), beat.into(), free_flag, word_flag];
         if sql::execute(on, TAKE, values).await? == 0 {
             return Ok(Attempt::Held(other));
         }
@@ -276,6 +280,21 @@ async fn try_session_lock(on: &DatabaseConnection) -> Result<bool, Error> {
     // A session may take its lock again and again; it is freed with the session.
     let row = sql::one(on, "SELECT pg_try_advisory_lock($1) AS locked", [SESSION_LOCK.into()]).await?;
     row.map_or(Ok(false), |row| Ok(row.try_get("", "locked")?))
+}
+
+/// Who has the lease, for an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its name; empty if nobody has it.
+    pub name: String,
+    /// The number that its transactions check: each holder has another.
+    pub fence: u64,
+}
+
+/// Reads who has the lease.
+pub(super) async fn holder_of(on: &impl ConnectionTrait) -> Result<Holder, Error> {
+    let Row { fence, holder: name, .. } = row(on).await?;
+    Ok(Holder { name, fence: sql::number(fence) })
 }
 
 /// The lease's row.

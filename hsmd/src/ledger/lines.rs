@@ -2,7 +2,7 @@
 
 use keychain::{
     Timestamp,
-    audit::{Head, Record},
+    audit::{Entry, Head, Record},
 };
 use sea_orm::{ConnectionTrait, Value};
 
@@ -17,6 +17,9 @@ const ROWS_MAX: usize = 64;
 
 /// Lines of one page, each shorter than 8 KiB.
 pub(super) const PAGE: usize = 500;
+
+/// Lines that one transaction cuts: it takes a fraction of a second.
+const CUT_AT_ONCE: u64 = 5000;
 
 /// Bytes of one page, about.
 const PAGE_BYTES: usize = 1 << 20;
@@ -154,6 +157,22 @@ pub(super) async fn trail(on: &impl ConnectionTrait) -> Result<Trail, Error> {
     Ok(Trail { cut, first: end("first_number")?, last: end("last_number")? })
 }
 
+/// Where the first part ends of what is to be cut up to number `up_to`; nothing if it is the last one.
+pub(super) async fn first_part(on: &impl ConnectionTrait, up_to: u64) -> Result<Option<Head>, Error> {
+    const ONE: &str = "SELECT line FROM audit_lines WHERE number = $1";
+    let Some(end) = trail(on).await?.first.and_then(|first| part_end(first, up_to)) else { return Ok(None) };
+    let row = sql::one(on, ONE, [stored(end)?.into()]).await?.ok_or(Error::NoSuchLine(end))?;
+    let line: String = row.try_get("", "line")?;
+    // Digested anew: what stays must be the digest of the line that goes.
+    let entry = Entry::parse(&line).map_err(|_| Error::Unreadable { table: "audit_lines" })?;
+    Ok(Some(entry.head))
+}
+
+const fn part_end(first: u64, up_to: u64) -> Option<u64> {
+    let end = first.saturating_add(CUT_AT_ONCE - 1);
+    if end < up_to { Some(end) } else { None }
+}
+
 /// Cuts the lines up to `head`, which stays as number and digest.
 pub(super) async fn cut(on: &impl ConnectionTrait, head: &Head) -> Result<(), Error> {
     const NOTE: &str = "UPDATE state SET cut_number = $1, cut_digest = $2 WHERE id = 1";
@@ -164,4 +183,22 @@ pub(super) async fn cut(on: &impl ConnectionTrait, head: &Head) -> Result<(), Er
     sql::execute(on, NOTE, [number.clone(), head.digest.to_string().into()]).await?;
     sql::execute(on, "DELETE FROM audit_lines WHERE number <= $1", [number]).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_cut_is_done_in_parts() {
+        for (first, up_to, end) in [
+            (0, 0, None),
+            (0, CUT_AT_ONCE - 1, None),
+            (0, CUT_AT_ONCE, Some(CUT_AT_ONCE - 1)),
+            (7, 3 * CUT_AT_ONCE, Some(CUT_AT_ONCE + 6)),
+            (u64::MAX, u64::MAX, None),
+        ] {
+            assert_eq!(part_end(first, up_to), end, "{first} {up_to}");
+        }
+    }
 }

@@ -55,6 +55,7 @@ pub use endorsements::EndorsementLine;
 pub use error::Error;
 pub use events::Contents;
 pub(crate) use head_numbers::highest_at as highest_head_number;
+pub use lease::Holder;
 pub use lines::{Page, Trail};
 pub use state::HeadBasis;
 
@@ -257,6 +258,18 @@ impl Ledger {
         self.shared.condition.subscribe()
     }
 
+    /// Who has the lease.
+    pub async fn holder(&self) -> Result<Holder, Error> {
+        self.shared.reading(lease::holder_of(&self.shared.reader)).await
+    }
+
+    /// Takes the lease from the hsmd that has it, on an operator's word: that one writes nothing from then on, and so
+    /// signs nothing. It errs with the condition that stays if it cannot be taken: that of an SQLite ledger is a lock
+    /// that ends with its process.
+    pub async fn take_lease(&self) -> Result<(), Error> {
+        self.send(Change::TakeLease, Lines::NONE).await.map(drop)
+    }
+
     /// What somebody has to see to although the ledger is written; by part.
     pub fn warnings(&self) -> Vec<(&'static str, String)> {
         self.shared.warnings()
@@ -302,9 +315,19 @@ impl Ledger {
     }
 
     /// Cuts the lines up to number `up_to`, whose digest must be `digest`. These two stay, so that the trail still
-    /// verifies from there.
-    pub async fn cut(&self, up_to: u64, digest: Digest, lines: Vec<Record>) -> Result<(), Error> {
-        self.change(Change::Cut(Head { number: up_to, digest }), lines).await.map(drop)
+    /// verifies from there; `records` are written with the last of them.
+    ///
+    /// Each transaction cuts a bounded number, between which the chain has its turn. What an interruption leaves is a
+    /// trail that was cut at an earlier line, and the same cut finishes it.
+    pub async fn cut(&self, up_to: u64, digest: Digest, records: Vec<Record>) -> Result<(), Error> {
+        let end = Head { number: up_to, digest };
+        if !self.shared.reading(lines::has(&self.shared.reader, &end)).await? {
+            return Err(Error::NoSuchLine(up_to));
+        }
+        while let Some(part) = self.shared.reading(lines::first_part(&self.shared.reader, up_to)).await? {
+            self.change(Change::Cut(part), Vec::new()).await?;
+        }
+        self.change(Change::Cut(end), records).await.map(drop)
     }
 
     /// Keeps the certificate (DER) about a key; the first one that is kept stays.
@@ -333,6 +356,10 @@ impl Ledger {
 
     async fn ask(&self, change: Change, lines: Lines) -> Result<Effect, Error> {
         self.shared.demand_open()?;
+        self.send(change, lines).await
+    }
+
+    async fn send(&self, change: Change, lines: Lines) -> Result<Effect, Error> {
         let (reply, answer) = oneshot::channel();
         self.changes.try_send(Ask { change, lines, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Error::Busy,

@@ -25,9 +25,35 @@ const BALLAST: u64 = 128 * 16 * 1024;
 /// Readings of free room from which the days that are left are reckoned.
 const SPAN_MIN_SECONDS: u64 = 600;
 
+/// How a file system writes to a block that a file has already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Overwrite {
+    /// Into that block.
+    InPlace,
+    /// Into another one, which must be free.
+    Elsewhere(&'static str),
+    /// As the file system does that lies below, which is not seen from here.
+    Unknown,
+}
+
+/// By the magic number that `statfs` answers.
+const fn overwrite(magic: u32) -> Overwrite {
+    match magic {
+        0xef53 | 0x5846_5342 | 0x0102_1994 => Overwrite::InPlace,
+        0x9123_683e => Overwrite::Elsewhere("btrfs"),
+        0x2fc1_2fc1 => Overwrite::Elsewhere("ZFS"),
+        0xca45_1a4e => Overwrite::Elsewhere("bcachefs"),
+        0xf2f5_2010 => Overwrite::Elsewhere("F2FS"),
+        0x0000_3434 => Overwrite::Elsewhere("NILFS"),
+        _ => Overwrite::Unknown,
+    }
+}
+
 /// The room under the ledger.
 pub(super) struct Room {
     folder: Option<PathBuf>,
+    /// The name of a file system on which what the chain writes needs new blocks.
+    copies_on_write: Option<&'static str>,
     floor: u64,
     first: Option<(Instant, u64)>,
     /// A write failed because there was no room, whatever the system says.
@@ -37,7 +63,24 @@ pub(super) struct Room {
 impl Room {
     pub(super) fn new(file: Option<&Path>, floor: u64) -> Self {
         let folder = file.and_then(Path::parent).map(Path::to_owned);
-        Self { folder, floor, first: None, refused: false }
+        let copies_on_write = folder.as_deref().and_then(copies_on_write);
+        Self { folder, copies_on_write, floor, first: None, refused: false }
+    }
+
+    /// Why a full disk can stop a taint here, if it can.
+    pub(super) fn no_promise(&self) -> Option<String> {
+        let Some(folder) = &self.folder else {
+            return Some(
+                "on PostgreSQL a full disk can stop a taint: watch the room of its server".to_owned(),
+            );
+        };
+        self.copies_on_write.map(|name| {
+            format!(
+                "`{}` is on {name}, which never overwrites in place: a full disk can stop a taint; move the ledger to \
+                 ext4 or XFS, or watch the room",
+                folder.display()
+            )
+        })
     }
 
     /// Bytes that are free; nothing on PostgreSQL, or if the system does not say.
@@ -63,6 +106,22 @@ impl Room {
         let free = self.free()?;
         let (since, before) = *self.first.get_or_insert((Instant::now(), free));
         days_left(since.elapsed().as_secs(), before, free, self.floor)
+    }
+}
+
+fn copies_on_write(folder: &Path) -> Option<&'static str> {
+    let found = rustix::fs::statfs(folder).ok()?;
+    let overwrite = u32::try_from(found.f_type).map_or(Overwrite::Unknown, overwrite);
+    match overwrite {
+        Overwrite::InPlace => None,
+        Overwrite::Elsewhere(name) => Some(name),
+        Overwrite::Unknown => {
+            tracing::warn!(
+                folder = %folder.display(),
+                "it is not known whether this file system overwrites in place; only then a full disk stops no taint"
+            );
+            None
+        }
     }
 }
 
@@ -103,6 +162,37 @@ pub(super) async fn grow_wal(on: &impl ConnectionTrait) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn file_systems_that_copy_on_write_are_known() {
+        for (magic, name) in [
+            (0xef53, None),
+            (0x5846_5342, None),
+            (0x0102_1994, None),
+            (0x9123_683e, Some("btrfs")),
+            (0x2fc1_2fc1, Some("ZFS")),
+            (0xca45_1a4e, Some("bcachefs")),
+            (0xf2f5_2010, Some("F2FS")),
+            (0x3434, Some("NILFS")),
+        ] {
+            let expected = name.map_or(Overwrite::InPlace, Overwrite::Elsewhere);
+            assert_eq!(overwrite(magic), expected, "{magic:x}");
+        }
+        // overlayfs, NFS, FUSE: what lies below decides.
+        for magic in [0x794c_7630, 0x6969, 0x6573_5546, 0] {
+            assert_eq!(overwrite(magic), Overwrite::Unknown, "{magic:x}");
+        }
+    }
+
+    #[test]
+    fn where_no_promise_is_made_it_says_why() {
+        let mut room = Room::new(None, 0);
+        assert!(room.no_promise().unwrap().contains("PostgreSQL"));
+        room.folder = Some(PathBuf::from("/var/lib/hsmd"));
+        assert_eq!(room.no_promise(), None);
+        room.copies_on_write = Some("btrfs");
+        assert!(room.no_promise().unwrap().contains("`/var/lib/hsmd` is on btrfs"));
+    }
 
     #[test]
     fn days_are_reckoned_from_what_was_used() {

@@ -25,6 +25,8 @@ mod head_numbers;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod lease;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod pair;

@@ -166,7 +166,12 @@ fn a_frozen_database_is_named() {
         try_request(&world.socket("admin"), "POST", "/rotate", b"{}").unwrap().status == 200
     });
     assert_eq!(world.softhsm.objects(), 4);
+    // Nor does an end wait for it.
+    server.signal(Signal::STOP);
+    let start = Instant::now();
     hsmd.stop();
+    assert!(start.elapsed() < Duration::from_secs(45), "{:?} {}", start.elapsed(), hsmd.log());
+    server.signal(Signal::CONT);
 }
 
 /// One that was stopped for a while, as a paused host is, writes nothing after another has taken over.
@@ -198,4 +203,39 @@ fn a_holder_that_was_stopped_is_fenced() {
     assert_eq!(world.chain().len(), 5);
     assert_eq!(world.softhsm.objects(), 4);
     first.stop();
+}
+
+/// A trail of many lines is cut in parts: one that was broken off leaves a trail that verifies from where it was cut, and
+/// is finished by the same cut again.
+#[tokio::test]
+async fn a_large_cut_can_be_broken_off() {
+    use keychain::audit::{Head, Record};
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = crate::support::ledger::open(&folder.path().join("ledger.db")).await.unwrap();
+    let mut end: Option<Head> = None;
+    for _ in 0..12 {
+        let records = vec![Record::new(Kind::Start).plain("version", "1"); 1000];
+        end = Some(ledger.append(records).await.unwrap());
+    }
+    let end = end.unwrap();
+    let cutting = tokio::spawn({
+        let ledger = ledger.clone();
+        async move { ledger.cut(end.number, end.digest, Vec::new()).await }
+    });
+    let start = Instant::now();
+    while ledger.trail().await.unwrap().cut.is_none() {
+        assert!(start.elapsed() < LATER, "nothing was cut");
+    }
+    cutting.abort();
+    drop(cutting.await);
+    let trail = ledger.trail().await.unwrap();
+    let cut = trail.cut.unwrap();
+    assert!(cut.number < end.number, "the first part is not all of it");
+    let page = ledger.lines(0).await.unwrap();
+    assert_eq!(trail.first, Some(cut.number + 1));
+    assert!(page.lines[0].contains(&cut.digest.to_string()), "{}", page.lines[0]);
+    ledger.cut(end.number, end.digest, Vec::new()).await.unwrap();
+    let trail = ledger.trail().await.unwrap();
+    assert_eq!((trail.cut, trail.first), (Some(end), None));
+    ledger.close().await.unwrap();
 }

@@ -32,7 +32,7 @@ impl Journal {
             self.lose_lease();
         }
         if self.held.is_none() {
-            self.acquire(Duration::ZERO).await;
+            self.acquire(Duration::ZERO, false).await;
             if self.held.is_none() {
                 self.refuse_waiting();
             }
@@ -54,9 +54,10 @@ impl Journal {
     }
 
     /// Tries to become, or to be again, the one that writes.
-    pub(super) async fn acquire(&mut self, patience: Duration) {
+    pub(super) async fn acquire(&mut self, patience: Duration, by_word: bool) {
         let outcome =
-            tokio::time::timeout(CALL_MAX.saturating_add(patience), self.try_to_acquire(patience)).await;
+            tokio::time::timeout(CALL_MAX.saturating_add(patience), self.try_to_acquire(patience, by_word))
+                .await;
         match outcome.unwrap_or(Err(Error::Unwritten(Condition::Frozen))) {
             Ok(None) => self.begin_writing().await,
             Ok(Some(holder)) => self.stop_writing(Condition::Standby { holder }),
@@ -68,7 +69,7 @@ impl Journal {
     }
 
     /// Answers who else has the lease, if somebody has.
-    async fn try_to_acquire(&mut self, patience: Duration) -> Result<Option<String>, Error> {
+    async fn try_to_acquire(&mut self, patience: Duration, by_word: bool) -> Result<Option<String>, Error> {
         let database = match self.database.take() {
             Some(database) => database,
             None => self.connect().await?,
@@ -78,7 +79,7 @@ impl Journal {
             return Err(Error::Unwritten(Condition::Exchanged { path }));
         }
         if self.lease.fence().is_none()
-            && let Attempt::Held(holder) = self.lease.take(&database, patience).await?
+            && let Attempt::Held(holder) = self.lease.take(&database, (patience, by_word)).await?
         {
             self.database = Some(database);
             return Ok(Some(holder));
@@ -155,7 +156,10 @@ impl Journal {
         }
         let restored = kept.as_ref().is_none_or(|kept| kept.endorsement_mark > held.endorsement_mark);
         let cut = match (&kept, &self.database) {
-            (Some(kept), Some(database)) => is_cut(database, kept, held).await,
+            (Some(kept), Some(database)) => {
+                // What cannot be read is found out by the next transaction.
+                tokio::time::timeout(CALL_MAX, is_cut(database, kept, held)).await.unwrap_or(false)
+            }
             _ => false,
         };
         if cut {
@@ -295,15 +299,15 @@ impl Journal {
         if let Some(free) = self.room.free() {
             metrics::gauge!("hsmd_ledger_room_bytes").set(crate::ledger::gauge(free));
         }
-        if let Some(days) = self.room.note() {
+        let days = self.room.note();
+        if let Some(days) = days {
             metrics::gauge!("hsmd_ledger_room_days").set(crate::ledger::gauge(days));
-            let short = (days < 30).then(|| format!("room for {days} days is left under the ledger"));
-            self.shared.warn("room", short);
-        } else if !self.is_sqlite() {
-            const NO_PROMISE: &str =
-                "on PostgreSQL a full disk can stop a taint: watch the room of its server";
-            self.shared.warn("room", Some(NO_PROMISE.to_owned()));
         }
+        let short = days.filter(|days| *days < 30);
+        let short = short.map(|days| format!("room for {days} days is left under the ledger"));
+        let no_promise = self.room.no_promise();
+        metrics::gauge!("hsmd_ledger_room_promised").set(f64::from(u8::from(no_promise.is_none())));
+        self.shared.warn("room", short.or(no_promise));
         self.say(self.room.shortage().unwrap_or(Condition::Writing));
     }
 
