@@ -1,9 +1,15 @@
 //! Readiness, status and watchdog messages to the service manager.
 //!
-//! Without `NOTIFY_SOCKET` every function here does nothing. A message that cannot be delivered is
-//! logged and forgotten: a daemon does not stop serving because nobody listens to its status.
+//! Without `NOTIFY_SOCKET` every function here does nothing. No function waits for a manager that does not read: a
+//! message that finds its queue full is dropped, and the next message carries the readiness and the newest status that
+//! were dropped.
 
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::io;
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -66,8 +72,50 @@ fn interval() -> Option<Duration> {
 }
 
 fn send(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let mut unsent = UNSENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Err(error) = unsent.deliver(states, |message| send_datagram(&socket, message)) {
         tracing::warn!(%error, "cannot reach the service manager over NOTIFY_SOCKET");
+    }
+}
+
+fn send_datagram(socket: &OsStr, message: &str) -> io::Result<()> {
+    let datagram = UnixDatagram::unbound()?;
+    datagram.set_nonblocking(true)?;
+    datagram.connect(socket)?;
+    datagram.send(message.as_bytes()).map(drop)
+}
+
+/// What the service manager was not told because its queue was full.
+static UNSENT: Mutex<Unsent> = Mutex::new(Unsent { ready: false, status: None });
+
+#[derive(Default)]
+struct Unsent {
+    ready: bool,
+    status: Option<String>,
+}
+
+impl Unsent {
+    /// Sends `states`, with what was not delivered before; keeps what is not delivered now.
+    fn deliver(
+        &mut self,
+        states: &[NotifyState<'_>],
+        send: impl FnOnce(&str) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut message = String::new();
+        for state in states {
+            match state {
+                NotifyState::Ready => self.ready = true,
+                NotifyState::Status(text) => self.status = Some((*text).to_owned()),
+                // Writing to a text cannot fail.
+                other => drop(writeln!(message, "{other}")),
+            }
+        }
+        let ready = if self.ready { "READY=1\n" } else { "" };
+        let status = self.status.as_ref().map_or_else(String::new, |text| format!("STATUS={text}\n"));
+        send(&format!("{ready}{status}{message}"))?;
+        *self = Self::default();
+        Ok(())
     }
 }
 
@@ -83,5 +131,37 @@ mod tests {
     #[test]
     fn a_status_cannot_carry_another_assignment() {
         assert_eq!(one_line("token gone\nREADY=1\r\0"), "token gone READY=1  ");
+    }
+
+    #[test]
+    fn what_was_dropped_goes_with_the_next_message() {
+        let full = || Err(io::Error::from(io::ErrorKind::WouldBlock));
+        let (ping, status) = (NotifyState::Watchdog, NotifyState::Status);
+        let mut unsent = Unsent::default();
+        for (states, is_full, wanted) in [
+            (vec![ping.clone()], false, "WATCHDOG=1\n"),
+            (vec![status("one")], true, "STATUS=one\n"),
+            (vec![NotifyState::Ready, status("two")], true, "READY=1\nSTATUS=two\n"),
+            (vec![ping.clone()], true, "READY=1\nSTATUS=two\nWATCHDOG=1\n"),
+            (vec![ping.clone()], false, "READY=1\nSTATUS=two\nWATCHDOG=1\n"),
+            (vec![ping], false, "WATCHDOG=1\n"),
+        ] {
+            let delivered = unsent.deliver(&states, |message| {
+                assert_eq!(message, wanted);
+                if is_full { full() } else { Ok(()) }
+            });
+            assert_eq!(delivered.is_err(), is_full);
+        }
+    }
+
+    /// The queue of a socket that nobody reads is short.
+    #[test]
+    fn a_manager_that_does_not_read_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify.sock");
+        let _manager = UnixDatagram::bind(&path).unwrap();
+        let mut sent = (0..100_000).map(|_| send_datagram(path.as_os_str(), "WATCHDOG=1\n"));
+        let error = sent.find_map(Result::err).unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 }

@@ -153,7 +153,7 @@ fn run(verb: Verb) -> Result<String, Failure> {
                     Failure::io(format!("cannot remove `{}`: {error}", memory.path().display()))
                 })?;
             }
-            Ok("each PIN is presented once more: restart hsmd".to_owned())
+            Ok("each PIN is presented once more, by a running hsmd within seconds".to_owned())
         }
         Verb::Verify { backup, chain } => {
             let (backup, chain) = (read_backup(&backup)?, read_chain(&chain)?);

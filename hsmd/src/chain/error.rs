@@ -51,6 +51,7 @@ impl Error {
             Self::Hsm(fault) if matches!(fault.root(), Fault::Pin { .. }) => {
                 Some(State::PinRefused(with_causes(fault)))
             }
+            Self::Hsm(fault) if matches!(fault.root(), Fault::Opening) => Some(State::Opening),
             Self::Hsm(fault) if fault.is_silence() => Some(State::TokenSilent(with_causes(fault))),
             Self::Ledger(error @ ledger::Error::Contradiction { .. }) => {
                 Some(State::LedgerCorrupt(with_causes(error)))

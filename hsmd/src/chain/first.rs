@@ -1,6 +1,6 @@
 //! The first start: two keys and event 0, which gives the chain its identity.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use keychain::chain::Draft;
 
@@ -15,6 +15,7 @@ impl Keeper {
     /// Makes keys 0 and 1 and commits event 0. What an earlier attempt left is destroyed first: nothing of
     /// it can have been committed to, because the ledger is empty. In turn only.
     pub(super) async fn begin(&self, sweep: &Sweep) -> Result<(State, Option<Arc<View>>), Error> {
+        let recoveries = self.tokens.recoveries();
         failure_point::write(Step::First, "before-intend")?;
         self.ledger.intend(1).await?;
         failure_point::write(Step::First, "after-intend")?;
@@ -38,6 +39,8 @@ impl Keeper {
         self.ledger.commit(None, &event, Vec::new()).await?;
         failure_point::write(Step::First, "after-commit")?;
         metrics::gauge!("hsmd_token_objects", "state" => "retired").set(0);
+        // A key whose making failed after its effect was made twice: the next check destroys what is left over.
+        self.strays.store(self.tokens.recoveries() != recoveries, Ordering::Relaxed);
         tracing::info!(identity = %event.id(), "a new chain begins");
         Ok((State::Ready, View::new(vec![event], Some(one.public_key)).map(Arc::new)))
     }

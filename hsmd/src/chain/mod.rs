@@ -201,9 +201,9 @@ impl Keeper {
 
     /// For how long a call of the token has not returned that only a new process can end; nothing if there is
     /// none.
-    pub fn at_the_token(&self) -> Option<Duration> {
+    pub fn time_in_call(&self) -> Option<Duration> {
         let known = self.seen();
-        self.tokens.at_the_token(known.as_ref().map(|view| &view.live().event().public_key))
+        self.tokens.time_in_call(known.as_ref().map(|view| &view.live().event().public_key))
     }
 
     /// How many calls of the token have ended, well or badly.

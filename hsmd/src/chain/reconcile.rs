@@ -30,8 +30,16 @@ impl Keeper {
     /// Reads the ledger and verifies it: the chain is visible then, whatever the tokens do.
     pub async fn read(&self) -> Result<(), Error> {
         let _turn = self.turns.take(Waiting::Other).await;
-        let contents = self.ledger.contents(&[]).await?;
-        self.show_read(&contents)
+        let read = self.ledger.contents(&[]).await.map_err(Error::from);
+        let read = read.and_then(|contents| {
+            self.show_read(&contents)?;
+            self.compare_clock(contents.events.last().map(|newest| newest.event().created_at));
+            Ok(())
+        });
+        if let Some(state) = read.as_ref().err().and_then(Error::state) {
+            self.enter(state, None);
+        }
+        read
     }
 
     /// Reconciles if there is a reason to: the state is not the best one, another hsmd has added to the ledger, a

@@ -7,7 +7,7 @@ use std::fmt;
 /// How ledger and tokens stand to each other, as the newest reconciliation found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// Nothing was read yet.
+    /// The ledger or the tokens are not read yet.
     #[default]
     Opening,
     /// Both keys that the newest event names are at hand.
@@ -155,7 +155,7 @@ impl State {
     /// The cause in a few words, for every caller.
     pub const fn summary(&self) -> &'static str {
         match self {
-            Self::Opening => "ledger and token are not read yet",
+            Self::Opening => "the ledger or the token is not read yet",
             Self::Ready => "ready",
             Self::Interrupted(_) => "token and ledger are being reconciled",
             Self::ForeignToken { .. } => "the token has another chain's keys",
@@ -320,7 +320,7 @@ pub(super) mod tests {
         let states = all();
         let labels: Vec<_> = states.iter().map(State::label).collect();
         assert_eq!(labels, State::LABELS);
-        for state in states.iter().filter(|state| !matches!(state, State::Opening | State::Ready)) {
+        for state in states.iter().filter(|state| !matches!(state, State::Ready)) {
             let label = state.label();
             assert!(page.contains(&format!("\n### {label}\n")), "RECOVERY.md has no section `### {label}`");
             assert!(!state.cause().is_empty() && !state.cure().is_empty(), "{label}");

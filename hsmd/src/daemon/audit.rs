@@ -21,7 +21,7 @@ pub async fn start(audit: &Audit, keeper: &Keeper, policy: &PolicyFile) -> Resul
     let record = Record::new(Kind::Start)
         .plain("version", env!("CARGO_PKG_VERSION"))
         .plain("policy", policy.current().digest());
-    let record = match keeper.view() {
+    let record = match keeper.seen() {
         Some(view) => {
             let live = view.live().event();
             record
@@ -35,7 +35,7 @@ pub async fn start(audit: &Audit, keeper: &Keeper, policy: &PolicyFile) -> Resul
 }
 
 /// Writes what is due, for ever.
-pub async fn attend(audit: &Audit, keeper: &Keeper) {
+pub async fn run(audit: &Audit, keeper: &Keeper) {
     let mut device = Vec::new();
     loop {
         tokio::time::sleep(INTERVAL).await;

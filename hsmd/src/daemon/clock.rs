@@ -27,7 +27,7 @@ pub async fn learn_kept(clock: &TrustedClock, ledger: &Ledger) {
 }
 
 /// Judges the clock again and again, tells `health`, and calls `changed` when that is news.
-pub async fn follow(keeper: &Keeper, health: &Health, changed: impl Fn()) {
+pub async fn watch(keeper: &Keeper, health: &Health, changed: impl Fn()) {
     let mut kept: Option<Instant> = None;
     let mut judged = tokio::time::interval(JUDGED);
     loop {

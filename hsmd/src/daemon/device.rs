@@ -1,4 +1,4 @@
-//! What is done for the device beside signing: its certificates are fetched, its room is watched.
+//! The device, watched beside signing: its certificates are fetched, its room is measured.
 //!
 //! Nothing here keeps hsmd from signing: what fails is a warning, and tried again.
 
@@ -12,16 +12,20 @@ use crate::{
 /// How often the device is asked, if no generation begins meanwhile.
 const INTERVAL: Duration = Duration::from_mins(10);
 
+/// How often it is seen whether the device can be asked.
+const UNREADY_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Free places for objects below which somebody has to see to it: a rotation needs one for a moment, and what
 /// hsmd cannot destroy stays.
 const FREE_MIN: u32 = 16;
 
-/// Looks after the device, at once and whenever a generation begins; for ever.
-pub async fn tend(keeper: &Keeper, health: &Health) {
+/// Asks the device, at once and whenever a generation begins; for ever.
+pub async fn watch(keeper: &Keeper, health: &Health) {
     let mut head = keeper.watch();
     loop {
         head.mark_unchanged();
-        if keeper.view().is_some() {
+        let is_open = keeper.view().is_some();
+        if is_open {
             let attested = keeper.attest().await;
             health.warn("attestation", attested.err().map(|error| with_causes(&error)));
             let room = match keeper.free_objects().await {
@@ -30,8 +34,9 @@ pub async fn tend(keeper: &Keeper, health: &Health) {
             };
             health.warn("objects", room);
         }
-        // Late or not: it is looked at again.
-        drop(tokio::time::timeout(INTERVAL, head.changed()).await);
+        // Late or not: it is asked again.
+        let interval = if is_open { INTERVAL } else { UNREADY_INTERVAL };
+        drop(tokio::time::timeout(interval, head.changed()).await);
     }
 }
 

@@ -35,8 +35,16 @@ impl Reload {
         Ok(Self { hangups: signal(SignalKind::hangup())?, policy, tls })
     }
 
+    /// Reads again what each SIGHUP asks for, for ever, and calls `done` after each.
+    pub async fn run(mut self, audit: &Audit, health: &Health, done: impl Fn()) {
+        loop {
+            self.next(audit, health).await;
+            done();
+        }
+    }
+
     /// Waits for the next SIGHUP and reads everything again. What is wrong is noted in `health`.
-    pub async fn next(&mut self, audit: &Audit, health: &Health) {
+    async fn next(&mut self, audit: &Audit, health: &Health) {
         if self.hangups.recv().await.is_none() {
             // Nothing can ask any more: there is nothing to wait for.
             std::future::pending::<()>().await;

@@ -15,8 +15,8 @@ pub const HANG_MAX: Duration = Duration::from_secs(30);
 /// sooner is used by this one.
 pub const MODULE_FAILS_MAX: Duration = Duration::from_mins(1);
 
-/// How often it is looked.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the thread is asked.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the exit handlers of a module may take once one of its calls hangs.
 const EXIT_MAX: Duration = Duration::from_secs(3);
@@ -36,14 +36,14 @@ pub enum Ending {
 }
 
 /// Watches the signer's thread; resolves when it can do nothing more.
-pub async fn supervise(keeper: &Keeper) -> Ending {
-    let mut look = tokio::time::interval(LOOK);
+pub async fn run(keeper: &Keeper) -> Ending {
+    let mut interval = tokio::time::interval(INTERVAL);
     loop {
-        look.tick().await;
+        interval.tick().await;
         if keeper.signer_has_ended() {
             return Ending::ThreadGone;
         }
-        if keeper.at_the_token().is_some_and(|since| since >= HANG_MAX) {
+        if keeper.time_in_call().is_some_and(|since| since >= HANG_MAX) {
             exit_in_any_case();
             return Ending::Hangs;
         }

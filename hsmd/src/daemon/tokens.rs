@@ -7,8 +7,9 @@ use crate::{chain::Keeper, health::Health, token};
 /// How often: hsmd uses a token again within 5 s of a fault's end.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Watches the tokens, for ever.
+/// Watches the tokens once each was tried, for ever.
 pub async fn watch(keeper: &Keeper, health: &Health) {
+    keeper.tokens().attempted().await;
     loop {
         keeper.tokens().ask_silent().await;
         keeper.survey_if_due().await;

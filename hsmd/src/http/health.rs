@@ -19,6 +19,8 @@ pub(super) async fn health(door: web::Data<Door>) -> HttpResponse {
 /// Whether the daemon is ready, and the body of the answer.
 fn describe(health: &Health, keeper: &Keeper, statements: &Statements) -> (bool, String) {
     let mut problems = health.problems();
+    // The chain's own word is newer.
+    problems.retain(|(part, _)| part != "chain");
     let state = match (keeper.chain_state(), statements.restored(), statements.rival()) {
         (State::Ready, Some(difference), _) => State::LedgerRestored(difference.to_string()),
         (State::Ready, None, Some(evidence)) => State::Rival(evidence),
@@ -31,7 +33,6 @@ fn describe(health: &Health, keeper: &Keeper, statements: &Statements) -> (bool,
             live.prefix, live.id, live.sequence_number, live.created_at
         )
     } else {
-        problems.retain(|(part, _)| part != "chain");
         problems.push(("chain".to_owned(), keeper.chain_state().to_string()));
         String::new()
     };

@@ -28,9 +28,9 @@ async fn newest(query: Result<web::Query<Query>, actix_web::Error>, door: &Door)
     let wait = Wait::of(query, "want `after`, a version, and `wait`, up to 60 seconds")?;
     if let Some(after) = wait.after {
         let mut newest = door.statements.watch();
-        wait.for_news(door, newest.wait_for(|newest| newest.version != after)).await;
+        wait.for_news(door, newest.wait_for(|newest| door.statements.or_kept(newest).version != after)).await;
     }
-    Ok(door.statements.newest().to_json())
+    Ok(door.statements.told().to_json())
 }
 
 pub(super) async fn revoke_keys(

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -37,7 +37,6 @@ pub(super) struct Member {
     pub(super) slot: Slot,
     /// Whether there is no other slot.
     alone: bool,
-    signer: OnceLock<Signer>,
     standing: Mutex<Standing>,
 }
 
@@ -47,12 +46,12 @@ pub(super) enum Stage {
     Failed(Fault),
     Open,
     Opening,
-    /// It is the token in the other slot.
-    Same(Fault),
 }
 
 struct Standing {
     stage: Stage,
+    /// None while the token is not open.
+    signer: Option<Signer>,
     /// Why it does not answer; nothing if it does, as far as is known.
     silent: Option<Arc<Fault>>,
     /// Whether it was listed with the others since it last was silent.
@@ -71,18 +70,18 @@ struct Standing {
 
 impl Member {
     pub(super) fn opened(slot: Slot, signer: Signer, alone: bool) -> Self {
-        let standing = Standing { stage: Stage::Open, ..Standing::new() };
-        Self { slot, alone, signer: OnceLock::from(signer), standing: Mutex::new(standing) }
+        let standing = Standing { stage: Stage::Open, signer: Some(signer), ..Standing::new() };
+        Self { slot, alone, standing: Mutex::new(standing) }
     }
 
     /// A slot whose token is not open yet.
     pub(super) fn unopened(slot: Slot, alone: bool) -> Self {
         let standing = Standing { silent: Some(Arc::new(Fault::Opening)), ..Standing::new() };
-        Self { slot, alone, signer: OnceLock::new(), standing: Mutex::new(standing) }
+        Self { slot, alone, standing: Mutex::new(standing) }
     }
 
-    pub(super) fn signer(&self) -> Option<&Signer> {
-        self.signer.get()
+    pub(super) fn signer(&self) -> Option<Signer> {
+        self.standing().signer.clone()
     }
 
     /// Notes that it is being opened now, or is not any more.
@@ -91,7 +90,7 @@ impl Member {
     }
 
     pub(super) fn note_stage(&self, stage: Stage) {
-        if let Stage::Failed(fault) | Stage::Same(fault) = &stage {
+        if let Stage::Failed(fault) = &stage {
             self.note_silence(fault);
         }
         self.standing().stage = stage;
@@ -103,9 +102,20 @@ impl Member {
 
     /// Takes the token into use.
     pub(super) fn adopt(&self, signer: Signer) {
-        drop(self.signer.set(signer));
         let mut standing = self.standing();
-        (standing.silent, standing.opening) = (None, None);
+        (standing.signer, standing.silent, standing.opening) = (Some(signer), None, None);
+    }
+
+    /// Whether its token has refused the PIN: nothing is asked of it until it is opened anew.
+    pub(super) fn is_pin_refused(&self) -> bool {
+        self.standing().silent.as_ref().is_some_and(|fault| matches!(fault.root(), Fault::Pin { .. }))
+    }
+
+    /// Closes the token. Why it does not answer stays known.
+    pub(super) fn give_up(&self) {
+        let signer = self.standing().signer.take();
+        // Not under the lock: the last clone may end a thread.
+        drop(signer);
     }
 
     pub(super) async fn generate(&self, id: KeyId) -> Result<Key, Fault> {
@@ -147,7 +157,8 @@ impl Member {
         digest: [u8; 32],
         class: Class,
     ) -> Result<Signature, Fault> {
-        let mut signing = std::pin::pin!(self.usable()?.sign(public_key, digest, class));
+        let signer = self.usable()?;
+        let mut signing = std::pin::pin!(signer.sign(public_key, digest, class));
         loop {
             match tokio::time::timeout(STUCK_CHECK, &mut signing).await {
                 // Of two tokens one that cannot sign, for whatever reason, is not asked again until it can.
@@ -229,6 +240,11 @@ impl Member {
         self.standing().aside = aside;
     }
 
+    /// Whether it has answered anything since the start.
+    pub(super) fn has_answered(&self) -> bool {
+        self.standing().heard.is_some()
+    }
+
     pub(super) fn is_silent(&self) -> bool {
         self.silence().is_some()
     }
@@ -258,14 +274,18 @@ impl Member {
         Some(Fault::Silent { token: self.slot.as_str(), source })
     }
 
-    /// For how long a call has not returned. One of two that has hung since the start counts only after a while.
-    pub(super) fn hangs_for(&self) -> Option<Duration> {
-        let standing = self.standing();
-        let since = match self.signer() {
-            Some(signer) => signer.at_the_token()?,
-            None => standing.opening?.elapsed(),
+    /// For how long a call has not returned. One that has hung since the start counts only after a while if another
+    /// answers.
+    pub(super) fn hangs_for(&self, another_answers: bool) -> Option<Duration> {
+        let (signer, opening, heard) = {
+            let standing = self.standing();
+            (standing.signer.clone(), standing.opening, standing.heard)
         };
-        if self.alone || standing.heard.is_some() { Some(since) } else { since.checked_sub(START_GRACE) }
+        let since = match signer {
+            Some(signer) => signer.time_in_call()?,
+            None => opening?.elapsed(),
+        };
+        if heard.is_some() || !another_answers { Some(since) } else { since.checked_sub(START_GRACE) }
     }
 
     /// Waits for a call, but with another token at hand no longer than a device takes.
@@ -284,7 +304,7 @@ impl Member {
     }
 
     /// The signer, if it can be asked without waiting in vain.
-    fn reachable(&self) -> Result<&Signer, Fault> {
+    fn reachable(&self) -> Result<Signer, Fault> {
         match self.silence() {
             // Nothing else can be asked.
             Some(silence) if !self.alone => Err(silence),
@@ -293,7 +313,7 @@ impl Member {
     }
 
     /// The signer, unless a call hangs in it or it was never opened.
-    fn usable(&self) -> Result<&Signer, Fault> {
+    fn usable(&self) -> Result<Signer, Fault> {
         if self.is_stuck() {
             self.note_silence(&Fault::Hangs);
             return Err(self.silent(Fault::Hangs));
@@ -303,7 +323,7 @@ impl Member {
     }
 
     fn is_stuck(&self) -> bool {
-        let since = self.signer().and_then(Signer::at_the_token);
+        let since = self.signer().and_then(|signer| signer.time_in_call());
         since.is_some_and(|since| since >= STUCK)
     }
 
@@ -386,6 +406,7 @@ impl Standing {
     fn new() -> Self {
         Self {
             stage: Stage::Opening,
+            signer: None,
             silent: None,
             surveyed: false,
             keys: BTreeMap::new(),

@@ -19,6 +19,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Notify;
+
 use keychain::{PublicKey, Signature};
 
 use crate::{
@@ -27,7 +29,7 @@ use crate::{
 };
 use member::Member;
 
-pub use open::{Source, Threads, Unopened, open, start};
+pub use open::{Source, Threads, start};
 pub use state::{TokenState, warning};
 pub use survey::Survey;
 
@@ -46,6 +48,14 @@ impl Slot {
         match self {
             Self::First => "first",
             Self::Second => "second",
+        }
+    }
+
+    /// The slot's table in the configuration.
+    pub const fn table(self) -> &'static str {
+        match self {
+            Self::First => "hsm",
+            Self::Second => "second_hsm",
         }
     }
 }
@@ -77,6 +87,8 @@ pub struct Tokens {
     require_both: bool,
     /// Why the newest key could not be mirrored.
     unmirrored: Arc<Mutex<Option<Fault>>>,
+    /// A token was opened, or could not be.
+    attempted: Arc<Notify>,
 }
 
 impl From<Signer> for Tokens {
@@ -93,8 +105,11 @@ impl Tokens {
     }
 
     fn of(first: Member, second: Option<Member>) -> Self {
-        let second = second.map(Arc::new);
-        Self { first: Arc::new(first), second, require_both: false, unmirrored: Arc::default() }
+        Self::shared(Arc::new(first), second.map(Arc::new), Arc::default())
+    }
+
+    fn shared(first: Arc<Member>, second: Option<Arc<Member>>, attempted: Arc<Notify>) -> Self {
+        Self { first, second, require_both: false, unmirrored: Arc::default(), attempted }
     }
 
     /// Makes a key on both tokens or not at all: rotations wait while one of two tokens is silent.
@@ -210,19 +225,19 @@ impl Tokens {
     /// Requests in the queues or at the tokens now, of each class.
     pub fn depths(&self) -> [(Class, usize); 4] {
         Class::ALL.map(|class| {
-            let depths = self.signers().flat_map(Signer::depths);
+            let depths = self.signers().flat_map(|signer| signer.depths());
             (class, depths.filter(|(of, _)| *of == class).map(|(_, depth)| depth).sum())
         })
     }
 
     /// How often a connection to a token was made anew.
     pub fn recoveries(&self) -> usize {
-        self.signers().map(Signer::recoveries).sum()
+        self.signers().map(|signer| signer.recoveries()).sum()
     }
 
     /// How many calls of the tokens have ended, well or badly.
     pub fn attempts(&self) -> usize {
-        self.signers().map(Signer::attempts).sum()
+        self.signers().map(|signer| signer.attempts()).sum()
     }
 
     /// What was kept of the devices' own logs since this was last asked.
@@ -232,16 +247,17 @@ impl Tokens {
 
     /// Whether a signer's thread is gone.
     pub fn have_ended(&self) -> bool {
-        self.signers().any(Signer::has_ended)
+        self.signers().any(|signer| signer.has_ended())
     }
 
     /// For how long a call has not returned that only a new process can end. While another token signs with the live
     /// key, none.
-    pub fn at_the_token(&self, live: Option<&PublicKey>) -> Option<Duration> {
+    pub fn time_in_call(&self, live: Option<&PublicKey>) -> Option<Duration> {
         let holds = |member: &&Member| live.is_some_and(|live| member.holds(live));
         let known = self.members().any(|member| holds(&member));
         let holders = self.members().filter(|member| holds(member) || !known);
-        let hangs: Vec<_> = holders.map(Member::hangs_for).collect();
+        let answers = self.members().any(Member::has_answered);
+        let hangs: Vec<_> = holders.map(|member| member.hangs_for(answers)).collect();
         if known {
             // One that does not hang signs.
             hangs.into_iter().min().flatten()
@@ -255,7 +271,7 @@ impl Tokens {
         std::iter::once(&self.first).chain(&self.second).map(AsRef::as_ref)
     }
 
-    fn signers(&self) -> impl Iterator<Item = &Signer> {
+    fn signers(&self) -> impl Iterator<Item = Signer> {
         self.members().filter_map(Member::signer)
     }
 

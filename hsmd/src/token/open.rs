@@ -1,7 +1,8 @@
-//! How tokens are opened: each by a thread of its own, which tries until the token is there.
+//! How tokens are opened: each by a thread of its own, which tries until the token is there, and opens it anew once its
+//! PIN was refused and may be presented again.
 
 use std::{
-    io,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,26 +12,26 @@ use std::{
 };
 
 use systemd::exit::Failure;
+use tokio::sync::Notify;
+use zeroize::Zeroizing;
 
 use super::{
     Slot, Tokens,
     member::{Member, Stage},
 };
 use crate::{
-    token::backend::{self, Backend, Cause, Fault, Settings},
+    token::backend::{self, Backend, Cause, Fault, RefusedPin, Settings},
     token::signer::Signer,
 };
 
-/// How long a token is waited for once the other is open.
+/// How long tokens are waited for at the start before the chain is reconciled without them.
 const TOGETHER: Duration = Duration::from_secs(10);
-
-/// How long any token is waited for: longer than any device takes.
-const OPEN_MAX: Duration = Duration::from_secs(30);
 
 /// How often it is asked how far they are.
 const CHECK: Duration = Duration::from_millis(10);
 
-/// The pause after a token could not be opened; doubled each time, up to [`PAUSE_MAX`].
+/// The pause after a token could not be opened; of two doubled each time, up to [`PAUSE_MAX`]. Also how often it is seen
+/// whether a refused PIN may be presented again.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
 
 /// The longest such pause of one of two: each attempt may cost the other token, behind the same module, its session.
@@ -38,19 +39,6 @@ const PAUSE_MAX: Duration = Duration::from_mins(1);
 
 /// Tells where a token is, with its PIN read anew.
 pub type Source = Box<dyn Fn() -> Result<Settings, Failure> + Send + Sync>;
-
-/// Why no token was opened.
-#[derive(Debug)]
-pub enum Unopened {
-    /// A call has not returned.
-    Hangs,
-    /// The configuration cannot be read any further.
-    Settings(Failure),
-    /// The token said no; of two the first.
-    Token(Fault),
-    /// A thread could not be started.
-    Thread(io::Error),
-}
 
 /// The threads that talk to the tokens.
 #[derive(Clone, Default)]
@@ -62,68 +50,49 @@ struct Running {
     ending: AtomicBool,
 }
 
-/// Opens the token, or two. Of two it is enough that one opens: the other is tried on in the background.
-pub async fn open(first: Source, second: Option<Source>) -> Result<(Tokens, Threads), Unopened> {
-    let (tokens, threads) = start(first, second)?;
-    match tokens.opened().await {
-        Ok(()) => Ok((tokens, threads)),
-        Err(unopened) => {
-            threads.end();
-            Err(unopened)
-        }
-    }
-}
-
-/// Begins to open the token, or two, and does not wait: until a token is open it is silent.
-pub fn start(first: Source, second: Option<Source>) -> Result<(Tokens, Threads), Unopened> {
-    let (threads, identities) = (Threads::default(), Arc::default());
+/// Begins to open the token, or two, and does not wait: until a token is open it is silent. Errs if what this process
+/// can read of the configuration is wrong.
+pub fn start(first: Source, second: Option<Source>) -> Result<(Tokens, Threads), Failure> {
+    let (threads, identities, attempted) = (Threads::default(), Arc::default(), Arc::default());
     let alone = second.is_none();
     let sources = [(Slot::First, Some(first)), (Slot::Second, second)];
     let sources: Vec<_> = sources.into_iter().filter_map(|(slot, source)| Some((slot, source?))).collect();
     // Both are read before a thread begins with either.
-    let settings: Vec<_> =
-        sources.iter().map(|(_, source)| source().map_err(Unopened::Settings)).collect::<Result<_, _>>()?;
+    let settings: Vec<_> = sources.iter().map(|(_, source)| source()).collect::<Result<_, _>>()?;
     let mut members = Vec::new();
     for ((slot, source), settings) in sources.into_iter().zip(settings) {
         let member = Arc::new(Member::unopened(slot, alone));
         members.push(Arc::clone(&member));
-        let opening =
-            Opening { member, source, alone, identities: Arc::clone(&identities), threads: threads.clone() };
+        let opening = Opening {
+            member,
+            source,
+            alone,
+            identities: Arc::clone(&identities),
+            threads: threads.clone(),
+            attempted: Arc::clone(&attempted),
+        };
         let name = format!("open-{}", slot.as_str());
         let run = move || opening.run(settings);
-        threads.add(thread::Builder::new().name(name).spawn(run).map_err(Unopened::Thread)?);
+        threads.add(thread::Builder::new().name(name).spawn(run).map_err(Failure::io)?);
     }
     let mut members = members.into_iter();
-    let first = members.next().ok_or(Unopened::Hangs)?;
-    Ok((Tokens { first, second: members.next(), require_both: false, unmirrored: Arc::default() }, threads))
+    let first = members.next().ok_or_else(|| Failure::software("no slot is configured"))?;
+    Ok((Tokens::shared(first, members.next(), attempted), threads))
 }
 
 impl Tokens {
-    /// Waits until all are open, or one is and the other has failed or been waited for.
-    pub async fn opened(&self) -> Result<(), Unopened> {
+    /// Waits until each token is open or has failed once; not for ever: one may hang.
+    pub async fn attempted(&self) {
         let start = Instant::now();
-        loop {
-            let stages: Vec<_> = self.members().map(Member::stage).collect();
-            if let Some(Stage::Same(fault)) = stages.iter().find(|stage| matches!(stage, Stage::Same(_))) {
-                return Err(Unopened::Token(fault.clone()));
-            }
-            let opened = stages.iter().any(|stage| matches!(stage, Stage::Open));
-            let waits = stages.iter().any(|stage| matches!(stage, Stage::Opening));
-            if opened && (!waits || start.elapsed() >= TOGETHER) {
-                return Ok(());
-            }
-            if !waits {
-                let first = stages.into_iter().find_map(|stage| match stage {
-                    Stage::Failed(fault) => Some(fault),
-                    _ => None,
-                });
-                return Err(first.map_or(Unopened::Hangs, Unopened::Token));
-            }
-            if start.elapsed() >= OPEN_MAX {
-                return Err(Unopened::Hangs);
-            }
+        let waits = || self.members().any(|member| matches!(member.stage(), Stage::Opening));
+        while waits() && start.elapsed() < TOGETHER {
             tokio::time::sleep(CHECK).await;
         }
+    }
+
+    /// Resolves when another attempt to open a token has ended since this was last asked.
+    pub async fn attempt(&self) {
+        self.attempted.notified().await;
     }
 }
 
@@ -132,44 +101,56 @@ struct Opening {
     member: Arc<Member>,
     source: Source,
     alone: bool,
-    identities: Arc<Mutex<Vec<String>>>,
+    identities: Arc<Mutex<BTreeMap<Slot, String>>>,
     threads: Threads,
+    attempted: Arc<Notify>,
 }
 
 impl Opening {
-    /// The thread: tries until the token is open. A refused PIN is not presented again.
+    /// The thread. A refused PIN is not presented again before [`Presented::gives_way_to`].
     fn run(&self, settings: Settings) {
         let (mut settings, mut pause) = (Ok(settings), PAUSE_MIN);
         while !self.threads.are_ending() {
-            self.member.note_opening(true);
-            let opened = settings.map_err(|failure: Failure| Fault::NoSuchToken(failure.to_string()));
-            let stage = match opened.and_then(backend::open) {
-                Ok(backend) => self.take(backend),
-                Err(fault) => Stage::Failed(fault),
+            let presented = settings.as_ref().ok().map(Presented::of);
+            let opened = self.attempt(settings);
+            self.attempted.notify_one();
+            settings = if opened || self.member.is_pin_refused() {
+                pause = PAUSE_MIN;
+                self.wait_while_open();
+                self.member.give_up();
+                self.wait_for_pin(presented.as_ref())
+            } else {
+                self.rest(pause);
+                pause = if self.alone { PAUSE_MIN } else { pause.saturating_mul(2).min(PAUSE_MAX) };
+                (self.source)()
             };
-            self.member.note_opening(false);
-            let failed = matches!(&stage, Stage::Failed(fault) if !matches!(fault, Fault::Pin { .. }));
-            self.member.note_stage(stage);
-            if !failed {
-                return;
-            }
-            self.rest(pause);
-            pause = if self.alone { PAUSE_MIN } else { pause.saturating_mul(2).min(PAUSE_MAX) };
-            settings = (self.source)();
         }
     }
 
+    /// Tries once; whether the token is open.
+    fn attempt(&self, settings: Result<Settings, Failure>) -> bool {
+        self.member.note_opening(true);
+        let opened = settings.map_err(|failure: Failure| Fault::NoSuchToken(failure.to_string()));
+        let stage = match opened.and_then(backend::open) {
+            Ok(backend) => self.adopt(backend),
+            Err(fault) => Stage::Failed(fault),
+        };
+        self.member.note_opening(false);
+        let is_open = matches!(stage, Stage::Open);
+        self.member.note_stage(stage);
+        is_open
+    }
+
     /// Takes an open token into use, unless it is the other one.
-    fn take(&self, backend: Box<dyn Backend>) -> Stage {
-        let identity = backend.identity();
-        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(identity) = identity {
-            if identities.contains(&identity) {
-                return Stage::Same(Fault::NoSuchToken(format!(
+    fn adopt(&self, backend: Box<dyn Backend>) -> Stage {
+        if let Some(identity) = backend.identity() {
+            let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+            if identities.iter().any(|(slot, other)| *slot != self.member.slot && *other == identity) {
+                return Stage::Failed(Fault::NoSuchToken(format!(
                     "`[hsm]` and `[second_hsm]` name one and the same token ({identity}): name another in one of them"
                 )));
             }
-            identities.push(identity);
+            identities.insert(self.member.slot, identity);
         }
         match Signer::start(backend) {
             Ok((signer, thread)) => {
@@ -184,11 +165,49 @@ impl Opening {
         }
     }
 
+    /// Waits until the token has refused its PIN, at the login or at a later one.
+    fn wait_while_open(&self) {
+        while !self.member.is_pin_refused() && !self.threads.are_ending() {
+            self.rest(PAUSE_MIN);
+        }
+    }
+
+    /// Waits until another PIN is configured, or an operator says that the refused one is right; answers what is
+    /// configured then.
+    fn wait_for_pin(&self, presented: Option<&Presented>) -> Result<Settings, Failure> {
+        loop {
+            let settings = (self.source)();
+            let Some(refused) = presented else { return settings };
+            let is_over = settings.as_ref().is_ok_and(|settings| refused.gives_way_to(settings));
+            if is_over || self.threads.are_ending() {
+                return settings;
+            }
+            self.rest(PAUSE_MIN);
+        }
+    }
+
     fn rest(&self, pause: Duration) {
         let start = Instant::now();
         while let Some(left) = pause.checked_sub(start.elapsed()).filter(|_| !self.threads.are_ending()) {
             thread::park_timeout(left);
         }
+    }
+}
+
+/// A PIN that was presented, in case it is refused.
+struct Presented {
+    secret: Zeroizing<Vec<u8>>,
+    memory: Option<RefusedPin>,
+}
+
+impl Presented {
+    fn of(settings: &Settings) -> Self {
+        Self { secret: settings.secret(), memory: settings.refused_pin().cloned() }
+    }
+
+    /// Whether what is configured by now may be presented although this was refused.
+    fn gives_way_to(&self, settings: &Settings) -> bool {
+        settings.secret() != self.secret || self.memory.as_ref().is_some_and(RefusedPin::is_withdrawn)
     }
 }
 

@@ -151,8 +151,8 @@ impl Signer {
     }
 
     /// For how long the call that is at the token now has not returned; nothing if there is none.
-    pub fn at_the_token(&self) -> Option<Duration> {
-        self.0.progress.at_the_token()
+    pub fn time_in_call(&self) -> Option<Duration> {
+        self.0.progress.time_in_call()
     }
 
     /// What is kept of the device's own log.

@@ -219,7 +219,6 @@ fn what_is_wrong_is_named_and_has_an_exit_code() {
     let good = std::fs::read_to_string(world.config()).unwrap();
     let pin = world.softhsm.pin_file();
     for (from, to, code, named) in [
-        ("token_label = \"keelson\"", "token_label = \"other\"", 78, "label `keelson`"),
         ("libsofthsm2.so", "missing.so", 78, "hsm.module"),
         ("token_label = \"keelson\"", "", 78, "hsm.token_label"),
         ("role = \"admin\"", "role = \"adm\"", 78, "hsmd.toml"),
@@ -236,13 +235,14 @@ fn what_is_wrong_is_named_and_has_an_exit_code() {
         assert!(hsmd.log().contains(named), "{to}: {}", hsmd.log());
         std::fs::remove_file(world.path().join("hsmd.log")).unwrap();
     }
-    // A wrong PIN: presented once, and configuration's fault.
+    // A wrong PIN is a state of the chain, and is told to nobody.
     std::fs::write(world.config(), &good).unwrap();
     std::fs::write(&pin, "wrong-pin").unwrap();
     let mut hsmd = world.spawn();
-    assert_eq!(hsmd.ready().unwrap_err().code(), Some(78));
+    hsmd.told("STATUS=not ready: pin-refused: the token refused the PIN").unwrap();
     assert!(hsmd.log().contains("not tried again"), "{}", hsmd.log());
     assert!(!hsmd.log().contains("wrong-pin"));
+    hsmd.stop();
 }
 
 fn texts(events: &[SignedEvent]) -> Vec<&str> {

@@ -47,6 +47,8 @@ mod room;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
+mod start;
+#[cfg(test)]
 mod statements;
 #[cfg(test)]
 mod states;

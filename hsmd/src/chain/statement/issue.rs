@@ -22,11 +22,15 @@ impl Statements {
     pub(super) async fn issue(&self) -> Result<Stated, Error> {
         let _turn = self.issuing.lock().await;
         let outcome = self.issue_in_turn().await;
-        let problem = outcome.as_ref().err().map(|error| {
+        let problem = outcome.as_ref().err().map(ToString::to_string);
+        let mut before = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = &outcome
+            && *before != problem
+        {
             tracing::error!(error = error as &dyn std::error::Error, "cannot make a head");
-            error.to_string()
-        });
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+        }
+        *before = problem;
+        drop(before);
         outcome
     }
 

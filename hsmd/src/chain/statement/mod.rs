@@ -10,6 +10,7 @@
 mod issue;
 mod issued;
 mod judge;
+mod kept;
 mod listed;
 mod published;
 mod take_over;
@@ -124,6 +125,8 @@ pub struct Statements {
     /// One issue at a time.
     issuing: tokio::sync::Mutex<()>,
     newest: watch::Sender<Arc<Issued>>,
+    /// The newest head of an earlier process, if it still holds.
+    kept: Option<Arc<Issued>>,
     /// What is refused endorsements.
     refused: RwLock<Refused>,
     /// When the newest head was made, by the clock that nobody can set; the start of the process before.
@@ -140,18 +143,20 @@ impl Statements {
     /// Reads what is stated, and makes the first statements. It errs if the ledger cannot be read; that
     /// statements cannot be signed is a matter of [`Self::run`].
     pub async fn open(keeper: Arc<Keeper>, settings: Settings) -> Result<Self, Error> {
-        let statements = Self {
+        let mut statements = Self {
             since: keeper.now(),
             judged: Mutex::default(),
             keeper,
             settings,
             issuing: tokio::sync::Mutex::new(()),
             newest: watch::Sender::new(Arc::new(Issued::default())),
+            kept: None,
             refused: RwLock::default(),
             made: Mutex::new(Instant::now()),
             problem: Mutex::default(),
         };
         statements.read().await?;
+        statements.read_kept().await;
         drop(statements.issue().await);
         Ok(statements)
     }
@@ -161,18 +166,24 @@ impl Statements {
         let mut chain = self.keeper.watch();
         let read_every = READ_EVERY.min(self.settings.head_interval);
         loop {
-            let outcome = self.issue().await;
-            // That no statement can be made is told at once, and is a problem once the newest is too old.
-            health.warn("head", self.problem());
-            health.note("head", self.staleness());
-            health.warn("published", self.uncompared());
-            self.tell(health);
+            let outcome = self.make_due(health).await;
             let pause = if outcome.is_ok() { read_every.min(self.until_due()) } else { PAUSE };
             tokio::select! {
                 _ = chain.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Makes a head if one is due, and tells `health` how that went.
+    pub async fn make_due(&self, health: &Health) -> Result<(), Error> {
+        let outcome = self.issue().await;
+        // That no statement can be made is told at once, and is a problem once the newest is too old.
+        health.warn("head", self.problem());
+        health.note("head", self.staleness());
+        health.warn("published", self.uncompared());
+        self.tell(health);
+        outcome.map(drop)
     }
 
     /// The newest statements.

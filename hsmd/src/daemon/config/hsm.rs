@@ -115,6 +115,13 @@ impl Hsm {
         match self.backend {
             Kind::Pkcs11 => {
                 let (module, token_label, token_serial) = self.pkcs11().map_err(wrong)?;
+                // A bare name is searched for by the loader.
+                if module.components().count() > 1 && !module.is_file() {
+                    let (table, path) = (slot.table(), module.display());
+                    return Err(Failure::config(format!(
+                        "there is no file `{path}`; check `{table}.module`"
+                    )));
+                }
                 let pin = pin.to_owned().into();
                 let refused_pin = Some(self.refused_pin(slot));
                 let settings = pkcs11::Settings {

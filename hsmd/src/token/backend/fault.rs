@@ -152,11 +152,6 @@ impl Fault {
         matches!(self.root(), Self::ModuleFailed { .. })
     }
 
-    /// Whether only an operator can cure it, by changing configuration.
-    pub fn is_configuration(&self) -> bool {
-        matches!(self.root(), Self::Module { .. } | Self::NoSuchToken(_) | Self::Pin { .. })
-    }
-
     /// The fault behind a slot's silence; of any other the fault itself.
     pub fn root(&self) -> &Self {
         match self {

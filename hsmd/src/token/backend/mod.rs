@@ -15,6 +15,7 @@ mod wrapped;
 pub mod yubihsm;
 
 use keychain::{PublicKey, Signature};
+use zeroize::Zeroizing;
 
 pub use device_log::{DeviceLog, Kept};
 pub use fault::{Cause, Fault};
@@ -108,6 +109,24 @@ pub enum Settings {
     Pkcs11(pkcs11::Settings),
     /// A YubiHSM 2.
     YubiHsm(yubihsm::Settings),
+}
+
+impl Settings {
+    /// What is presented to the HSM at the login, wiped when dropped.
+    pub fn secret(&self) -> Zeroizing<Vec<u8>> {
+        match self {
+            Self::Pkcs11(settings) => settings.pin.as_bytes().to_vec().into(),
+            Self::YubiHsm(settings) => settings.secret().to_vec().into(),
+        }
+    }
+
+    /// Where a refusal of it is remembered.
+    pub const fn refused_pin(&self) -> Option<&RefusedPin> {
+        match self {
+            Self::Pkcs11(settings) => settings.refused_pin.as_ref(),
+            Self::YubiHsm(settings) => settings.refused_pin.as_ref(),
+        }
+    }
 }
 
 /// Connects to an HSM. Blocks meanwhile.

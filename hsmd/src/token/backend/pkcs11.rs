@@ -55,6 +55,12 @@ impl From<String> for Pin {
     }
 }
 
+impl Pin {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
 impl fmt::Debug for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pin")
@@ -140,7 +146,7 @@ impl Token {
         })?;
         let identity = found.identity;
         self.identity = Some(identity.clone());
-        let pin = self.settings.pin.0.as_bytes();
+        let pin = self.settings.pin.as_bytes();
         let memory = self.settings.refused_pin.as_ref();
         if memory.is_some_and(|memory| !memory.admits(&identity, pin, found.refused_lately)) {
             self.pin_refused = true;

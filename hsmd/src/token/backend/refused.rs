@@ -12,6 +12,10 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -30,6 +34,8 @@ const LENGTH_MAX: u64 = 1024;
 #[derive(Clone, Debug)]
 pub struct RefusedPin {
     path: PathBuf,
+    /// Whether the file was seen to say that the PIN is refused; shared by clones.
+    is_noted: Arc<AtomicBool>,
 }
 
 /// The file: a login that has not ended, or one that was refused.
@@ -50,8 +56,8 @@ struct Refused {
 
 impl RefusedPin {
     /// The memory in the file at `path`.
-    pub const fn at(path: PathBuf) -> Self {
-        Self { path }
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, is_noted: Arc::default() }
     }
 
     /// Whether a PIN may be presented to a token. `refused_lately` is what the token says of itself.
@@ -66,16 +72,24 @@ impl RefusedPin {
                 return true;
             }
         };
-        match note.filter(|note| note.token == token) {
+        let admits = match note.filter(|note| note.token == token) {
             None => true,
             Some(Note { refused: None, .. }) => !refused_lately,
             Some(Note { refused: Some(refused), .. }) => !refused.is(pin),
-        }
+        };
+        self.is_noted.store(!admits, Ordering::Relaxed);
+        admits
+    }
+
+    /// Whether the PIN was noted as refused, and the file is gone: an operator says that it is right. A refusal that
+    /// could not be noted has no such word.
+    pub fn is_withdrawn(&self) -> bool {
+        self.is_noted.load(Ordering::Relaxed) && self.path.try_exists().is_ok_and(|exists| !exists)
     }
 
     /// Notes that a login begins.
     pub fn begin(&self, token: &str) {
-        self.write(&Note { token: token.to_owned(), refused: None });
+        let _written = self.write(&Note { token: token.to_owned(), refused: None });
     }
 
     /// Notes that the token has refused the PIN.
@@ -87,7 +101,8 @@ impl RefusedPin {
             return;
         };
         let refused = Refused { salt: STANDARD.encode(salt), digest: STANDARD.encode(digest) };
-        self.write(&Note { token: token.to_owned(), refused: Some(refused) });
+        let is_noted = self.write(&Note { token: token.to_owned(), refused: Some(refused) });
+        self.is_noted.store(is_noted, Ordering::Relaxed);
     }
 
     /// Notes that a login has ended well, or for another reason than its PIN.
@@ -114,8 +129,8 @@ impl RefusedPin {
         if text.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_slice(&text)?)) }
     }
 
-    /// On disk when it returns. A failure is no reason not to log in: then the memory is this process's.
-    fn write(&self, note: &Note) {
+    /// On disk when it returns true. A failure is no reason not to log in: then the memory is this process's.
+    fn write(&self, note: &Note) -> bool {
         let write = || -> io::Result<()> {
             let new = self.path.with_extension("new");
             let mut file =
@@ -124,10 +139,12 @@ impl RefusedPin {
             file.sync_data()?;
             fs::rename(&new, &self.path)
         };
-        if let Err(error) = write() {
+        let written = write();
+        if let Err(error) = &written {
             let path = self.path.display();
             tracing::warn!(%error, %path, "cannot note a login; a refused PIN would be presented again at each start");
         }
+        written.is_ok()
     }
 }
 
@@ -158,7 +175,9 @@ mod tests {
         memory.begin("a token");
         assert!(memory.admits("a token", b"right", false), "an end in the midst of a login");
         assert!(!memory.admits("a token", b"right", true), "and the token says that it was refused");
+        assert!(!memory.is_withdrawn());
         memory.refuse("a token", b"wrong");
+        assert!(!memory.is_withdrawn());
         let noted = fs::read_to_string(memory.path()).unwrap();
         assert!(!noted.contains("wrong"));
         for (token, pin, admits) in
@@ -166,9 +185,15 @@ mod tests {
         {
             assert_eq!(memory.admits(token, pin.as_bytes(), false), admits, "{token} {pin}");
         }
+        assert!(!memory.admits("a token", b"wrong", false));
         memory.forget().unwrap();
         memory.forget().unwrap();
+        assert!(memory.is_withdrawn(), "an operator's word");
         assert!(memory.admits("a token", b"wrong", false));
+        assert!(!memory.is_withdrawn());
+        let nowhere = RefusedPin::at(folder.path().join("no-folder/refused-pin"));
+        nowhere.refuse("a token", b"wrong");
+        assert!(!nowhere.is_withdrawn(), "what was not noted is not taken back");
         // A file that is none: health is another's matter, the chain goes on.
         fs::write(memory.path(), "{").unwrap();
         assert!(memory.admits("a token", b"wrong", false));

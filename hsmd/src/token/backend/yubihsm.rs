@@ -81,6 +81,11 @@ impl Settings {
         format!("YubiHSM {serial} {}", self.credentials.authentication_key_id)
     }
 
+    /// What is derived from the password.
+    pub(super) fn secret(&self) -> &[u8] {
+        self.credentials.authentication_key.as_secret_slice()
+    }
+
     fn connector(&self) -> Connector {
         self.link.connector(self.serial)
     }
@@ -232,7 +237,7 @@ impl Device {
     /// Whether the password was not refused before, by this process or an earlier one. A device has no counter of
     /// refusals: a login that was cut short says nothing.
     fn admits(&self) -> bool {
-        let secret = self.settings.credentials.authentication_key.as_secret_slice();
+        let secret = self.settings.secret();
         let memory = self.settings.refused_pin.as_ref();
         memory.is_none_or(|memory| memory.admits(&self.settings.place_of_login(), secret, false))
     }
@@ -241,7 +246,7 @@ impl Device {
     fn note_login(&mut self, fault: &Fault) {
         if let (Fault::Pin { source: Some(_) }, false) = (fault, self.password_refused) {
             self.password_refused = true;
-            let secret = self.settings.credentials.authentication_key.as_secret_slice();
+            let secret = self.settings.secret();
             if let Some(memory) = &self.settings.refused_pin {
                 memory.refuse(&self.settings.place_of_login(), secret);
             }

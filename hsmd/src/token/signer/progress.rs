@@ -39,7 +39,7 @@ impl Progress {
         self.attempts.load(Ordering::Relaxed)
     }
 
-    pub(super) fn at_the_token(&self) -> Option<Duration> {
+    pub(super) fn time_in_call(&self) -> Option<Duration> {
         self.since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
     }
 }

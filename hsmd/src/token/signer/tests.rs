@@ -213,7 +213,7 @@ async fn equal_requests_share_a_signature_or_its_fault() {
 }
 
 #[tokio::test]
-async fn what_waits_for_a_retired_key_is_told_so_without_a_look_at_the_token() {
+async fn what_waits_for_a_retired_key_is_told_so_without_a_listing() {
     let (signer, device, _thread) = Device::start();
     let answers = Answers::default();
     let held = hold(&signer, &device, &answers).await;
@@ -245,7 +245,7 @@ async fn a_thread_that_ends_tells_everybody() {
     let answers = Answers::default();
     let asked = [hold(&signer, &device, &answers).await, ask(&signer, &answers, 1, Class::Probe)];
     until(&signer, 2).await;
-    assert!(signer.at_the_token().is_some());
+    assert!(signer.time_in_call().is_some());
     device.answer(Step::Break);
     for asked in asked {
         asked.await.unwrap();

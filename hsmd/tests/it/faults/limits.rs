@@ -108,7 +108,7 @@ fn a_dead_token_is_not_ready_and_no_killed_daemon() {
     hsmd.ready().unwrap();
     place.plan(Plan::of(Rule::new("*", "CKR_DEVICE_REMOVED", Mode::Before)));
     let told = hsmd.told("STATUS=not ready").unwrap();
-    assert!(told.contains("signing") && told.contains("HSM"), "{told}");
+    assert!(told.contains("token-silent") && told.contains("HSM"), "{told}");
     let (status, health) = place.health();
     assert!(status == 503 && health.contains("\"signing\":"), "{status} {health}");
     for _ in 0..3 {

@@ -175,10 +175,8 @@ fn one(place: &Place, slot: usize, case: &Case, mut hsmd: Daemon) -> (bool, Daem
     if case.refuses_pin() && met {
         let presented = place.logged("login 160") + place.logged("login 164");
         assert_eq!(presented, 1, "a refused PIN was presented again");
-        // A person has to see to it.
-        drop(hsmd);
+        // A person has to say that it is right.
         place.retry_pin();
-        hsmd = place.start();
     }
     let texts: Vec<_> = place.chain().unwrap().iter().map(|event| event.text().to_owned()).collect();
     let more = usize::from(matches!(case.operation, Operation::Rotate | Operation::Taint));

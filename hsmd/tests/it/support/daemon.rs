@@ -8,13 +8,16 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, TrySendError, sync_channel},
     time::Duration,
 };
 
 /// A running daemon; killed when dropped.
 pub struct Daemon {
     child: Child,
-    notify: UnixDatagram,
+    /// What it said to the service manager and no test has taken in yet.
+    messages: Receiver<String>,
+    notify: PathBuf,
     folder: PathBuf,
 }
 
@@ -59,7 +62,7 @@ impl Daemon {
     pub fn launch(mut command: Command, name: &str, config: &Path, folder: &Path, softhsm: &Path) -> Self {
         let socket = folder.join(format!("{name}.notify"));
         std::fs::remove_file(&socket).ok();
-        let notify = UnixDatagram::bind(&socket).unwrap();
+        let messages = listen(UnixDatagram::bind(&socket).unwrap());
         let log = std::fs::File::options().create(true).append(true).open(folder.join(format!("{name}.log")));
         let child = command
             .arg("--config")
@@ -70,15 +73,7 @@ impl Daemon {
             .stderr(Stdio::from(log.unwrap()))
             .spawn()
             .unwrap();
-        Self { child, notify, folder: folder.to_owned() }
-    }
-
-    /// Reads what was sent to the service manager so far, as systemd does: the queue is short, and a full one holds the
-    /// daemon up.
-    pub fn drain(&mut self) {
-        self.notify.set_nonblocking(true).unwrap();
-        while self.notify.recv(&mut [0; 4096]).is_ok() {}
-        self.notify.set_nonblocking(false).unwrap();
+        Self { child, messages, notify: socket, folder: folder.to_owned() }
     }
 
     /// Waits for READY=1; the exit status if the daemon ends instead.
@@ -89,11 +84,8 @@ impl Daemon {
     /// Waits for a message to the service manager that has `wanted` in it; the exit status if the daemon ends
     /// instead.
     pub fn told(&mut self, wanted: &str) -> Result<String, ExitStatus> {
-        self.notify.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        let mut buffer = [0; 4096];
         for _ in 0..600 {
-            if let Ok(length) = self.notify.recv(&mut buffer) {
-                let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
+            if let Ok(text) = self.messages.recv_timeout(Duration::from_millis(50)) {
                 if text.contains(wanted) {
                     return Ok(text);
                 }
@@ -108,22 +100,13 @@ impl Daemon {
     pub fn reload(&mut self) -> String {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
-        let mut buffer = [0; 4096];
         for _ in 0..600 {
-            let Ok(length) = self.notify.recv(&mut buffer) else { continue };
-            let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
+            let Ok(text) = self.messages.recv_timeout(Duration::from_millis(50)) else { continue };
             if let Some(status) = text.strip_prefix("STATUS=") {
                 return status.to_owned();
             }
         }
         panic!("no status within 30 s of a SIGHUP; log: {}", self.log());
-    }
-
-    /// Takes in what it has said to the service manager: a daemon whose messages nobody reads waits.
-    pub fn hear(&self) {
-        self.notify.set_nonblocking(true).unwrap();
-        while self.notify.recv(&mut [0; 4096]).is_ok() {}
-        self.notify.set_nonblocking(false).unwrap();
     }
 
     pub fn log(&self) -> String {
@@ -160,7 +143,29 @@ impl Drop for Daemon {
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             self.kill();
         }
+        UnixDatagram::unbound().unwrap().send_to(END.as_bytes(), &self.notify).ok();
     }
+}
+
+/// Messages that wait for a test; what comes beyond is dropped.
+const MESSAGES_MAX: usize = 10_000;
+
+/// The message that ends the thread that reads them.
+const END: &str = "the daemon is gone";
+
+/// Reads what comes over the notify socket at once, as systemd does: its queue is short.
+fn listen(socket: UnixDatagram) -> Receiver<String> {
+    let (to, messages) = sync_channel(MESSAGES_MAX);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length) = socket.recv(&mut buffer) {
+            let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
+            if text == END || matches!(to.try_send(text), Err(TrySendError::Disconnected(_))) {
+                return;
+            }
+        }
+    });
+    messages
 }
 
 /// An answer: status and body.

@@ -38,10 +38,10 @@ fn world() -> (World, Emulator, Connector) {
     std::fs::write(world.softhsm.pin_file(), PASSWORD).unwrap();
     let table = format!(
         "[hsm]\nbackend = \"yubihsm\"\nconnector = \"http://{}\"\nserial = \"0012345678\"\nauth_key = {AUTH_KEY}\n\
-         pin = \"{}\"\ndevice_log = \"{}/device-log.jsonl\"\n",
+         pin = \"{}\"\ndevice_log = \"{folder}/device-log.jsonl\"\nrefused_pin = \"{folder}/refused-pin\"\n",
         connector.address,
         world.softhsm.pin_file().display(),
-        world.path().display()
+        folder = world.path().display()
     );
     std::fs::write(world.config(), format!("{before}{table}[[{after}")).unwrap();
     (world, device, connector)
@@ -156,14 +156,19 @@ fn little_room_is_a_warning() {
 }
 
 #[test]
-fn a_wrong_password_is_a_matter_of_configuration_and_not_told() {
+fn a_wrong_password_is_a_state_and_is_told_to_nobody() {
     let (world, device, _connector) = world();
     std::fs::write(world.softhsm.pin_file(), "not the password").unwrap();
     let mut hsmd = world.spawn();
-    assert_eq!(hsmd.ready().unwrap_err().code(), Some(78));
+    hsmd.told("STATUS=not ready: pin-refused: the token refused the PIN").unwrap();
     assert!(hsmd.log().contains("not tried again"), "{}", hsmd.log());
     assert!(!hsmd.log().contains("not the password"));
     assert_eq!(device.count(GENERATE_KEY), 0);
+    // The right one is taken without a restart.
+    std::fs::write(world.softhsm.pin_file(), PASSWORD).unwrap();
+    hsmd.ready().unwrap();
+    verified(&world, &endorse(&world).unwrap());
+    hsmd.stop();
 }
 
 /// First start, probe, rotations, taint and a restart of the keeper, on the mock device.
