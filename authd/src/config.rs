@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keychain::token::Attributes;
 use keychain::{Digest, Refusal, limits};
 use serde::Deserialize;
 use systemd::config::Span;
-use systemd::listen::Address;
+use systemd::listen::{Address, Mode};
 
+use crate::admin::policy::Policy;
 use crate::operation::session::Lifetimes;
+use crate::roles::Roles;
 
 /// How long a device may still be sending a request whose token was checked in time.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
@@ -60,6 +61,11 @@ pub struct Config {
     /// What every account may do: role to permissions.
     #[serde(default = "roles")]
     pub roles: BTreeMap<String, Vec<String>>,
+    /// What operators may let an account do besides: role to permissions.
+    #[serde(default)]
+    pub grantable_roles: BTreeMap<String, Vec<String>>,
+    /// The admin socket; none if unset.
+    pub admin: Option<Admin>,
     /// How long an access token lasts.
     #[serde(default = "access_lifetime")]
     pub access_lifetime: Span,
@@ -69,6 +75,19 @@ pub struct Config {
     /// How often own keys are replaced.
     #[serde(default = "cycle")]
     pub cycle: Span,
+}
+
+/// `[admin]`: where operators reach authd.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// A Unix socket: its peers are known by the kernel's word.
+    pub listen: Address,
+    /// Permission bits of the socket, if authd makes it.
+    #[serde(default = "admin_mode")]
+    pub mode: Mode,
+    /// The file that says who may order what.
+    pub policy: PathBuf,
 }
 
 /// A setting that cannot be used.
@@ -89,9 +108,17 @@ impl Config {
             .map_err(|fault| unusable("database", fault.to_string()))?;
         edge::endorser::Endorser::new(&self.endorse, self.endorse_tls.as_ref())
             .map_err(|error| unusable("endorse", error.to_string()))?;
-        self.attributes().map_err(|refusal| unusable("roles", refusal.because().to_owned()))?;
         edge::trust::head_max_age(self.head_max_age, self.insecure_any_head_age)
             .map_err(|error| unusable("head_max_age", error.to_string()))?;
+        self.roles().map_err(|refusal| unusable("roles", refusal.because().to_owned()))?;
+        if let Some(shared) = self.grantable_roles.keys().find(|role| self.roles.contains_key(*role)) {
+            let because = format!("every account has `{shared}` already; name it here or in [roles]");
+            return Err(unusable("grantable_roles", because));
+        }
+        if self.admin.as_ref().is_some_and(|admin| matches!(admin.listen, Address::Tcp(_))) {
+            let because = "over TCP nobody knows who calls; give unix:/PATH, or fd:NAME of a Unix socket";
+            return Err(unusable("admin.listen", because.to_owned()));
+        }
         let bounds = [
             ("access_lifetime", self.access_lifetime, ACCESS_LIFETIME_MAX),
             ("refresh_lifetime", self.refresh_lifetime, REFRESH_LIFETIME_MAX),
@@ -107,9 +134,14 @@ impl Config {
         Ok(())
     }
 
-    /// What every token permits.
-    pub fn attributes(&self) -> Result<Attributes, Refusal> {
-        Attributes::new(self.roles.clone())
+    /// What tokens permit.
+    pub fn roles(&self) -> Result<Roles, Refusal> {
+        Roles::new(self.roles.clone(), self.grantable_roles.clone())
+    }
+
+    /// Who may order what, if there is an admin socket.
+    pub fn policy(&self) -> Result<Option<Policy>, systemd::config::Error> {
+        self.admin.as_ref().map(|admin| Policy::read(&admin.policy)).transpose()
     }
 
     /// How long tokens and sessions last.
@@ -135,6 +167,10 @@ fn head_max_age() -> Span {
 
 fn clock_skew() -> Span {
     Span::seconds(limits::CLOCK_SKEW.as_secs())
+}
+
+fn admin_mode() -> Mode {
+    Mode::GROUP
 }
 
 fn roles() -> BTreeMap<String, Vec<String>> {
@@ -186,10 +222,24 @@ mod tests {
 
     #[test]
     fn an_unset_role_is_that_of_a_user() {
-        let attributes = config("").attributes().unwrap();
+        let attributes = config("").roles().unwrap().attributes(None).unwrap();
         assert!(attributes.allows("user", "read") && attributes.allows("user", "write"));
         assert!(!attributes.allows("admin", "read"));
-        let attributes = config("[roles]\nguest = [\"read\"]").attributes().unwrap();
+        let attributes = config("[roles]\nguest = [\"read\"]").roles().unwrap().attributes(None).unwrap();
         assert!(attributes.allows("guest", "read") && !attributes.allows("user", "read"));
+    }
+
+    #[test]
+    fn an_admin_socket_whose_callers_nobody_knows_is_refused() {
+        let table = [
+            ("[admin]\nlisten = \"unix:/a\"\npolicy = \"/p\"", None),
+            ("[admin]\nlisten = \"fd:admin\"\npolicy = \"/p\"", None),
+            ("[admin]\nlisten = \"127.0.0.1:1\"\npolicy = \"/p\"", Some("admin.listen")),
+            ("[grantable_roles]\nuser = [\"read\"]", Some("grantable_roles")),
+            ("[grantable_roles]\nadmin = [\"write\"]", None),
+        ];
+        for (more, key) in table {
+            assert_eq!(config(more).check().err().map(|unusable| unusable.key), key, "{more}");
+        }
     }
 }

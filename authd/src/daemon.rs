@@ -24,6 +24,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
+use crate::admin;
+use crate::admin::policy::Policy;
 use crate::challenge::Challenger;
 use crate::config::Config;
 use crate::http::{self, Places};
@@ -47,6 +49,7 @@ pub struct Daemon {
     address: Option<SocketAddr>,
     server: ServerHandle,
     ended: JoinHandle<std::io::Result<()>>,
+    admin: Option<ServerHandle>,
     outbox: JoinHandle<()>,
     // Ends with the daemon: whoever follows the directory hears of it through this.
     _updates: Updates,
@@ -57,6 +60,7 @@ impl Daemon {
     /// takes), and only then begins to serve.
     pub async fn start(config: &Config) -> Result<Self, Failure> {
         config.check().map_err(Failure::config)?;
+        let policy = config.policy().map_err(Failure::config)?;
         let store = Store::open(&config.database).await.map_err(store_failure)?;
         let directory = Directory::connect(&config.redis).map_err(Failure::config)?;
         let updates = Updates::follow(&directory);
@@ -64,8 +68,9 @@ impl Daemon {
         let socket = config.listen.bind().map_err(Failure::unavailable)?;
         let address = socket.tcp_address();
         let (server, ended) = serve(&service, socket)?;
+        let admin = admin(config, policy, &service)?;
         let outbox = tokio::spawn(outbox::run(service.clone().into_inner(), updates.subscribe()));
-        Ok(Self { service, address, server, ended, outbox, _updates: updates })
+        Ok(Self { service, address, server, ended, admin, outbox, _updates: updates })
     }
 
     /// What the operations work with.
@@ -89,6 +94,9 @@ impl Daemon {
         let ended = tokio::select! {
             () = signal => {
                 notify::stopping();
+                if let Some(admin) = &self.admin {
+                    admin.stop(true).await;
+                }
                 self.server.stop(true).await;
                 Ok(())
             }
@@ -130,7 +138,7 @@ async fn service(
         challenger,
         access,
         response,
-        attributes: config.attributes().map_err(Failure::config)?,
+        roles: config.roles().map_err(Failure::config)?,
         lifetimes: config.lifetimes(),
         denial: config.denial(),
         revoked: Notify::new(),
@@ -165,6 +173,20 @@ fn say(plan: Plan, error: &own_key::Error, said: &mut String) {
         notify::status(&format!("waiting for its {purpose} key: {why}"));
         *said = why;
     }
+}
+
+/// Serves the admin socket, if there is to be one.
+fn admin(
+    config: &Config,
+    policy: Option<Policy>,
+    service: &Data<Service>,
+) -> Result<Option<ServerHandle>, Failure> {
+    let (Some(admin), Some(policy)) = (&config.admin, policy) else { return Ok(None) };
+    let socket = admin.listen.bind_with(admin.mode).map_err(Failure::unavailable)?;
+    let server = admin::serve(socket, admin::Door::new(service.clone(), policy)).map_err(Failure::io)?;
+    let handle = server.handle();
+    tokio::spawn(server);
+    Ok(Some(handle))
 }
 
 fn serve(

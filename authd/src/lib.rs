@@ -38,8 +38,12 @@
 //! - *A lift takes back one denial*: that of one account for one cause. What is denied besides stays denied.
 //! - *No key outlives the process*, none is written, and no log line holds a key, token or payload.
 //!
+//! - *An order is written down before it is answered*: its records, its denials and its lines of the audit trail are
+//!   one transaction ([`admin`]). Who may order what is decided by the kernel's word for the caller and one file.
+//!
 //! Several authd may run on one PostgreSQL; a SQLite file belongs to one.
 
+pub mod admin;
 pub mod challenge;
 pub mod config;
 pub mod daemon;
@@ -48,5 +52,6 @@ pub mod issuer;
 pub mod operation;
 pub mod outbox;
 pub mod record;
+pub mod roles;
 pub mod service;
 pub mod store;

@@ -26,6 +26,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         .check()
         .map_err(|error| config::Error::value(path, error.key, error.because))
         .map_err(Failure::config)?;
+    config.policy().map_err(Failure::config)?;
     if arguments.check_config() {
         println!("ok");
         return Ok(());

@@ -18,8 +18,9 @@ use tokio::sync::Notify;
 
 use crate::challenge::{Challenge, Challenger};
 use crate::issuer::Issuers;
-use crate::operation::session::{self, Grant, Lifetimes};
+use crate::operation::session::{self, Grant, Lifetimes, RefreshView, SessionView};
 use crate::operation::{self, Decision};
+use crate::roles::Roles;
 use crate::store::{Account, Failure, Refreshing, SessionOpening, Store, Verdict};
 
 /// How long an answer waits for the mirror of its refresh: SQL has decided, and a directory that is away
@@ -42,8 +43,8 @@ pub struct Service {
     pub access: OwnKey,
     /// Signs answers.
     pub response: OwnKey,
-    /// What every token permits.
-    pub attributes: Attributes,
+    /// What tokens permit.
+    pub roles: Roles,
     /// How long tokens and sessions last.
     pub lifetimes: Lifetimes,
     /// How long edges are to deny a revoked device.
@@ -140,14 +141,16 @@ impl Service {
         let nonce = request.nonce();
         let case = SessionOpening { identity, device: *device, challenge };
         // The snapshot and the transaction each look up the device's key and judge by the one they find.
-        let judge = |view: &Result<_, Refusal>| {
+        let judge = |view: &Result<SessionView, Refusal>| {
             let view = view.as_ref().map_err(Refusal::clone)?;
             let signer = session::device(view)?.public_key;
             request.clone().verify_with(&signer)?;
-            session::create(view, access, &self.lifetimes, now).map(|grant| Verdict::Write((), grant))
+            let attributes = self.roles.attributes(view.roles.as_ref())?;
+            let grant = session::create(view, access, &self.lifetimes, now)?;
+            Ok(Verdict::Write((), (grant, attributes)))
         };
-        let grant = self.store.decide(&case, now, judge).await?;
-        Ok(Answer { nonce, response: self.token(&grant, &key)?, repeated: false })
+        let (grant, attributes) = self.store.decide(&case, now, judge).await?;
+        Ok(Answer { nonce, response: Self::token(&grant, attributes, &key)?, repeated: false })
     }
 
     async fn refresh_session(
@@ -169,16 +172,19 @@ impl Service {
             digest: claims.rotation_hash,
             next: access.rotation_hash,
         };
-        let judge = |view: &_| {
+        let judge = |view: &RefreshView| {
             let decision = session::refresh(request.cause(), access, claims, view, &self.lifetimes, now)?;
+            let attributes = self.roles.attributes(view.session.roles.as_ref())?;
             Ok(match decision {
-                session::Decision::Apply(refresh) => Verdict::Write(refresh.clone(), (refresh.grant, false)),
-                session::Decision::Repeat(refresh) => Verdict::Answer((refresh.grant, true)),
+                session::Decision::Apply(refresh) => {
+                    Verdict::Write(refresh.clone(), (refresh.grant, attributes, false))
+                }
+                session::Decision::Repeat(refresh) => Verdict::Answer((refresh.grant, attributes, true)),
             })
         };
-        let (grant, repeated) = self.store.decide(&case, now, judge).await?;
+        let (grant, attributes, repeated) = self.store.decide(&case, now, judge).await?;
         self.mirror(claims.rotation_hash, request.cause()).await;
-        let response = self.token(&grant, &key)?;
+        let response = Self::token(&grant, attributes, &key)?;
         Ok(Answer { nonce: request.nonce(), response, repeated })
     }
 
@@ -198,7 +204,7 @@ impl Service {
         Ok(())
     }
 
-    fn token(&self, grant: &Grant, key: &Arc<Endorsed>) -> Result<String, Refusal> {
+    fn token(grant: &Grant, attributes: Attributes, key: &Arc<Endorsed>) -> Result<String, Refusal> {
         let claims = Claims {
             server_identity: key.public_key(),
             device: grant.device,
@@ -208,7 +214,7 @@ impl Service {
             issued_at: grant.issued_at,
             expiry: grant.expiry,
             refresh_expiry: grant.refresh_expiry,
-            attributes: self.attributes.clone(),
+            attributes,
         };
         let token = claims.issue(key.signing_key())?;
         Ok(format!(r#"{{"access":{{"token":"{token}"}}}}"#))

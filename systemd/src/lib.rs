@@ -1,5 +1,5 @@
-//! What makes a daemon a systemd service: configuration, credentials, sockets, readiness, logs,
-//! metrics and exit codes, done once and alike for all of them.
+//! What makes a daemon a systemd service: configuration, credentials, sockets and who calls there,
+//! readiness, logs, metrics and exit codes, done once and alike for all of them.
 //!
 //! Beside this crate's source stand the units themselves, their sockets, `sysusers.d`,
 //! `tmpfiles.d`, a sample configuration for each daemon, and `HARDENING.md`, which says what each
@@ -18,6 +18,7 @@
 //!   argument or the environment, and is wiped when dropped.
 
 pub mod arguments;
+pub mod caller;
 pub mod config;
 pub mod credential;
 pub mod exit;

@@ -9,11 +9,13 @@
 //! | `account` | `/account/create`, `/account/recover`, `/account/delete` | `#operations`, `#exact-repeats` |
 //! | `device` | `/device/rotate`, `/device/link`, `/device/unlink`, `/recovery/change` | the same |
 //! | `gate` | the rotation step that guards all that act for a device | `#rotation`, `#repeat-gated` |
+//! | `order` | what operators ask for through the admin socket | `#revocation` |
 //! | `session` | `/session/request`, `/session/create`, `/session/refresh` | `#session-request` and following |
 
 mod account;
 mod device;
 mod gate;
+pub mod order;
 pub mod session;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use keychain::token::Claims;
 use keychain::{Code, Digest, PublicKey, Refusal, Timestamp};
 
 use super::{check_ban, unknown_device};
-use crate::record::{AccountRecord, AccountState, BanRecord, DeviceRecord, DeviceState};
+use crate::record::{AccountRecord, AccountState, BanRecord, DeviceRecord, DeviceState, RoleRecord};
 
 /// How long tokens and sessions last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct SessionView {
     pub ban: Option<BanRecord>,
     /// The device's newest record in this account.
     pub device: Option<DeviceRecord>,
+    /// The newest record of the roles that were granted.
+    pub roles: Option<RoleRecord>,
 }
 
 /// What a token says, but for who signs it and what it permits.

@@ -144,8 +144,12 @@ impl Fields {
         self.put("payload", Digest::of(&request.payload));
     }
 
+    pub(super) fn put_raw(&mut self, name: &'static str, value: &str) {
+        put(&mut self.0, format_args!(r#","{name}":{value}"#));
+    }
+
     fn put_words(&mut self, name: &'static str, words: &str) {
-        put(&mut self.0, format_args!(r#","{name}":{}"#, json::string(words)));
+        self.put_raw(name, &json::string(words));
     }
 }
 

@@ -60,9 +60,19 @@ pub struct Mandate<'a> {
 /// What an operator can order that leads to records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// The account is deleted.
+    AccountDelete,
+    /// A deleted account stands again.
+    AccountRestore,
     /// An identity is refused everything.
     Ban,
-    /// It is not any more.
+    /// Devices are revoked.
+    DeviceRevoke,
+    /// An account may have a role besides those that all have.
+    RoleGrant,
+    /// It may not any more.
+    RoleRevoke,
+    /// A ban is lifted.
     Unban,
 }
 
@@ -83,12 +93,25 @@ impl Cause {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 2] = [Self::Ban, Self::Unban];
+    pub const ALL: [Self; 7] = [
+        Self::AccountDelete,
+        Self::AccountRestore,
+        Self::Ban,
+        Self::DeviceRevoke,
+        Self::RoleGrant,
+        Self::RoleRevoke,
+        Self::Unban,
+    ];
 
     /// The word that stands for it in a record.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::AccountDelete => "account-delete",
+            Self::AccountRestore => "account-restore",
             Self::Ban => "ban",
+            Self::DeviceRevoke => "device-revoke",
+            Self::RoleGrant => "role-grant",
+            Self::RoleRevoke => "role-revoke",
             Self::Unban => "unban",
         }
     }

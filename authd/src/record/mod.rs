@@ -12,6 +12,7 @@
 
 mod address;
 mod cause;
+mod role;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use keychain::{Digest, PublicKey, Refusal, Timestamp};
 use address::Fields;
 pub use address::{FORMAT, Version};
 pub use cause::{Action, Cause, Mandate, Order, SignedRequest};
+pub use role::RoleRecord;
 
 /// Whether an account stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ pub(super) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Accounts)]
+        vec![Box::new(Accounts), Box::new(Orders)]
     }
 }
 
@@ -30,18 +30,7 @@ impl MigrationTrait for Accounts {
         for table in tables {
             manager.create_table(table).await?;
         }
-        for (table, columns, unique) in INDEXES {
-            let mut index = Index::create();
-            index.name(format!("{table}_{}", columns.join("_"))).table(table);
-            for column in columns {
-                index.col(*column);
-            }
-            if unique {
-                index.unique();
-            }
-            manager.create_index(index).await?;
-        }
-        Ok(())
+        create_indexes(manager, &INDEXES).await
     }
 
     /// All of it or nothing, on SQLite too: authd may be killed in its first start.
@@ -49,6 +38,50 @@ impl MigrationTrait for Accounts {
         Some(true)
     }
 }
+
+/// Granted roles, and the audit trail of what operators ordered.
+struct Orders;
+
+impl MigrationName for Orders {
+    fn name(&self) -> &'static str {
+        "m0002_orders"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Orders {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.create_table(roles()).await?;
+        manager.create_table(audit_lines()).await?;
+        create_indexes(manager, &ORDER_INDEXES).await
+    }
+
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+}
+
+async fn create_indexes(manager: &SchemaManager<'_>, indexes: &[(&str, &[&str], bool)]) -> Result<(), DbErr> {
+    for (table, columns, unique) in indexes {
+        let mut index = Index::create();
+        index.name(format!("{table}_{}", columns.join("_"))).table((*table).to_owned());
+        for column in *columns {
+            index.col((*column).to_owned());
+        }
+        if *unique {
+            index.unique();
+        }
+        manager.create_index(index).await?;
+    }
+    Ok(())
+}
+
+/// The same for what orders add.
+const ORDER_INDEXES: [(&str, &[&str], bool); 3] = [
+    ("role_records", &["prefix", "sequence_number"], true),
+    ("role_records", &["identity", "sequence_number"], true),
+    ("outbox", &["account"], false),
+];
 
 /// Table, columns, whether unique. The unique ones decide races that the locks should have decided
 /// already: one record for each place of a chain, one chain for each account, device or ban.
@@ -115,6 +148,28 @@ fn bans() -> TableCreateStatement {
         .col(text("reason"))
         .col(text("signer"))
         .col(text("signature"))
+        .to_owned()
+}
+
+fn roles() -> TableCreateStatement {
+    record("role_records")
+        .col(text("identity"))
+        .col(text("roles"))
+        .col(integer("format"))
+        .col(text("action"))
+        .col(text("operator"))
+        .col(text("reason"))
+        .col(text("signer"))
+        .col(text("signature"))
+        .to_owned()
+}
+
+fn audit_lines() -> TableCreateStatement {
+    Table::create()
+        .table("audit_lines")
+        .col(big_integer("number").primary_key())
+        .col(text("digest"))
+        .col(text("line"))
         .to_owned()
 }
 

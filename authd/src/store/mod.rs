@@ -14,11 +14,12 @@
 //! Records are only ever inserted. Two tables hold rows that end by themselves: spent challenges (two
 //! minutes) and refreshes (with their session); [`Store::prune`] removes them.
 
-mod ban;
+mod audit;
 mod case;
 mod connect;
 mod fault;
 mod migration;
+mod order;
 mod outbox;
 mod rows;
 mod signers;
@@ -35,8 +36,10 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 use zeroize::Zeroizing;
 
+pub use audit::{Lines, Page};
 pub use case::{Account, Case, Refreshing, SessionOpening, Verdict};
 pub use fault::{Failure, Fault};
+pub use order::{Ordered, Ordering};
 pub use outbox::{Backlog, Pending};
 
 /// How often a transaction that lost a race is decided again. Each loss means that another one won, and

@@ -160,7 +160,7 @@ impl Store {
 }
 
 /// Entries that still have effect.
-fn effective(now: Timestamp) -> Condition {
+pub(super) fn effective(now: Timestamp) -> Condition {
     let ends = outbox::Column::ExpiresAt;
     Condition::any().add(ends.is_null()).add(ends.gt(now.unix_millis()))
 }

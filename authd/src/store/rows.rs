@@ -6,11 +6,11 @@ use keychain::{Digest, PublicKey, Signature, Timestamp};
 use sea_orm::ActiveValue::Set;
 
 use super::Fault;
-use super::tables::{account, ban, device, refresh};
+use super::tables::{account, ban, device, refresh, role};
 use crate::operation::session::{Grant, Refresh};
 use crate::record::{
     AccountRecord, AccountState, Action, BanRecord, Cause, DeviceRecord, DeviceState, FORMAT, Order,
-    SignedRequest, Version,
+    RoleRecord, SignedRequest, Version,
 };
 
 pub(super) fn account_row(record: &AccountRecord) -> account::ActiveModel {
@@ -73,6 +73,25 @@ pub(super) fn ban_row(record: &BanRecord) -> ban::ActiveModel {
         identity: Set(record.identity.to_string()),
         banned: Set(record.banned),
         until: Set(record.until.map(Timestamp::unix_millis)),
+        format: Set(FORMAT),
+        action: Set(order.action.as_str().to_owned()),
+        operator: Set(order.operator.clone()),
+        reason: Set(order.reason.clone()),
+        signer: Set(order.signer.to_string()),
+        signature: Set(order.signature.to_string()),
+    }
+}
+
+pub(super) fn role_row(record: &RoleRecord) -> role::ActiveModel {
+    let (version, order) = (&record.version, &record.order);
+    role::ActiveModel {
+        id: Set(version.id.to_string()),
+        prefix: Set(version.prefix.to_string()),
+        previous: Set(version.previous.map(|previous| previous.to_string())),
+        sequence_number: Set(number(version)),
+        created_at: Set(version.created_at.unix_millis()),
+        identity: Set(record.identity.to_string()),
+        roles: Set(record.text()),
         format: Set(FORMAT),
         action: Set(order.action.as_str().to_owned()),
         operator: Set(order.operator.clone()),
@@ -158,6 +177,20 @@ pub(super) fn ban_record(row: &ban::Model) -> Result<BanRecord, Fault> {
         identity: reader.digest(&row.identity)?,
         banned: row.banned,
         until: row.until.map(Timestamp::from_unix_millis),
+        order: reader.order(&row.action, words, (&row.signer, &row.signature))?,
+    };
+    if record.is_intact() { Ok(record) } else { Err(reader.misaddressed()) }
+}
+
+pub(super) fn role_record(row: &role::Model) -> Result<RoleRecord, Fault> {
+    let reader = Reader { table: "role_records", id: row.id.clone() };
+    let version = (row.prefix.as_str(), row.previous.as_deref(), row.sequence_number, row.created_at);
+    reader.format(row.format)?;
+    let words = (row.operator.as_str(), row.reason.as_str());
+    let record = RoleRecord {
+        version: reader.version(version)?,
+        identity: reader.digest(&row.identity)?,
+        roles: RoleRecord::parse(&row.roles).ok_or_else(|| reader.corrupt("malformed roles"))?,
         order: reader.order(&row.action, words, (&row.signer, &row.signature))?,
     };
     if record.is_intact() { Ok(record) } else { Err(reader.misaddressed()) }

@@ -101,6 +101,54 @@ pub(super) mod ban {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
+/// Versions of the roles that identities were granted.
+pub(super) mod role {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "role_records")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub prefix: String,
+        pub previous: Option<String>,
+        pub sequence_number: i64,
+        pub created_at: i64,
+        pub identity: String,
+        pub roles: String,
+        pub format: i32,
+        pub action: String,
+        pub operator: String,
+        pub reason: String,
+        pub signer: String,
+        pub signature: String,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// Lines of the audit trail.
+pub(super) mod audit {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "audit_lines")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub number: i64,
+        pub digest: String,
+        pub line: String,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
 /// Endorsements of the keys that signed operators' records.
 pub(super) mod signer {
     use sea_orm::entity::prelude::*;

@@ -6,11 +6,12 @@ use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
 };
 
-use super::tables::{account, ban, challenge, device, refresh};
+use super::tables::{account, ban, challenge, device, refresh, role};
 use super::{Fault, rows};
+use crate::operation::order::Standing;
 use crate::operation::session::{RefreshView, SessionView};
 use crate::operation::{Devices, Needs, View};
-use crate::record::{AccountRecord, BanRecord, DeviceRecord};
+use crate::record::{AccountRecord, BanRecord, DeviceRecord, RoleRecord};
 
 /// Most accounts of one device that a sign-in is tried for. A device is registered by a signature of its own
 /// first key, or by a recovery, and then no other account has it. So more than one is its owner's doing, and
@@ -61,6 +62,7 @@ pub(super) async fn session(
         account: newest_account(db, identity).await?,
         ban: newest_ban(db, identity).await?,
         device: newest_device(db, identity, device).await?,
+        roles: newest_roles(db, identity).await?,
     })
 }
 
@@ -82,11 +84,31 @@ pub(super) async fn is_spent(db: &impl ConnectionTrait, nonce: &keychain::Nonce)
     Ok(challenge::Entity::find_by_id(nonce.to_string()).count(db).await? > 0)
 }
 
-/// An identity's newest ban record.
-pub(super) async fn newest_ban(
+/// All that an order is judged by.
+pub(super) async fn standing(db: &impl ConnectionTrait, identity: &Digest) -> Result<Standing, Fault> {
+    Ok(Standing {
+        account: newest_account(db, identity).await?,
+        ban: newest_ban(db, identity).await?,
+        devices: devices(db, identity).await?,
+        roles: newest_roles(db, identity).await?,
+    })
+}
+
+/// The newest record of the roles that an identity was granted.
+pub(super) async fn newest_roles(
     db: &impl ConnectionTrait,
     identity: &Digest,
-) -> Result<Option<BanRecord>, Fault> {
+) -> Result<Option<RoleRecord>, Fault> {
+    let row = role::Entity::find()
+        .filter(role::Column::Identity.eq(identity.to_string()))
+        .order_by_desc(role::Column::SequenceNumber)
+        .one(db)
+        .await?;
+    row.as_ref().map(rows::role_record).transpose()
+}
+
+/// An identity's newest ban record.
+async fn newest_ban(db: &impl ConnectionTrait, identity: &Digest) -> Result<Option<BanRecord>, Fault> {
     let row = ban::Entity::find()
         .filter(ban::Column::Identity.eq(identity.to_string()))
         .order_by_desc(ban::Column::SequenceNumber)
@@ -96,10 +118,7 @@ pub(super) async fn newest_ban(
 }
 
 /// The newest record of each device that an account ever had.
-pub(super) async fn devices(
-    db: &impl ConnectionTrait,
-    identity: &Digest,
-) -> Result<Vec<DeviceRecord>, Fault> {
+async fn devices(db: &impl ConnectionTrait, identity: &Digest) -> Result<Vec<DeviceRecord>, Fault> {
     let firsts: Vec<String> = device::Entity::find()
         .select_only()
         .column(device::Column::Device)

@@ -4,6 +4,7 @@
 #![expect(clippy::panic, reason = "a test reports by panicking, in its helpers too")]
 #![expect(clippy::indexing_slicing, reason = "a test reports by panicking, in its helpers too")]
 
+mod admin;
 mod border;
 mod daemon;
 mod hsm;

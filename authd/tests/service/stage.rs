@@ -1,12 +1,14 @@
 //! A whole authd in this process, with everything around it real but the HSM.
 
 use std::fmt::Write as _;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use authd::admin::policy::Operation;
 use authd::config::Config;
 use authd::daemon::Daemon;
-use authd::record::{Action, BanEnd, Mandate};
 use authd::service::Service;
 use keychain::directory::Directory;
 use keychain::{Code, Digest, PublicKey};
@@ -22,7 +24,7 @@ use tests::until;
 use crate::hsm::Hsm;
 
 /// Every table of authd, and its columns; but for when something was sent, which is no decision.
-const TABLES: [(&str, &str); 7] = [
+const TABLES: [(&str, &str); 9] = [
     (
         "account_records",
         "id,prefix,previous,sequence_number,created_at,identity,recovery_hash,revealed,state,format,path,cause,payload,action,operator,reason,signer,signature",
@@ -35,6 +37,11 @@ const TABLES: [(&str, &str); 7] = [
         "ban_records",
         "id,prefix,previous,sequence_number,created_at,identity,banned,until,format,action,operator,reason,signer,signature",
     ),
+    (
+        "role_records",
+        "id,prefix,previous,sequence_number,created_at,identity,roles,format,action,operator,reason,signer,signature",
+    ),
+    ("audit_lines", "number,digest,line"),
     ("signers", "public_key,endorsement"),
     ("refreshes", "digest,cause,identity,device,public_key,rotation_hash,issued_at,expiry,refresh_expiry"),
     ("spent_challenges", "nonce,forgotten_at"),
@@ -64,6 +71,12 @@ impl Stage {
     pub(crate) async fn on_postgres() -> Self {
         let server = PostgreSql::start().await;
         Self::start(tempfile::tempdir().unwrap(), server.url(), Some(server)).await
+    }
+
+    /// On SQLite, with the policy that lies in `folder`.
+    pub(crate) async fn with_policy(folder: TempDir) -> Self {
+        let database = format!("sqlite://{}", folder.path().join("accounts.db").display());
+        Self::start(folder, database, None).await
     }
 
     async fn start(folder: TempDir, database: String, postgres: Option<PostgreSql>) -> Self {
@@ -181,13 +194,24 @@ impl Stage {
         }
     }
 
+    /// Asks the admin socket, whose policy lets this user do anything.
+    pub(crate) fn admin(&self) -> Http {
+        Http::to_socket(&self.folder.path().join("authd.sock"))
+    }
+
+    /// Has an order carried out, and answers whether anything changed. The directory was told by then.
+    pub(crate) async fn order(&self, path: &str, identity: &Digest, more: &str) -> bool {
+        let body = format!(r#"{{"identity":"{identity}","reason":"a test"{more}}}"#);
+        let answer = self.admin().post(path, body).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        let answer: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(answer["told"], true, "{answer}");
+        answer["changed"].as_bool().unwrap()
+    }
+
     /// Bans an identity for ever, or lifts its ban; says whether anything changed.
     pub(crate) async fn set_banned(&self, identity: &Digest, banned: bool) -> bool {
-        let (action, ban) = if banned { (Action::Ban, Some(BanEnd::Never)) } else { (Action::Unban, None) };
-        let signer = self.service().access.current();
-        let mandate = Mandate { action, operator: "uid 0", reason: "test", key: signer.signing_key() };
-        let store = &self.service().store;
-        store.set_ban(identity, ban, &mandate, signer.endorsement(), now()).await.unwrap()
+        self.order(if banned { "/ban" } else { "/unban" }, identity, "").await
     }
 
     /// The key that signs answers.
@@ -236,11 +260,21 @@ fn configuration(folder: &TempDir, name: &str, hsm: &Hsm, redis: &str, database:
     std::fs::create_dir_all(&state).unwrap();
     let text = format!(
         "identity = \"{}\"\nlisten = \"127.0.0.1:0\"\ndatabase = \"{database}\"\nredis = \"{redis}\"\n\
-         endorse = \"{}\"\nmetrics = \"127.0.0.1:0\"\nstate = \"{}\"\n",
+         endorse = \"{}\"\nmetrics = \"127.0.0.1:0\"\nstate = \"{}\"\n\
+         [grantable_roles]\nmoderator = [\"hide\"]\n\
+         [admin]\nlisten = \"unix:{folder}/{name}.sock\"\npolicy = \"{folder}/policy.toml\"\n",
         hsm.identity(),
         hsm.address(),
-        state.display()
+        state.display(),
+        folder = folder.path().display(),
     );
+    let policy = folder.path().join("policy.toml");
+    if !policy.exists() {
+        let user = rustix::process::getuid().as_raw();
+        let words: Vec<_> = Operation::ALL.iter().map(|operation| operation.as_str()).collect();
+        std::fs::write(&policy, format!("[[allow]]\nuser = {user}\noperations = {words:?}\n")).unwrap();
+        std::fs::set_permissions(&policy, Permissions::from_mode(0o600)).unwrap();
+    }
     let path = folder.path().join(format!("{name}.toml"));
     std::fs::write(&path, text).unwrap();
     path

@@ -14,11 +14,9 @@ mod caller;
 mod file;
 mod gate;
 mod operation;
-mod rate;
 mod row;
 mod san;
 mod service;
-mod users;
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,11 +30,10 @@ pub use caller::{Caller, Who};
 pub use file::{Change, PolicyFile, Scope};
 pub use gate::{Entrance, Gate};
 pub use operation::{Operation, Role};
-pub use rate::{Bucket, Rate};
 pub use row::Named;
 pub use san::San;
 pub use service::Service;
-pub use users::User;
+pub use systemd::caller::{Bucket, Rate, User};
 
 /// One row as requests are judged by it: this caller, through this socket, may do this, so often. A caller of the kind
 /// [`Named`] is not looked up yet.

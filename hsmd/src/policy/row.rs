@@ -6,7 +6,7 @@ use keychain::endorsement::Purpose;
 use serde::Deserialize;
 use systemd::{config::Span, listen::Address};
 
-use super::{Allows, Operation, Rate, Rule, San, Service, User, Who};
+use super::{Allows, Operation, Rate, Role, Rule, San, Service, User, Who};
 
 /// A caller, as the file names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl TryFrom<Written> for Rule<Named> {
             demand_no_endorsements(&written)?;
             Allows::Operations(written.operations)
         };
-        let usual = Rate::usual(allows.role());
+        let usual = usual_rate(allows.role());
         let rate = match (written.rate, written.burst) {
             (rate, None) => rate.unwrap_or(usual),
             (rate, Some(burst)) => rate.unwrap_or(usual).with_burst(burst)?,
@@ -90,6 +90,20 @@ impl TryFrom<Written> for Rule<Named> {
 impl<'de> Deserialize<'de> for Rule<Named> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Written::deserialize(deserializer)?.try_into().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The rate of a row that gives none.
+///
+/// A service has one key or two endorsed at its start and again every few hours, and once more after a rotation or
+/// a taint. An intruder on its host has no more than this, of which each key has to be revoked.
+/// Operators are not kept from a taint by the operations before it.
+pub(super) const fn usual_rate(role: Role) -> Rate {
+    match role {
+        Role::Admin => Rate::per_minute(600, 600),
+        Role::Endorse => Rate::per_minute(5, 10),
+        // A publisher reports once a minute, and at each start of its own.
+        Role::Publish => Rate::per_minute(6, 6),
     }
 }
 

@@ -103,7 +103,7 @@ fn scope() -> Scope {
             service: Service::insecure(),
             purposes: vec![(Purpose::Response, HALF)],
         },
-        rate: Rate::usual(Role::Endorse),
+        rate: row::usual_rate(Role::Endorse),
     };
     Scope {
         entrances: ["endorse", "other", "admin", "publish", "fd", "loopback"].map(entrance).to_vec(),

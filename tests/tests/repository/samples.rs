@@ -33,12 +33,13 @@ fn sample(daemon: &str) -> String {
 fn check(daemon: &str, text: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(format!("{daemon}.toml"));
-    // hsmd.toml names other files, which are checked with it.
+    // hsmd.toml and authd.toml name other files, which are checked with them.
     let beside = format!("{}/", folder.path().display());
-    let policy = sample("policy").lines().map(take_in).collect::<Vec<_>>().join("\n");
+    let policy = if daemon == "authd" { "authd-policy" } else { "policy" };
+    let policy = sample(policy).lines().map(take_in).collect::<Vec<_>>().join("\n");
     fs::write(folder.path().join("policy.toml"), policy).unwrap();
     write_certificates(folder.path());
-    fs::write(&path, text.replace("/etc/hsmd/", &beside)).unwrap();
+    fs::write(&path, text.replace("/etc/hsmd/", &beside).replace("/etc/authd/", &beside)).unwrap();
     check_file(daemon, &path)
 }
 

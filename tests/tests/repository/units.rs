@@ -12,7 +12,7 @@ use super::root;
 const SERVICES: [(char, &str, u8); 5] = [
     ('H', "hsmd.service", 5),
     ('P', "hsm-publisher.service", 12),
-    ('A', "authd.service", 12),
+    ('A', "authd.service", 13),
     ('E', "edge@.service", 12),
     ('K', "keysd.service", 12),
 ];
@@ -228,17 +228,19 @@ fn hsmd_starts_after_the_clock_was_set() {
 
 /// Each socket is named, because a daemon asks for its sockets by name.
 #[test]
-fn sockets_are_named_and_those_of_hsmd_are_closed_to_others() {
+fn sockets_are_named_and_unix_sockets_are_closed_to_others() {
     let sockets: Vec<_> =
         units().into_iter().filter(|unit| unit.extension().is_some_and(|kind| kind == "socket")).collect();
-    assert_eq!(sockets.len(), 8);
+    assert_eq!(sockets.len(), 9);
     for path in sockets {
         let text = fs::read_to_string(&path).unwrap();
         let socket: BTreeMap<_, _> = section(&text, "[Socket]").into_iter().collect();
         assert!(socket.contains_key("FileDescriptorName"), "{}", path.display());
         if socket["ListenStream"].starts_with('/') {
             assert_eq!(socket["SocketMode"], "0660", "{}", path.display());
-            assert!(socket["SocketGroup"].starts_with("hsmd-"), "{}", path.display());
+            let daemon = socket["Service"].trim_end_matches("service");
+            let group = socket["SocketGroup"].replace('-', ".");
+            assert!(group.starts_with(daemon), "{}", path.display());
         }
     }
 }
@@ -286,7 +288,9 @@ fn users_and_folders_are_those_that_the_units_name() {
     let members = group("hsmd-endorse").unwrap();
     let members: BTreeSet<_> = members.split(':').nth(3).unwrap().split(',').collect();
     assert_eq!(members, BTreeSet::from(["authd", "edge", "hsm-publisher"]));
-    assert!(group("hsmd-admin").unwrap().ends_with(':'), "nobody is an operator until made one");
+    for operators in ["hsmd-admin", "authd-admin"] {
+        assert!(group(operators).unwrap().ends_with(':'), "nobody is an operator until made one");
+    }
 
     let tmpfiles = run(Command::new("systemd-tmpfiles")
         .arg(format!("--root={}", empty.path().display()))

@@ -1,6 +1,7 @@
 //! Every rule of the account and device operations, on rows in memory.
 
 mod book;
+mod orders;
 mod sessions;
 
 use book::{Book, Phone, at, change, create, delete, hash, link, recover, rotate, unlink};

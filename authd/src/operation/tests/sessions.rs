@@ -20,7 +20,7 @@ const LIFETIMES: Lifetimes = Lifetimes {
 fn standing() -> SessionView {
     let (book, phone) = account();
     let (account, device) = (book.account(&phone.identity).cloned(), book.device(&phone).cloned());
-    SessionView { account, ban: None, device }
+    SessionView { account, device, ..SessionView::default() }
 }
 
 /// Claims of a token whose successor key has this seed.
@@ -59,15 +59,15 @@ fn unknown_revoked_and_deleted_are_one_refusal() {
     gone.take(&unlink(&phone.next(), &other.device), at(3)).unwrap();
     let revoked = SessionView {
         account: gone.account(&phone.identity).cloned(),
-        ban: None,
         device: gone.device(&other).cloned(),
+        ..SessionView::default()
     };
     let (mut gone, phone) = account();
     gone.take(&delete(&phone.next()), at(3)).unwrap();
     let deleted = SessionView {
         account: gone.account(&phone.identity).cloned(),
-        ban: None,
         device: gone.device(&phone).cloned(),
+        ..SessionView::default()
     };
     let unknown = session::device(&SessionView::default()).unwrap_err();
     assert_eq!(unknown.code(), Code::UnknownDevice);

@@ -1,4 +1,4 @@
-//! How often a row of the policy lets its caller through.
+//! How often a row of a policy lets its caller through.
 
 use std::{
     fmt,
@@ -7,8 +7,6 @@ use std::{
 };
 
 use serde::Deserialize;
-
-use super::Role;
 
 /// Most that a rate may count.
 const COUNT_MAX: u32 = 1_000_000;
@@ -25,27 +23,14 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// That of whoever tries something out through the insecure plain-HTTP address. A YubiHSM signs some 800 times a
-    /// minute: the laboratory is left short of that.
-    pub const LABORATORY: Self = Self { count: 600, period: Duration::from_mins(1), burst: 600 };
-
-    /// The rate of a row that gives none.
-    ///
-    /// A service has one key or two endorsed at its start and again every few hours, and once more after a rotation or
-    /// a taint. An intruder on its host has no more than this, of which each key has to be revoked.
-    /// Operators are not kept from a taint by the operations before it.
-    pub const fn usual(role: Role) -> Self {
-        let period = Duration::from_mins(1);
-        match role {
-            Role::Admin => Self { count: 600, period, burst: 600 },
-            Role::Endorse => Self { count: 5, period, burst: 10 },
-            // A publisher reports once a minute, and at each start of its own.
-            Role::Publish => Self { count: 6, period, burst: 6 },
-        }
+    /// So many a minute, at least one, and so many at once.
+    pub const fn per_minute(count: u32, burst: u32) -> Self {
+        let count = if count == 0 { 1 } else { count };
+        Self { count, period: Duration::from_mins(1), burst }
     }
 
     /// The same with another burst.
-    pub(super) fn with_burst(self, burst: u32) -> Result<Self, String> {
+    pub fn with_burst(self, burst: u32) -> Result<Self, String> {
         if !(1..=COUNT_MAX).contains(&burst) {
             return Err(format!("key `burst`: write 1 to {COUNT_MAX}"));
         }

@@ -1,0 +1,110 @@
+//! From an order to its answer: decided, committed with its lines, and told.
+
+use std::time::Duration;
+
+use edge::clock;
+use keychain::audit::{Kind, Record};
+use keychain::{Digest, Refusal, Timestamp, json};
+
+use super::policy::Authority;
+use crate::operation::order::{self, Carried, Order, Which};
+use crate::record::{BanEnd, Mandate};
+use crate::service::Service;
+use crate::store::{Failure, Lines, Ordered, Ordering, Verdict};
+
+/// How long an answer waits until the directory was told.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
+
+/// Pause before the store is asked again whether it was.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What came of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Done {
+    /// Whether anything was changed; if not, all was as ordered.
+    pub(super) changed: bool,
+    /// How many devices and identities are denied, or not any more.
+    pub(super) subjects: usize,
+    /// Whether the directory has all that this account was ever to tell it.
+    pub(super) told: bool,
+}
+
+/// Carries out an order about `identity`. When this returns it is committed, or refused, with its lines.
+pub(super) async fn carry_out(
+    service: &Service,
+    authority: &Authority,
+    (identity, order, reason): (Digest, &Order, &str),
+    now: Timestamp,
+) -> Result<Done, Failure> {
+    let signer = service.access.usable(now)?;
+    let operator = authority.operator();
+    let key = signer.signing_key();
+    let mandate = Mandate { action: order.action(), operator: &operator, reason, key };
+    let case = Ordering { identity, signer: signer.endorsement() };
+    let intent = intent(authority, identity, order, reason);
+    let judge = |standing: &_| {
+        let carried = order::decide(identity, order, standing, &mandate, (service.denial, now))?;
+        let changed = carried.is_some();
+        let subjects = carried.as_ref().map_or(0, subjects);
+        let outcome = outcome(authority, "ok").raw("details", &details(changed, subjects));
+        let lines = Lines { intent: intent.clone(), outcome };
+        Ok(Verdict::Write(Ordered { carried, lines }, (changed, subjects)))
+    };
+    match service.store.decide(&case, now, judge).await {
+        Ok((changed, subjects)) => {
+            service.revoked.notify_one();
+            Ok(Done { changed, subjects, told: told(service, &identity).await? })
+        }
+        Err(Failure::Refused(refusal)) => {
+            let outcome = outcome(authority, refusal.code().as_str()).text("because", refusal.because());
+            service.store.note(&Lines { intent, outcome }, now).await?;
+            Err(refusal.into())
+        }
+        failed => failed.map(|_| Done { changed: false, subjects: 0, told: false }),
+    }
+}
+
+/// Waits until the directory was told, for so long.
+async fn told(service: &Service, identity: &Digest) -> Result<bool, Failure> {
+    let wait = async {
+        while service.store.count_untold(identity, clock::now()).await? > 0 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(true)
+    };
+    tokio::time::timeout(TOLD_WITHIN, wait).await.unwrap_or(Ok(false))
+}
+
+fn subjects(carried: &Carried) -> usize {
+    let names = carried.lifted.iter().map(|(subject, _)| *subject);
+    let names = names.chain(carried.denied.iter().map(|(subject, _, _)| *subject));
+    names.collect::<std::collections::BTreeSet<_>>().len()
+}
+
+fn intent(authority: &Authority, identity: Digest, order: &Order, reason: &str) -> Record {
+    let more = match order {
+        Order::Ban(BanEnd::At(end)) => format!(r#","until":"{end}""#),
+        Order::DeviceRevoke(Which::One(device)) => format!(r#","device":"{device}""#),
+        Order::DeviceRevoke(Which::AllBut(device)) => format!(r#","allBut":"{device}""#),
+        Order::RoleGrant(role) | Order::RoleRevoke(role) => format!(r#","role":{}"#, json::string(role)),
+        _ => String::new(),
+    };
+    Record::new(Kind::Intent)
+        .text("caller", &authority.operator())
+        .plain("operation", authority.operation().as_str())
+        .text("reason", reason)
+        .raw("details", &format!(r#"{{"identity":"{identity}"{more}}}"#))
+}
+
+fn outcome(authority: &Authority, outcome: &str) -> Record {
+    Record::new(Kind::Outcome).plain("operation", authority.operation().as_str()).plain("outcome", outcome)
+}
+
+fn details(changed: bool, subjects: usize) -> String {
+    format!(r#"{{"changed":"{changed}","subjects":"{subjects}"}}"#)
+}
+
+/// A refusal of the same form for an order that cannot be read.
+pub(super) fn malformed(because: &'static str) -> Refusal {
+    Refusal::new(keychain::Code::InvalidMessage, because)
+}
