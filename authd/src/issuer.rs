@@ -65,10 +65,29 @@ impl Issuers {
 
     /// The key that verifies tokens of `name`, if the HSM lets it issue them at `now`.
     pub async fn key(&self, name: &PublicKey, now: Timestamp) -> Result<VerifyingKey, Refusal> {
-        if let Some(issuer) = self.known.get(name) {
-            self.feed.state().check(&issuer.endorsement, windows::AUTHD, now)?;
-            return Ok(issuer.key.clone());
-        }
+        let dead = match self.known.get(name) {
+            None => None,
+            Some(issuer) => match self.feed.state().check(&issuer.endorsement, windows::AUTHD, now) {
+                Ok(()) => return Ok(issuer.key.clone()),
+                Err(refusal) => Some(refusal),
+            },
+        };
+        // A key that is known and dead may have been endorsed again since, as after a taint. It is dead until that is
+        // found, also while the directory does not answer.
+        let was_asked = self.unknown.contains_key(name);
+        let found = self.look_for(name, now).await;
+        found.map_err(|refusal| {
+            let Some(dead) = dead else { return refusal };
+            // Only once it was read: those who ask again and again must not put off the next reading.
+            if !was_asked {
+                self.unknown.insert(*name, ());
+            }
+            dead
+        })
+    }
+
+    /// Looks for the endorsement of a key in the directory; for one without a good one, again after a moment.
+    async fn look_for(&self, name: &PublicKey, now: Timestamp) -> Result<VerifyingKey, Refusal> {
         if self.unknown.contains_key(name) {
             return Err(unknown());
         }
@@ -76,8 +95,7 @@ impl Issuers {
             self.unknown.insert(*name, ());
             return Err(unknown());
         };
-        let endorsement = Endorsement::parse(&text)?;
-        self.take(name, endorsement, now)
+        self.take(name, Endorsement::parse(&text)?, now)
     }
 
     /// Learns a key whose endorsement is at hand, as this authd's own is.

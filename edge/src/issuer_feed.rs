@@ -19,7 +19,7 @@ use crate::task::Task;
 use crate::trust::TrustFeed;
 use crate::updates::{Subscription, Update, Updates};
 use crate::verifier::AccessVerifier;
-use crate::verifier::issuers::{Issuer, Knowledge};
+use crate::verifier::issuers::Knowledge;
 
 /// Shortest time between two readings on behalf of requests, and pause after one that failed.
 const READING_EVERY: Duration = Duration::from_secs(1);
@@ -171,9 +171,6 @@ impl Follower {
         }
         for key in names {
             self.verifier.issuers().forget_absent(&key);
-            if self.verifier.issuers().is_endorsed(&key) {
-                continue;
-            }
             // Most names are of response keys, and have no entry in this database.
             if let Some(text) = self.directory.endorsement(Db::Access, &key).await? {
                 self.take(key, text);
@@ -202,14 +199,8 @@ impl Follower {
 
     /// Proves an entry and teaches it, or keeps it for when the chain has grown.
     fn take(&mut self, key: PublicKey, text: String) {
-        if self.verifier.issuers().is_endorsed(&key) {
-            return;
-        }
-        match Issuer::verify(&text, key, &self.feed.state(), clock::now()) {
-            Ok(issuer) => {
-                self.unproven.remove(&key);
-                self.verifier.issuers().keep(key, issuer);
-            }
+        match self.verifier.issuers().learn(key, &text, &self.feed.state(), clock::now()) {
+            Ok(()) => drop(self.unproven.remove(&key)),
             Err(refusal) => {
                 tracing::debug!(%key, %refusal, "an entry among the issuing keys does not verify now");
                 if self.unproven.len() < UNPROVEN_MAX {

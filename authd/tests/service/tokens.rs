@@ -21,6 +21,7 @@ crate::on_both!(
     hostile_tokens_are_refused,
     a_tainted_issuer_is_refused_at_once_and_authd_goes_on_with_new_keys,
     what_a_head_revokes_or_denies_is_refused_at_refresh,
+    a_key_endorsed_again_after_a_taint_is_believed_again,
     without_a_recent_head_no_token_is_given,
     the_mirror_holds_what_was_spent,
 );
@@ -252,6 +253,40 @@ async fn what_a_head_revokes_or_denies_is_refused_at_refresh(stage: Stage) {
     new_key(issuer).await;
     stage.refuses("/session/refresh", lost, Code::DeadKey).await;
     device.open_session(auth).await;
+}
+
+/// As a public auth server does, which keeps its key.
+async fn a_key_endorsed_again_after_a_taint_is_believed_again(stage: Stage) {
+    let auth = &stage.auth;
+    let mut device = Device::create(auth).await;
+    device.open_session(auth).await;
+    let sister = key();
+    let endorse = async || {
+        let text = stage.hsm.endorse_for(Purpose::Access, sister.public_key(), "authd");
+        publish(&stage, Db::Access, sister.public_key(), &text).await;
+    };
+    let by_sister = |device: &Device| {
+        let claims = Claims { server_identity: sister.public_key(), ..claims(&device.session().token) };
+        let keys = copy_keys(&device.session().keys);
+        let ahead = keys.ahead();
+        refresh(&Session { token: claims.issue(&sister).unwrap(), keys }, &ahead)
+    };
+    endorse().await;
+    assert_eq!(auth.post("/session/refresh", by_sister(&device)).await.status, 200);
+    device.open_session(auth).await;
+    let lost = by_sister(&device);
+    stage.hsm.rotate(true);
+    stage.hsm.publish(&stage.directory).await;
+    tests::until("the taint to bite", Duration::from_secs(20), || async {
+        let answer = auth.post("/session/refresh", lost.clone()).await;
+        (answer.status == 401).then(|| answer.refused(Code::DeadKey))
+    })
+    .await;
+    endorse().await;
+    tests::until("the key to be believed again", Duration::from_secs(20), || async {
+        (auth.post("/session/refresh", lost.clone()).await.status == 200).then_some(())
+    })
+    .await;
 }
 
 async fn without_a_recent_head_no_token_is_given(stage: Stage) {

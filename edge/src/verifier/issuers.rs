@@ -87,9 +87,25 @@ impl Issuers {
         }
     }
 
-    /// Whether `key` is known and its endorsement holds.
-    pub fn is_endorsed(&self, key: &PublicKey) -> bool {
-        self.endorsed.contains_key(key)
+    /// Takes in an entry of the directory, if it verifies. The same key may be endorsed again, as after a taint: of two
+    /// endorsements that hold, the one counts that ends later.
+    pub fn learn(
+        &self,
+        key: PublicKey,
+        text: &str,
+        trust: &TrustState,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let known = self.endorsed.get(&key);
+        if known.as_ref().is_some_and(|known| known.endorsement.text() == text) {
+            return Ok(());
+        }
+        let issuer = Issuer::verify(text, key, trust, now)?;
+        let ends = |issuer: &Issuer| issuer.endorsement.subject.expiration;
+        if known.is_none_or(|known| known.check(trust, now).is_err() || ends(&known) < ends(&issuer)) {
+            self.keep(key, issuer);
+        }
+        Ok(())
     }
 
     /// Takes in a verified key.

@@ -153,8 +153,7 @@ impl AccessVerifier {
     /// The token, verified now or before, by an issuing key that is endorsed now.
     fn token(&self, text: &str, trust: &TrustState, now: Timestamp) -> Result<(Arc<KnownToken>, bool), Held> {
         if let Some(known) = self.tokens.get(text) {
-            known.issuer().check(trust, now)?;
-            return Ok((known, true));
+            return self.renewed(text, known, trust, now).map(|known| (known, true));
         }
         let token = Token::parse(text)?;
         let issuer = self.issuer(token.claims().server_identity)?;
@@ -162,6 +161,25 @@ impl AccessVerifier {
         let known = Arc::new(KnownToken::verify(&token, issuer)?);
         self.tokens.keep(text, Arc::clone(&known), now);
         Ok((known, false))
+    }
+
+    /// A token verified before, by the endorsement that its issuing key has now: the same key may have been endorsed
+    /// again since, and its signature is as good as it was.
+    fn renewed(
+        &self,
+        text: &str,
+        known: Arc<KnownToken>,
+        trust: &TrustState,
+        now: Timestamp,
+    ) -> Result<Arc<KnownToken>, Held> {
+        let Err(dead) = known.issuer().check(trust, now) else { return Ok(known) };
+        let Knowledge::Endorsed(issuer) = self.issuers.look_up(&known.claims().server_identity) else {
+            return Err(dead.into());
+        };
+        issuer.check(trust, now)?;
+        let renewed = Arc::new(known.under(issuer));
+        self.tokens.keep(text, Arc::clone(&renewed), now);
+        Ok(renewed)
     }
 
     fn issuer(&self, key: PublicKey) -> Result<Arc<Issuer>, Held> {

@@ -32,6 +32,11 @@ impl KnownToken {
         Ok(Self { device_key: VerifyingKey::new(&claims.public_key)?, claims, issuer })
     }
 
+    /// The same token under another endorsement of the key that signed it.
+    pub(super) fn under(&self, issuer: Arc<Issuer>) -> Self {
+        Self { claims: self.claims.clone(), device_key: self.device_key.clone(), issuer }
+    }
+
     pub(super) const fn claims(&self) -> &Claims {
         &self.claims
     }

@@ -59,6 +59,18 @@ async fn a_taint_ends_old_tokens_at_once_and_the_edge_heals_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_endorsed_again_after_a_taint_is_known_at_once() {
+    let world = World::start().await;
+    let session = world.session(200);
+    assert_eq!(world.ask(&session).await.status, 200);
+    world.hsm.rotate(&world.directory, ago(1), true).await;
+    until("the taint to bite", async || (world.ask(&session).await.status == 401).then_some(())).await;
+    world.publish_issuer(100).await;
+    until("the token to be good again", async || (world.ask(&session).await.status == 200).then_some(()))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_emptied_directory_stops_nobody_and_gets_its_key_back() {
     let world = World::start().await;
     let session = world.session(200);

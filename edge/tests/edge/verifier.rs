@@ -236,6 +236,35 @@ fn a_taint_ends_what_the_tainted_generation_denied_without_a_gap() {
     assert_eq!(check(&after), Ok(()), "a thief's denial does not outlive the taint");
 }
 
+/// A public auth server has the key that it holds endorsed again after a taint.
+#[test]
+fn the_same_key_endorsed_again_is_good_again() {
+    let mut world = World::new();
+    let session = Session::open(&world.authd, 200, at(0));
+    assert_eq!(world.check(&session.request(nonce(1), at(1), INNER), at(1)), Ok(false));
+    let issuer = world.authd.public_key();
+    let old = world.hsm.endorse(Purpose::Access, issuer, at(20 * 3_600));
+    world.hsm.rotate(at(2), true);
+    world.refused(&session.request(nonce(2), at(3), INNER), at(3), Code::DeadKey);
+    let trust = world.hsm.trust(at(3));
+    let learn = |text: &str| {
+        let outcome = world.verifier.issuers().learn(issuer, text, &trust, at(3));
+        outcome.map_err(|refusal| refusal.code())
+    };
+    assert_eq!(learn(&old), Err(Code::DeadKey));
+    let (short, long) = (3_600, 7_200);
+    let endorse = |seconds| world.hsm.endorse(Purpose::Access, issuer, at(seconds));
+    assert_eq!(learn(&endorse(long)), Ok(()));
+    assert_eq!(learn(&endorse(short)), Ok(()), "an earlier end takes nothing away");
+    assert_eq!(
+        world.check(&session.request(nonce(2), at(3), INNER), at(3)),
+        Ok(true),
+        "the token is still known"
+    );
+    let late = Session::open(&world.authd, 200, at(short));
+    assert!(world.check(&late.request(nonce(3), at(short + 1), INNER), at(short + 1)).is_ok());
+}
+
 /// What is denied for certain is told so even then; and no nonce is burnt.
 #[test]
 fn what_cannot_be_known_is_told_last() {
