@@ -98,7 +98,7 @@ pub async fn run(loaded: Loaded, metrics: Metrics, mut stop: JoinHandle<()>) -> 
         }
     };
     // A process that cannot go on does not wait for a token that does not answer.
-    daemon.serve(reload, stop).await.map_err(restart)?;
+    Box::pin(daemon.serve(reload, stop)).await.map_err(restart)?;
     notify::stopping();
     daemon.health.close();
     sockets::close(servers).await;

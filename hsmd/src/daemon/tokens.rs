@@ -20,7 +20,8 @@ pub async fn watch(keeper: &Keeper, health: &Health) {
             let keys = u32::from(state.live) + u32::from(state.next);
             metrics::gauge!("hsmd_token_chain_keys", "token" => state.name).set(keys);
         }
-        health.warn("tokens", token::warning(&states));
+        let newest = keeper.seen().map_or(0, |view| view.live().event().sequence_number);
+        health.warn("tokens", token::warning(&states, newest));
         tokio::time::sleep(INTERVAL).await;
     }
 }

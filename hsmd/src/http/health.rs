@@ -8,7 +8,7 @@ use crate::{
     chain::statement::Statements,
     chain::{Keeper, State},
     health::Health,
-    token::TokenState,
+    token::{TokenState, mirrored_from},
 };
 
 pub(super) async fn health(door: web::Data<Door>) -> HttpResponse {
@@ -53,7 +53,8 @@ fn describe(health: &Health, keeper: &Keeper, statements: &Statements) -> (bool,
         format!("\"{}\":{{\"depth\":{depth},\"capacity\":{}}}", class.as_str(), class.capacity())
     });
     let stated = statements.newest().to_health();
-    let tokens = tokens(&keeper.token_states());
+    let newest = keeper.seen().map_or(0, |view| view.live().event().sequence_number);
+    let tokens = tokens(&keeper.token_states(), newest);
     let body = format!(
         "{{\"status\":\"{status}\",\"problems\":{},\"warnings\":{},\"queueDepth\":{},\"queue\":{{{}}}{state}{chain}{stated}{tokens}}}",
         object(&problems),
@@ -64,8 +65,10 @@ fn describe(health: &Health, keeper: &Keeper, statements: &Statements) -> (bool,
     (ready, body)
 }
 
-/// How each of two tokens stands; nothing where there is one.
-fn tokens(states: &[TokenState]) -> String {
+/// How each of two tokens stands, and from which generation on keys are on both (`null` if the next one is not); nothing
+/// where there is one.
+fn tokens(states: &[TokenState], newest: u64) -> String {
+    let from = mirrored_from(states, newest).map_or_else(|| "null".to_owned(), |from| from.to_string());
     let states = states.iter().map(|state| {
         let silent = state.silent.as_ref();
         let because = silent.map(|because| format!(",\"because\":{}", json::string(because)));
@@ -79,7 +82,10 @@ fn tokens(states: &[TokenState]) -> String {
         )
     });
     let states: Vec<_> = states.collect();
-    if states.is_empty() { String::new() } else { format!(",\"tokens\":[{}]", states.join(",")) }
+    if states.is_empty() {
+        return String::new();
+    }
+    format!(",\"tokens\":[{}],\"mirroredFrom\":{from}", states.join(","))
 }
 
 fn object(notes: &[(String, String)]) -> String {

@@ -30,7 +30,7 @@ async fn newest(query: Result<web::Query<Query>, actix_web::Error>, door: &Door)
         let mut newest = door.statements.watch();
         wait.for_news(door, newest.wait_for(|newest| door.statements.or_kept(newest).version != after)).await;
     }
-    Ok(door.statements.told().to_json())
+    Ok(door.statements.newest_or_kept().to_json())
 }
 
 pub(super) async fn revoke_keys(

@@ -30,7 +30,7 @@ use crate::{
 use member::Member;
 
 pub use open::{Source, Threads, start};
-pub use state::{TokenState, warning};
+pub use state::{TokenState, mirrored_from, warning};
 pub use survey::Survey;
 
 /// Which slot.

@@ -104,7 +104,7 @@ impl Signer {
     /// The same through a connection made wholly anew: what a module remembers of the token, another process
     /// may have changed.
     pub async fn inventory_afresh(&self) -> Result<Inventory, Fault> {
-        self.ask("list", Vault::look_afresh).await
+        self.ask("list", Vault::inventory_afresh).await
     }
 
     /// Destroys the key whose public half is `public_key`; nothing if there is none.

@@ -43,8 +43,20 @@ impl Tokens {
     }
 }
 
-/// What an operator has to do; nothing if both keys are on both tokens and both answer.
-pub fn warning(states: &[TokenState]) -> Option<String> {
+/// From which generation on each key is on both of two tokens, if `newest` is the newest one's number; none while the next
+/// key is on one only, or there is one slot.
+pub fn mirrored_from(states: &[TokenState], newest: u64) -> Option<u64> {
+    let [first, second] = states else { return None };
+    match (first.live && second.live, first.next && second.next) {
+        (true, true) => Some(newest),
+        (false, true) => Some(newest.saturating_add(1)),
+        (_, false) => None,
+    }
+}
+
+/// What an operator has to do; nothing if both keys are on both tokens and both answer. `newest` is the number of the
+/// newest generation.
+pub fn warning(states: &[TokenState], newest: u64) -> Option<String> {
     let [first, second] = states else { return None };
     for (state, other) in [(first, second), (second, first)] {
         if let Some(because) = &state.silent {
@@ -79,9 +91,13 @@ pub fn warning(states: &[TokenState]) -> Option<String> {
                 (true, false) => ("the live key is", "the next rotation"),
                 _ => ("the next key is", "two rotations"),
             };
+            let mirrored = match mirrored_from(states, newest) {
+                Some(from) => format!("; keys are mirrored from generation {from} on"),
+                None => String::new(),
+            };
             let on_first = if live { first.live } else { first.next };
             let name = if on_first { first.name } else { second.name };
-            Some(format!("{what} on one token only, `{name}`, until {until}{because}"))
+            Some(format!("{what} on one token only, `{name}`, until {until}{mirrored}{because}"))
         }
     }
 }
@@ -89,6 +105,23 @@ pub fn warning(states: &[TokenState]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_generation_is_mirrored_if_its_key_and_all_later_ones_are() {
+        let on =
+            |name, live, next| TokenState { name, silent: None, live, next, aside: false, unmirrored: None };
+        for (first, second, from) in [
+            ((true, true), (true, true), Some(7)),
+            ((true, true), (false, true), Some(8)),
+            ((true, true), (true, false), None),
+            ((true, true), (false, false), None),
+            ((false, false), (false, false), None),
+        ] {
+            let states = [on("first", first.0, first.1), on("second", second.0, second.1)];
+            assert_eq!(mirrored_from(&states, 7), from, "{first:?} {second:?}");
+        }
+        assert_eq!(mirrored_from(&[], 7), None, "one slot has no mirror");
+    }
 
     #[test]
     fn each_way_to_stand_has_its_cure() {
@@ -130,7 +163,10 @@ mod tests {
             ),
             (
                 vec![first(false, false, true), second(false, true, true)],
-                Some("the live key is on one token only, `second`, until the next rotation"),
+                Some(
+                    "the live key is on one token only, `second`, until the next rotation; keys are mirrored from \
+                     generation 8 on; no wrap key",
+                ),
             ),
             (
                 vec![first(false, true, true), second(false, true, false)],
@@ -138,7 +174,7 @@ mod tests {
             ),
             (vec![first(false, true, true), aside], Some("`second` holds another chain's keys")),
         ] {
-            let warning = warning(&states);
+            let warning = warning(&states, 7);
             match text {
                 None => assert_eq!(warning, None),
                 Some(text) => {

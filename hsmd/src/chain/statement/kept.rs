@@ -9,7 +9,7 @@ use super::{Issued, Statements};
 
 impl Statements {
     /// The newest head: this process's, or before that the kept one.
-    pub fn told(&self) -> Arc<Issued> {
+    pub fn newest_or_kept(&self) -> Arc<Issued> {
         self.or_kept(&self.newest())
     }
 

@@ -85,7 +85,7 @@ impl Vault {
 
     /// The same through a connection made wholly anew: a module may go by a list that another process has
     /// changed since (SoftHSM does).
-    pub(super) fn look_afresh(&mut self) -> Result<Inventory, Fault> {
+    pub(super) fn inventory_afresh(&mut self) -> Result<Inventory, Fault> {
         self.handles.clear();
         self.call(|backend| backend.reconnect(Rung::Module))?;
         self.inventory()

@@ -185,6 +185,7 @@ fn a_second_token_is_added_to_a_chain() {
     assert!(told.contains("keys are on both after two rotations"), "{told}");
     assert_eq!(rotate(&place).0, 200);
     assert_eq!(tokens(&place), [(true, true, true), (true, false, true)]);
+    assert!(place.health().1.contains("\"mirroredFrom\":3"), "{}", place.health().1);
     assert_eq!(rotate(&place).0, 200);
     assert_eq!(tokens(&place), MIRRORED);
     eventually("no warning", SOON, || place.health().1.contains("\"warnings\":{}"));
