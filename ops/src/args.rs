@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{audit, chain, dev, generation, hsm, probe, revocation, services, status, tls};
+use crate::{account, audit, chain, dev, generation, hsm, probe, revocation, services, status, tls};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -13,7 +13,7 @@ Examples:
   opsctl rotate                         go on to the next generation";
 const CODES: &str = "\
 Exit codes:
-  0 done   1 the answer is no   64 wrong usage   65 wrong data   69 something needed is not there
+  0 done   1 the answer is no   2 done in part   64 wrong usage   65 wrong data   69 something needed is not there
   70 a fault in opsctl   74 input or output failed   75 try again   77 not allowed
   78 this machine is not set up for it";
 const IDENTITY: &str = "Example: opsctl identity export --endpoints dev.json";
@@ -55,6 +55,26 @@ const SERVICE: &str = "\
 Examples:
   opsctl revoke-service edge:shop --reason 'an intruder on its host'
   opsctl open-service edge:shop --reason 'rebuilt from its image'     safe to repeat";
+const BAN: &str = "\
+Examples:
+  opsctl ban E… --reason 'spam' --for 7d
+  opsctl ban E… --reason 'stolen'     until it is lifted
+  opsctl unban E… --reason 'appeal 4711'";
+const ACCOUNT: &str = "\
+Examples:
+  opsctl account show E…
+  opsctl account delete E… --reason 'asked for by letter'
+  opsctl account restore E… --reason 'deleted by mistake'";
+const DEVICE: &str = "\
+Examples:
+  opsctl device list ACCOUNT
+  opsctl device revoke ACCOUNT DEVICE --reason 'lost'
+  opsctl device revoke ACCOUNT --all-but DEVICE --reason 'stolen bag' --yes";
+const ROLE: &str = "\
+Examples:
+  opsctl role list ACCOUNT
+  opsctl role grant ACCOUNT moderator --reason 'joined the team'
+  opsctl role revoke ACCOUNT moderator --reason 'left the team'";
 const AUDIT: &str = "\
 Examples:
   opsctl audit verify
@@ -122,6 +142,30 @@ pub(crate) enum Command {
     /// Let a revoked service have keys endorsed again
     #[command(before_help = SERVICE)]
     OpenService(services::OpenService),
+    /// Have authd refuse an identity everything, and edges its devices' tokens
+    #[command(before_help = BAN)]
+    Ban(account::Ban),
+    /// Lift a ban
+    #[command(before_help = BAN)]
+    Unban(account::Plain),
+    /// Accounts at authd
+    #[command(before_help = ACCOUNT)]
+    Account {
+        #[command(subcommand)]
+        verb: AccountVerb,
+    },
+    /// Devices of an account
+    #[command(before_help = DEVICE)]
+    Device {
+        #[command(subcommand)]
+        verb: DeviceVerb,
+    },
+    /// Roles of an account besides those that every account has
+    #[command(before_help = ROLE)]
+    Role {
+        #[command(subcommand)]
+        verb: RoleVerb,
+    },
     /// hsmd's audit trail: what it was asked to do, and what it did
     #[command(before_help = AUDIT)]
     Audit {
@@ -200,6 +244,34 @@ pub(crate) enum PinVerb {
     /// Present it once more: it is right now
     #[command(after_help = HANDED_ON)]
     Retry(hsm::HandedOn),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountVerb {
+    /// Print state, ban, roles and devices, and who caused each; exit code 1 if authd knows nothing of the identity
+    Show(account::Show),
+    /// Delete an account: its devices are refused until it is restored
+    Delete(account::Delete),
+    /// Let a deleted account stand again
+    Restore(account::Plain),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceVerb {
+    /// Print the devices that an account ever had
+    List(account::List),
+    /// Revoke one device, all, or all but one; there is no way back
+    Revoke(account::Revoke),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoleVerb {
+    /// Print the roles that were granted
+    List(account::List),
+    /// Grant a role
+    Grant(account::Granting),
+    /// Withdraw a role that was granted
+    Revoke(account::Granting),
 }
 
 #[derive(Debug, Subcommand)]

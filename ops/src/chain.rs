@@ -12,6 +12,7 @@ use crate::clock;
 use crate::deployment::Deployment;
 use crate::door::Address;
 use crate::failure::{Exit, Failure, OrFail};
+use crate::out;
 
 /// The longest chain file that is read, in bytes: as much as hsmd takes in a recovery.
 const LONGEST_FILE: u64 = 64 << 20;
@@ -116,7 +117,7 @@ impl Proved {
 
 /// `opsctl identity export`.
 pub(crate) async fn export(source: &Source) -> Result<(), Failure> {
-    println!("{}", source.prove().await?.identity());
+    out::line(source.prove().await?.identity());
     Ok(())
 }
 
@@ -125,19 +126,19 @@ pub(crate) async fn show(source: &Source, json: bool) -> Result<(), Failure> {
     let chain = source.prove().await?;
     if json {
         let events: Vec<_> = chain.events.iter().map(SignedEvent::text).collect();
-        println!("[{}]", events.join(","));
+        out::line(format_args!("[{}]", events.join(",")));
         return Ok(());
     }
-    println!("{:>4}  {:24}  {:44}  {:48}", "#", "since", "generation", "public key");
+    out::line(format_args!("{:>4}  {:24}  {:44}  {:48}", "#", "since", "generation", "public key"));
     for (place, event) in chain.events.iter().map(SignedEvent::event).enumerate() {
         let tainted = if chain.is_tainted(place) { "  tainted" } else { "" };
-        println!(
+        out::line(format_args!(
             "{:>4}  {:24}  {:44}  {:48}{tainted}",
             event.sequence_number,
             event.created_at.to_string(),
             event.id.to_string(),
             event.public_key.to_string(),
-        );
+        ));
     }
     Ok(())
 }
@@ -159,9 +160,12 @@ pub(crate) async fn verify(source: &Source, json: bool) -> Result<(), Failure> {
                     head: Some(head.id.to_string()),
                 });
             }
-            println!("valid: {} events, {tainted} tainted", chain.events.len());
-            println!("identity  {}", chain.identity);
-            println!("head      {} (number {}, since {})", head.id, head.sequence_number, head.created_at);
+            out::line(format_args!("valid: {} events, {tainted} tainted", chain.events.len()));
+            out::line(format_args!("identity  {}", chain.identity));
+            out::line(format_args!(
+                "head      {} (number {}, since {})",
+                head.id, head.sequence_number, head.created_at
+            ));
             Ok(())
         }
         Err(failure) if json && failure.exit() == Exit::No => {
@@ -189,7 +193,7 @@ struct Verdict {
 
 /// Prints one JSON value on one line.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string(value).or_fail(Exit::Software, || "cannot write JSON")?);
+    out::line(serde_json::to_string(value).or_fail(Exit::Software, || "cannot write JSON")?);
     Ok(())
 }
 

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 pub(crate) enum Exit {
     /// The answer is no: the chain does not verify, something is unhealthy.
     No = 1,
+    /// Done in part: the rest goes on without this command.
+    Partial = 2,
     /// The command line is wrong.
     Usage = 64,
     /// A file or an answer is not what it should be.
@@ -44,6 +46,15 @@ pub(crate) struct Failure {
 impl Failure {
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
         Self { exit, what: what.into(), source: None }
+    }
+
+    /// A failure that has nobody to be told to.
+    pub(crate) fn silent(exit: Exit) -> Self {
+        Self::new(exit, "")
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.what.is_empty()
     }
 
     pub(crate) fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {

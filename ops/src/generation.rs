@@ -12,6 +12,7 @@ use crate::clock;
 use crate::deployment::Deployment;
 use crate::door::Door;
 use crate::failure::{Exit, Failure, OrFail};
+use crate::out;
 use crate::statements::Stated;
 use crate::talk::Talk;
 
@@ -174,9 +175,9 @@ fn report(before: &Proved, after: &Proved, answer: &str, json: bool, talk: Talk)
         return Err(Failure::new(Exit::No, format!("the chain no longer holds generation {}", old.id())));
     }
     if json {
-        println!("{}", answer.trim_end());
+        out::line(answer.trim_end());
     } else {
-        println!("{}", new.id());
+        out::line(new.id());
     }
     if new.id() == old.id() {
         talk.say(format!("already done: generation {} is current", new.id()));
@@ -187,14 +188,19 @@ fn report(before: &Proved, after: &Proved, answer: &str, json: bool, talk: Talk)
     Ok(())
 }
 
-/// The last characters of the identity, typed by a person.
+/// The last characters of the chain's identity, typed by a person.
 pub(crate) fn confirm(chain: &Proved, what: &str) -> Result<(), Failure> {
+    confirm_digest(&chain.identity(), what)
+}
+
+/// The last characters of an identity, typed by a person.
+pub(crate) fn confirm_digest(identity: &Digest, what: &str) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::new(Exit::Usage, format!("{what} without a terminal needs --yes")));
     }
-    let identity = chain.identity().to_string();
+    let identity = identity.to_string();
     let tail = identity.get(identity.len().saturating_sub(TAIL)..).unwrap_or(&identity);
-    eprint!("type the last {TAIL} characters of the identity {identity} to go on: ");
+    Talk::ask(format!("type the last {TAIL} characters of the identity {identity} to go on: "));
     let mut typed = String::new();
     std::io::stdin().lock().read_line(&mut typed).or_fail(Exit::Io, || "cannot read the confirmation")?;
     if typed.trim() == tail {

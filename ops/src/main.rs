@@ -1,7 +1,8 @@
 //! `opsctl`: the operator's command.
 //!
 //! It reads the chain and hsmd's audit trail and proves them (`identity`, `chain`, `audit`), changes the chain
-//! (`rotate`, `taint`), has keys of services refused (`revoke-key`), brings the chain back to a signer that lost
+//! (`rotate`, `taint`), has keys of services refused (`revoke-key`), has authd carry out what operators order of
+//! accounts (`ban`, `account`, `device`, `role`), brings the chain back to a signer that lost
 //! it and looks after its tokens (`hsm`), makes certificates for services of other hosts (`tls`), looks at a
 //! deployment (`status`), tries one from a device's side (`probe`), and runs one for development (`dev`).
 //!
@@ -16,9 +17,14 @@
 //! - It never asks a question without a terminal, and takes no secret as an argument.
 //! - What it says about a chain it has verified itself, whatever the source.
 //! - Every wait has a deadline, and the exit code says what went wrong (`opsctl --help`).
+//! - Output that is cut off ends a command with 74, never half way ([`out`]).
 //! - A repeated or interrupted `rotate` or `taint` names the generation that it meant, so that it can
 //!   never hit the next one.
 
+#![deny(clippy::print_stdout, reason = "out.rs writes standard output: a print panics when it is cut off")]
+#![deny(clippy::print_stderr, reason = "talk.rs writes standard error, for the same reason")]
+
+mod account;
 mod args;
 mod audit;
 mod chain;
@@ -29,6 +35,7 @@ mod door;
 mod failure;
 mod generation;
 mod hsm;
+mod out;
 mod probe;
 mod revocation;
 mod services;
@@ -41,7 +48,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Arguments, AuditVerb, ChainVerb, Command, HsmVerb, IdentityVerb, PinVerb, TlsVerb};
+use args::{
+    AccountVerb, Arguments, AuditVerb, ChainVerb, Command, DeviceVerb, HsmVerb, IdentityVerb, PinVerb,
+    RoleVerb, TlsVerb,
+};
 use failure::{Exit, Failure, OrFail};
 use talk::Talk;
 
@@ -50,16 +60,22 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             let wrong = error.use_stderr();
-            // Nobody is left to tell when help cannot be printed.
-            let _printed: std::io::Result<()> = error.print();
-            return if wrong { Exit::Usage.into() } else { ExitCode::SUCCESS };
+            let printed = error.print();
+            return match printed {
+                _ if wrong => Exit::Usage.into(),
+                Err(_) => Exit::Io.into(),
+                Ok(()) => ExitCode::SUCCESS,
+            };
         }
     };
     let talk = Talk::new(arguments.quiet);
-    match execute(arguments, talk) {
+    // The code of a command that failed says more than that of its output.
+    match execute(arguments, talk).and_then(|()| out::finish()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            Talk::warn(failure.to_string());
+            if !failure.is_silent() {
+                Talk::warn(failure.to_string());
+            }
             failure.exit().into()
         }
     }
@@ -68,7 +84,10 @@ fn main() -> ExitCode {
 fn execute(arguments: Arguments, talk: Talk) -> Result<(), Failure> {
     match arguments.command {
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "opsctl", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "opsctl", &mut script);
+            let script = String::from_utf8(script).or_fail(Exit::Software, || "a script that is no text")?;
+            out::text(script);
             Ok(())
         }
         Command::InitialiseToken(options) => dev::initialise(&options),
@@ -113,6 +132,20 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
         Command::RevokeService(options) => services::revoke_service(&options, talk).await,
         Command::OpenService(options) => services::open_service(&options, talk).await,
         Command::Audit { verb: AuditVerb::Verify(options) } => audit::verify(&options).await,
+        Command::Ban(options) => account::ban(&options, talk).await,
+        Command::Unban(options) => account::unban(&options, talk).await,
+        Command::Account { verb } => match verb {
+            AccountVerb::Show(options) => account::show(&options).await,
+            AccountVerb::Delete(options) => account::delete(&options, talk).await,
+            AccountVerb::Restore(options) => account::restore(&options, talk).await,
+        },
+        Command::Device { verb: DeviceVerb::List(options) } => account::devices(&options).await,
+        Command::Device { verb: DeviceVerb::Revoke(options) } => account::revoke(&options, talk).await,
+        Command::Role { verb } => match verb {
+            RoleVerb::List(options) => account::roles(&options).await,
+            RoleVerb::Grant(options) => account::grant(&options, talk).await,
+            RoleVerb::Revoke(options) => account::withdraw(&options, talk).await,
+        },
         Command::Status(options) => status::status(&options).await,
         Command::Probe(options) => probe::probe(&options).await,
         Command::Dev(options) => dev::run(&options, talk).await,

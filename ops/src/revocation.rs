@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::deployment::Deployment;
 use crate::failure::{Exit, Failure};
 use crate::generation::{chain, confirm, reason, to_json};
+use crate::out;
 use crate::statements::Stated;
 use crate::talk::Talk;
 
@@ -65,10 +66,10 @@ pub(crate) async fn revoke_key(options: &RevokeKey, talk: Talk) -> Result<(), Fa
         return Err(Failure::new(Exit::No, format!("hsmd states no revocation of {missing}: see its log")));
     }
     if options.json {
-        println!("{}", answer.trim_end());
+        out::line(answer.trim_end());
     } else {
         for key in &keys {
-            println!("{key}");
+            out::line(key);
         }
     }
     talk.say("revoked: a signed statement is on its way to every verifier");

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::deployment::Deployment;
 use crate::failure::{Exit, Failure};
 use crate::generation::{chain, confirm, reason, to_json};
+use crate::out;
 use crate::statements::Stated;
 use crate::talk::Talk;
 
@@ -91,9 +92,9 @@ impl Options {
         let request = Request { service: &self.service, reason: &self.reason };
         let answer = hsmd.post(path, to_json(&request)?).await?.ok(&hsmd)?;
         if self.json {
-            println!("{}", answer.trim_end());
+            out::line(answer.trim_end());
         } else {
-            println!("{}", self.service);
+            out::line(&self.service);
         }
         Ok(Some(hsmd))
     }

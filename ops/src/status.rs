@@ -10,6 +10,7 @@ use crate::deployment::Deployment;
 use crate::door::Address;
 use crate::failure::{Exit, Failure, OrFail};
 use crate::generation;
+use crate::out;
 use crate::statements::Stated;
 
 /// The version of what `--json` prints.
@@ -177,19 +178,19 @@ fn describe_head(stated: Result<Stated, Failure>) -> HeadStatus {
 
 fn print_head(head: &HeadStatus) {
     if let (Some(issued_at), Some(age)) = (&head.issued_at, head.age_seconds) {
-        println!("head        {issued_at}, {age} s old");
+        out::line(format_args!("head        {issued_at}, {age} s old"));
     }
     for generation in &head.denied {
-        println!("denied      {generation}");
+        out::line(format_args!("denied      {generation}"));
     }
     if head.revoked_keys > 0 {
-        println!("revoked     {} keys of services", head.revoked_keys);
+        out::line(format_args!("revoked     {} keys of services", head.revoked_keys));
     }
     for service in &head.revoked_services {
-        println!("revoked     {service}");
+        out::line(format_args!("revoked     {service}"));
     }
     if let Some(problem) = &head.problem {
-        println!("head        {problem}");
+        out::line(format_args!("head        {problem}"));
     }
 }
 
@@ -197,26 +198,26 @@ fn print(status: &Status) {
     if let Some(ChainState { name, cause, cure }) =
         status.state.as_ref().filter(|state| state.name != "ready")
     {
-        println!("state       {name}");
-        println!("cause       {cause}");
-        println!("cure        {cure} (hsmd/RECOVERY.md#{name})");
+        out::line(format_args!("state       {name}"));
+        out::line(format_args!("cause       {cause}"));
+        out::line(format_args!("cure        {cure} (hsmd/RECOVERY.md#{name})"));
     }
     let chain = &status.chain;
     if let (Some(identity), Some(generation), Some(number), Some(since)) =
         (&chain.identity, &chain.generation, chain.sequence_number, &chain.created_at)
     {
-        println!("identity    {identity}");
-        println!("generation  {generation}");
-        println!("            number {number}, since {since}");
+        out::line(format_args!("identity    {identity}"));
+        out::line(format_args!("generation  {generation}"));
+        out::line(format_args!("            number {number}, since {since}"));
     }
     if let Some(problem) = &chain.problem {
-        println!("chain       {problem}");
+        out::line(format_args!("chain       {problem}"));
     }
     print_head(&status.head);
     for (name, daemon) in &status.daemons {
-        println!("{name:16}{}", if daemon.ready { "ready" } else { "NOT READY" });
+        out::line(format_args!("{name:16}{}", if daemon.ready { "ready" } else { "NOT READY" }));
         for line in &daemon.detail {
-            println!("{:16}  {line}", "");
+            out::line(format_args!("{:16}  {line}", ""));
         }
     }
 }

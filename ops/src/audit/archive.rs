@@ -1,7 +1,7 @@
 //! `opsctl audit export` and `opsctl audit archive`.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use keychain::audit::{Entry, Head};
 use super::read::{walk_file, walk_hsmd};
 use crate::deployment::Deployment;
 use crate::failure::{Exit, Failure, OrFail};
+use crate::out;
 use crate::talk::Talk;
 
 /// Options of `opsctl audit export`.
@@ -41,18 +42,21 @@ pub(crate) struct Archive {
 /// `opsctl audit export`: the lines as JSON, one a line.
 pub(crate) async fn export(options: &Export, talk: Talk) -> Result<(), Failure> {
     let hsmd = options.deployment.admin()?;
-    let mut out: Box<dyn Write> = match &options.file {
-        Some(file) => Box::new(BufWriter::new(create(file)?)),
-        None => Box::new(io::stdout().lock()),
-    };
+    let mut file = options.file.as_deref().map(Begun::create).transpose()?;
     let write = |entry: &Entry<'_>| {
         if entry.head.number < options.from {
             return Ok(());
         }
-        writeln!(out, "{}", entry.text()).or_fail(Exit::Io, || "cannot write the lines")
+        let Some(file) = &mut file else {
+            out::line(entry.text());
+            return out::check();
+        };
+        writeln!(file.writer, "{}", entry.text()).or_fail(Exit::Io, || "cannot write the lines")
     };
     let walked = walk_hsmd(&hsmd, None, write).await?;
-    out.flush().or_fail(Exit::Io, || "cannot write the lines")?;
+    if let Some(file) = file {
+        file.keep().or_fail(Exit::Io, || "cannot write the lines")?;
+    }
     talk.say(format!("exported up to line {}", walked.head.number));
     Ok(())
 }
@@ -60,18 +64,16 @@ pub(crate) async fn export(options: &Export, talk: Talk) -> Result<(), Failure> 
 /// `opsctl audit archive`: writes the lines into a file, verifies the file, and has hsmd cut them.
 pub(crate) async fn archive(options: &Archive, talk: Talk) -> Result<(), Failure> {
     let hsmd = options.deployment.admin()?;
-    let mut file = BufWriter::new(create(&options.file)?);
+    let mut file = Begun::create(&options.file)?;
     let write = |entry: &Entry<'_>| {
-        writeln!(file, "{}", entry.text()).or_fail(Exit::Io, || "cannot write the archive")
+        writeln!(file.writer, "{}", entry.text()).or_fail(Exit::Io, || "cannot write the archive")
     };
     let walked = walk_hsmd(&hsmd, Some(options.up_to), write).await?;
     if walked.head.number != options.up_to {
         let what = format!("the trail has no line {}: its newest is {}", options.up_to, walked.head.number);
         return Err(Failure::new(Exit::Data, what));
     }
-    let file = file.into_inner().map_err(io::IntoInnerError::into_error);
-    let kept = file.and_then(|file| file.sync_all());
-    kept.or_fail(Exit::Io, || "cannot write the archive")?;
+    file.keep().or_fail(Exit::Io, || "cannot write the archive")?;
     let again = reread(&options.file, walked.cut)?;
     if again != walked.head {
         return Err(Failure::new(Exit::Io, "the archive does not hold what was written to it"));
@@ -92,8 +94,34 @@ fn reread(file: &Path, cut: Option<Head>) -> Result<Head, Failure> {
     walk_file(file, cut.is_some(), |_| Ok(())).map(|walked| walked.head)
 }
 
-fn create(path: &Path) -> Result<File, Failure> {
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o600).open(path);
-    file.or_fail(Exit::Io, || format!("cannot make `{}`", path.display()))
+/// A new file that is removed again unless all of it could be written.
+struct Begun<'a> {
+    writer: BufWriter<File>,
+    path: &'a Path,
+    kept: bool,
+}
+
+impl<'a> Begun<'a> {
+    fn create(path: &'a Path) -> Result<Self, Failure> {
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(path);
+        let file = file.or_fail(Exit::Io, || format!("cannot make `{}`", path.display()))?;
+        Ok(Self { writer: BufWriter::new(file), path, kept: false })
+    }
+
+    fn keep(mut self) -> io::Result<()> {
+        self.writer.flush()?;
+        self.writer.get_ref().sync_all()?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            // What cannot be removed is in the way of the next attempt, which says so.
+            let _removed: io::Result<()> = std::fs::remove_file(self.path);
+        }
+    }
 }

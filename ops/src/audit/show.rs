@@ -8,6 +8,7 @@ use keychain::audit::{Entry, Kind};
 use super::Source;
 use crate::deployment::Deployment;
 use crate::failure::Failure;
+use crate::out;
 use crate::talk::Talk;
 
 /// Options of `opsctl audit show`.
@@ -44,8 +45,8 @@ pub(crate) async fn show(options: &Show, talk: Talk) -> Result<(), Failure> {
         }
         let line = if options.json { entry.text().to_owned() } else { readable(entry) };
         if most.is_none() {
-            println!("{line}");
-            return Ok(());
+            out::line(&line);
+            return out::check();
         }
         lines.push_back(line);
         if Some(lines.len()) > most {
@@ -55,7 +56,7 @@ pub(crate) async fn show(options: &Show, talk: Talk) -> Result<(), Failure> {
     };
     let walked = options.source.walk(&options.deployment, visit).await;
     for line in lines {
-        println!("{line}");
+        out::line(&line);
     }
     let walked = walked?;
     talk.say(format!("the trail holds, from line to line, up to line {}", walked.head.number));

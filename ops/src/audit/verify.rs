@@ -15,6 +15,7 @@ use super::read::Walked;
 use crate::chain::{self, Proved};
 use crate::deployment::Deployment;
 use crate::failure::{Exit, Failure, OrFail};
+use crate::out;
 
 /// The version of what `--json` prints.
 const JSON_VERSION: u32 = 2;
@@ -233,19 +234,21 @@ pub(super) struct Verdict {
 impl Verdict {
     fn print(&self) {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        println!("valid: lines {} to {}", self.first, self.last);
-        println!("from      {} to {}", text(&self.since), text(&self.until));
-        println!("digest    {}", text(&self.digest));
+        out::line(format_args!("valid: lines {} to {}", self.first, self.last));
+        out::line(format_args!("from      {} to {}", text(&self.since), text(&self.until)));
+        out::line(format_args!("digest    {}", text(&self.digest)));
         match self.covered {
-            Some(covered) => println!("covered   up to line {covered}, by a head"),
-            None => println!("covered   nothing: no head by a generation that was not tainted states a line"),
+            Some(covered) => out::line(format_args!("covered   up to line {covered}, by a head")),
+            None => {
+                out::line("covered   nothing: no head by a generation that was not tainted states a line");
+            }
         }
         if let Some(cut) = self.cut {
-            println!("archived  up to line {cut}");
+            out::line(format_args!("archived  up to line {cut}"));
         }
         match self.events {
-            Some(events) => println!("events    {events}, each with its line"),
-            None => println!("events    not compared: the trail's beginning is elsewhere"),
+            Some(events) => out::line(format_args!("events    {events}, each with its line")),
+            None => out::line("events    not compared: the trail's beginning is elsewhere"),
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Endpoints {
     pub(crate) endorse: PathBuf,
     /// hsmd's socket for rotation and taint.
     pub(crate) admin: PathBuf,
+    /// authd's socket for bans, accounts and devices.
+    pub(crate) auth_admin: PathBuf,
     /// The key directory.
     pub(crate) redis: String,
     /// The edges, by the name of the app behind each.
@@ -58,6 +60,7 @@ impl fmt::Display for Endpoints {
         writeln!(f, "hsm       {}", self.hsm.as_deref().unwrap_or("-"))?;
         writeln!(f, "endorse   {}", self.endorse.display())?;
         writeln!(f, "admin     {}", self.admin.display())?;
+        writeln!(f, "authd     {}", self.auth_admin.display())?;
         write!(f, "redis     {}", self.redis)?;
         for (name, url) in &self.apps {
             write!(f, "\napp       {url}  ({name})")?;
@@ -92,6 +95,7 @@ mod tests {
             hsm: None,
             endorse: "/d/hsmd/endorse.sock".into(),
             admin: "/d/hsmd/admin.sock".into(),
+            auth_admin: "/d/authd/admin.sock".into(),
             redis: "redis://127.0.0.1:3".into(),
             apps: BTreeMap::from([("ruby".into(), "http://127.0.0.1:4".into())]),
             metrics: BTreeMap::from([("hsmd".into(), "unix:/d/hsmd/metrics.sock".into())]),
@@ -103,7 +107,7 @@ mod tests {
             std::fs::read_to_string(&file).unwrap(),
             concat!(
                 r#"{"identity":"E1","auth":"http://127.0.0.1:1","keys":"http://127.0.0.1:2","hsm":null,"#,
-                r#""endorse":"/d/hsmd/endorse.sock","admin":"/d/hsmd/admin.sock","#,
+                r#""endorse":"/d/hsmd/endorse.sock","admin":"/d/hsmd/admin.sock","auth_admin":"/d/authd/admin.sock","#,
                 r#""redis":"redis://127.0.0.1:3","apps":{"ruby":"http://127.0.0.1:4"},"#,
                 r#""metrics":{"hsmd":"unix:/d/hsmd/metrics.sock"}}"#,
                 "\n"

@@ -26,6 +26,7 @@ use std::time::Instant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::{Exit, Failure, OrFail};
+use crate::out;
 use crate::talk::Talk;
 use fleet::Fleet;
 use layout::Layout;
@@ -71,8 +72,11 @@ pub(crate) async fn run(options: &Options, talk: Talk) -> Result<(), Failure> {
         Ok(Some(endpoints)) => match endpoints.write(&files) {
             Ok(()) => {
                 announce(&endpoints, &layout, began, talk);
-                stop.asked().await;
-                Ok(())
+                let announced = out::check();
+                if announced.is_ok() {
+                    stop.asked().await;
+                }
+                announced
             }
             Err(failure) => Err(failure),
         },
@@ -85,7 +89,7 @@ pub(crate) async fn run(options: &Options, talk: Talk) -> Result<(), Failure> {
 }
 
 fn announce(endpoints: &Endpoints, layout: &Layout, began: Instant, talk: Talk) {
-    println!("{endpoints}");
+    out::line(endpoints);
     talk.say(format!("logs      {}", layout.logs().display()));
     talk.say(format!("everything is up after {:.1} s; Ctrl-C stops it", began.elapsed().as_secs_f32()));
 }

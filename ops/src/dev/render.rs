@@ -1,5 +1,6 @@
 //! The daemons' configuration files, as `opsctl dev` writes them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -169,6 +170,49 @@ pub(crate) struct Authd {
     pub(crate) verifier: Verifier,
     pub(crate) endorse: String,
     pub(crate) database: String,
+    pub(crate) grantable_roles: BTreeMap<&'static str, [&'static str; 1]>,
+    pub(crate) admin: Admin,
+}
+
+/// A role that can be granted here.
+pub(crate) const SAMPLE_GRANTABLE: [(&str, [&str; 1]); 1] = [("moderator", ["hide"])];
+
+/// authd's admin socket.
+#[derive(Debug, Serialize)]
+pub(crate) struct Admin {
+    pub(crate) listen: String,
+    pub(crate) mode: &'static str,
+    pub(crate) policy: PathBuf,
+}
+
+/// authd's `policy.toml`: one user, everything.
+#[derive(Debug, Serialize)]
+pub(crate) struct AuthdPolicy {
+    allow: [AuthdAllow; 1],
+}
+
+#[derive(Debug, Serialize)]
+struct AuthdAllow {
+    user: u32,
+    operations: [&'static str; 9],
+    rate: &'static str,
+}
+
+impl AuthdPolicy {
+    pub(crate) fn new(user: u32) -> Self {
+        let operations = [
+            "account-delete",
+            "account-restore",
+            "account-show",
+            "audit",
+            "ban",
+            "device-revoke",
+            "role-grant",
+            "role-revoke",
+            "unban",
+        ];
+        Self { allow: [AuthdAllow { user, operations, rate: "1000000/s" }] }
+    }
 }
 
 /// `edge.toml`.
@@ -273,8 +317,16 @@ mod tests {
         };
         write(&file("hsm-publisher"), &publisher).unwrap();
         let database = sqlite(&file("accounts.db"));
-        write(&file("authd"), &Authd { verifier: verifier.clone(), endorse: endorse.clone(), database })
-            .unwrap();
+        let policy = file("authd-policy.toml");
+        write(&policy, &AuthdPolicy::new(user)).unwrap();
+        let authd = Authd {
+            verifier: verifier.clone(),
+            endorse: endorse.clone(),
+            database,
+            grantable_roles: SAMPLE_GRANTABLE.into(),
+            admin: Admin { listen: unix(&socket("accounts")), mode: "0600", policy },
+        };
+        write(&file("authd"), &authd).unwrap();
         write(&file("keysd"), &verifier).unwrap();
         let edge = Edge {
             verifier,

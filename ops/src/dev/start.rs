@@ -167,10 +167,18 @@ impl<'a> System<'a> {
 
     fn authd(&self, identity: &str, database: Option<&str>) -> Result<Program, Failure> {
         let accounts = self.layout.folder("authd")?.join("accounts.db");
+        let policy = self.layout.folder("authd")?.join("policy.toml");
+        render::write(&policy, &render::AuthdPolicy::new(rustix::process::getuid().as_raw()))?;
         let configuration = Authd {
             verifier: self.verifier("authd", identity, &self.auth)?,
             endorse: render::unix(&self.layout.socket("authd")),
             database: database.map_or_else(|| render::sqlite(&accounts), str::to_owned),
+            grantable_roles: render::SAMPLE_GRANTABLE.into(),
+            admin: render::Admin {
+                listen: render::unix(&self.layout.socket("accounts")),
+                mode: "0600",
+                policy,
+            },
         };
         self.daemon("authd", "authd", &configuration)
     }
@@ -262,6 +270,7 @@ impl<'a> System<'a> {
             hsm: Some(self.hsm.url()),
             endorse: self.layout.socket("endorse"),
             admin: self.layout.socket("admin"),
+            auth_admin: self.layout.socket("accounts"),
             redis: self.redis_url(),
             apps: self.edges.iter().map(|(name, port)| ((*name).to_owned(), port.url())).collect(),
             metrics: daemons.chain([hsmd]).collect(),

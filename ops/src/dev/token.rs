@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use super::layout::{make_directory, secret, write_private};
 use super::render::TOKEN_LABEL;
 use crate::failure::{Exit, Failure, OrFail};
+use crate::out;
 
 /// Where distributions put SoftHSM's module.
 const MODULES: [&str; 5] = [
@@ -135,6 +136,6 @@ pub(crate) fn initialise(options: &Initialise) -> Result<(), Failure> {
     let session = pkcs11.open_rw_session(slot).or_fail(Exit::Config, context)?;
     session.login(UserType::So, Some(&officer)).or_fail(Exit::Config, context)?;
     session.init_pin(&AuthPin::new(pin.into())).or_fail(Exit::Config, context)?;
-    print!("{DONE}");
+    out::text(DONE);
     Ok(())
 }

@@ -13,6 +13,7 @@ use crate::deployment::Deployment;
 use crate::door::Door;
 use crate::failure::{Exit, Failure, OrFail};
 use crate::generation;
+use crate::out;
 use crate::talk::Talk;
 
 /// Options of `opsctl hsm clock`.
@@ -91,9 +92,9 @@ async fn show(options: &Show) -> Result<(), Failure> {
     let answer = hsmd.get("/clock").await?.ok(&hsmd)?;
     let report = parse(&answer)?;
     if options.json {
-        println!("{}", answer.trim_end());
+        out::line(answer.trim_end());
     } else {
-        print!("{}", describe(&report, clock::now()));
+        out::text(describe(&report, clock::now()));
     }
     match report.doubt {
         Some(_) => Err(Failure::new(Exit::No, "hsmd does not trust its clock")),

@@ -7,6 +7,7 @@ use crate::deployment::Deployment;
 use crate::door::Door;
 use crate::failure::{Exit, Failure, OrFail};
 use crate::generation;
+use crate::out;
 use crate::talk::Talk;
 
 #[derive(Debug, Subcommand)]
@@ -57,7 +58,7 @@ pub(crate) async fn lease(verb: &LeaseVerb, talk: Talk) -> Result<(), Failure> {
 
 async fn show(deployment: &Deployment) -> Result<(), Failure> {
     let lease = read(&deployment.admin()?).await?;
-    println!("{}", describe(&lease));
+    out::line(describe(&lease));
     if lease.here { Ok(()) } else { Err(Failure::new(Exit::No, "this hsmd is a standby")) }
 }
 

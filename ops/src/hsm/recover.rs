@@ -10,6 +10,7 @@ use super::restored::{self, Decision, Take};
 use crate::chain::{self, Proved};
 use crate::deployment::Deployment;
 use crate::failure::{Exit, Failure, OrFail};
+use crate::out;
 use crate::talk::Talk;
 
 /// Options of `opsctl hsm recover`.
@@ -91,9 +92,9 @@ async fn bring(options: &Recover, chain: &Path, talk: Talk) -> Result<(), Failur
     let Recovered { generation_id, sequence_number, imported, state } =
         serde_json::from_str(&answer).or_fail(Exit::Data, || "hsmd's answer is not that of a recovery")?;
     if options.json {
-        println!("{}", answer.trim_end());
+        out::line(answer.trim_end());
     } else {
-        println!("{generation_id}");
+        out::line(&generation_id);
     }
     talk.say(format!(
         "{imported} events imported; generation {generation_id} (number {sequence_number}) is the newest, the chain {state}"

@@ -8,6 +8,7 @@ use crate::deployment::Deployment;
 use crate::door::Door;
 use crate::failure::{Exit, Failure, OrFail};
 use crate::generation::{chain_in_any_case, confirm};
+use crate::out;
 use crate::talk::Talk;
 
 /// What is taken over of the difference.
@@ -125,7 +126,7 @@ pub(crate) async fn copy_stopped(
 
 fn finish(answer: &str, json: bool, talk: Talk, done: &str) {
     if json {
-        println!("{}", answer.trim_end());
+        out::line(answer.trim_end());
     }
     talk.say(done);
 }

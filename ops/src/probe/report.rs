@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::chain::print_json;
 use crate::failure::Failure;
+use crate::out;
 
 /// The version of what `--json` prints.
 const JSON_VERSION: u32 = 1;
@@ -66,16 +67,25 @@ impl Report {
         if self.json {
             return print_json(&Whole { version: JSON_VERSION, ok, steps: &self.steps });
         }
-        println!("{} of {} steps held", self.steps.iter().filter(|step| step.ok).count(), self.steps.len());
+        out::line(format_args!(
+            "{} of {} steps held",
+            self.steps.iter().filter(|step| step.ok).count(),
+            self.steps.len()
+        ));
         Ok(())
     }
 }
 
 impl Step {
     fn print(&self) {
-        println!("{:6} {:>6} ms  {}", if self.ok { "ok" } else { "FAILED" }, self.milliseconds, self.name);
+        out::line(format_args!(
+            "{:6} {:>6} ms  {}",
+            if self.ok { "ok" } else { "FAILED" },
+            self.milliseconds,
+            self.name
+        ));
         for check in &self.checks {
-            println!("                  - {check}");
+            out::line(format_args!("                  - {check}"));
         }
     }
 }

@@ -14,6 +14,7 @@ use super::files::{self, Readers};
 use super::report::Report;
 use super::{days, key};
 use crate::failure::{Exit, Failure, OrFail};
+use crate::out;
 use crate::talk::Talk;
 
 /// Longest name: X.509 allows a common name no more.
@@ -78,9 +79,9 @@ pub(crate) fn init(options: &Init, now: Timestamp, talk: Talk) -> Result<(), Fai
 fn report(options: &Init, place: &Place, certificate: &Certificate, talk: Talk) -> Result<(), Failure> {
     let report = Report::new(&place.certificate, &place.key, certificate);
     if options.json {
-        println!("{}", report.json()?);
+        out::line(report.json()?);
     } else {
-        println!("{}", place.certificate.display());
+        out::line(place.certificate.display());
     }
     talk.say(format!("an authority until {}, SHA-256 {}", certificate.ends, certificate.sha256()));
     talk.say(format!(

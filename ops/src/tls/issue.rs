@@ -15,6 +15,7 @@ use super::report::Report;
 use super::row::row;
 use super::{days, key};
 use crate::failure::{Exit, Failure};
+use crate::out;
 use crate::talk::Talk;
 
 /// Options of `opsctl tls issue`.
@@ -102,11 +103,11 @@ fn report(
     if options.json {
         let policy = row.as_ref().map(|(text, _)| text.clone());
         let report = Report::new(&out.certificate, &out.key, certificate).names(names).policy(policy);
-        println!("{}", report.json()?);
+        out::line(report.json()?);
     } else if let Some((text, _)) = &row {
-        println!("{}", text.trim_end());
+        out::line(text.trim_end());
     } else {
-        println!("{shown}");
+        out::line(&shown);
     }
     talk.say(format!("issued `{shown}` for {}, until {}", list(names), certificate.ends));
     match row {

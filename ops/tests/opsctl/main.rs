@@ -6,6 +6,7 @@ mod cli;
 mod clock;
 mod dev;
 mod hsm;
+mod output;
 mod tls;
 
 use std::process::{Command, Output};

@@ -1,6 +1,7 @@
 //! The whole system at work: every operation, every app, and what it survives.
 #![cfg(test)]
 
+mod accounts;
 mod apps;
 mod audit;
 mod directory;
