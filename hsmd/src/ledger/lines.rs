@@ -160,8 +160,14 @@ pub(super) async fn trail(on: &impl ConnectionTrait) -> Result<Trail, Error> {
 /// Where the first part ends of what is to be cut up to number `up_to`; nothing if it is the last one.
 pub(super) async fn first_part(on: &impl ConnectionTrait, up_to: u64) -> Result<Option<Head>, Error> {
     const ONE: &str = "SELECT line FROM audit_lines WHERE number = $1";
-    let Some(end) = trail(on).await?.first.and_then(|first| part_end(first, up_to)) else { return Ok(None) };
-    let row = sql::one(on, ONE, [stored(end)?.into()]).await?.ok_or(Error::NoSuchLine(end))?;
+    let row = loop {
+        let end = trail(on).await?.first.and_then(|first| part_end(first, up_to));
+        let Some(end) = end else { return Ok(None) };
+        // One that is gone by now was cut meanwhile, by the same cut that was broken off.
+        if let Some(row) = sql::one(on, ONE, [stored(end)?.into()]).await? {
+            break row;
+        }
+    };
     let line: String = row.try_get("", "line")?;
     // Digested anew: what stays must be the digest of the line that goes.
     let entry = Entry::parse(&line).map_err(|_| Error::Unreadable { table: "audit_lines" })?;
@@ -176,6 +182,9 @@ const fn part_end(first: u64, up_to: u64) -> Option<u64> {
 /// Cuts the lines up to `head`, which stays as number and digest.
 pub(super) async fn cut(on: &impl ConnectionTrait, head: &Head) -> Result<(), Error> {
     const NOTE: &str = "UPDATE state SET cut_number = $1, cut_digest = $2 WHERE id = 1";
+    if trail(on).await?.cut.is_some_and(|cut| cut.number >= head.number) {
+        return Ok(());
+    }
     if !has(on, head).await? {
         return Err(Error::NoSuchLine(head.number));
     }

@@ -69,8 +69,8 @@ const CHANGES_MAX: usize = 64;
 const LINES_MAX: usize = 1024;
 
 /// Every part that [`Ledger::warnings`] can name.
-pub const WARNINGS: [&str; 6] =
-    ["audit", "chainCopy", "headCopy", "ledgerCluster", "ledgerClusterUnknown", "room"];
+pub const WARNINGS: [&str; 7] =
+    ["audit", "chainCopy", "headCopy", "ledgerCluster", "ledgerClusterUnknown", "room", "wal"];
 
 /// Where the ledger is, and what goes with it.
 pub struct Settings {

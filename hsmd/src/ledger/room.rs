@@ -3,6 +3,9 @@
 //! Below a floor of free room no endorsement is written any more. What the chain still writes needs no new block: the
 //! WAL was grown before by being written to, and pages come from filler rows (*ballast*) that the same transaction
 //! deletes. On PostgreSQL no such promise is made.
+//!
+//! What stands in the WAL and not in the database yet (its *backlog*) may still need as many new blocks there. While
+//! somebody reads for long it cannot be copied, and counts as room that is used.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,6 +21,9 @@ const ROWS: i64 = 128;
 
 /// Rows that one transaction frees: eight pages and more, of which an event with its lines takes about six.
 const FREED_AT_ONCE: i64 = 2;
+
+/// Size of the WAL above which it is asked how much of it is backlog: four times what it has as a rule.
+const WAL_LARGE: u64 = 16 << 20;
 
 /// Bytes that the ballast takes, about.
 const BALLAST: u64 = 128 * 16 * 1024;
@@ -54,6 +60,10 @@ pub(super) struct Room {
     folder: Option<PathBuf>,
     /// The name of a file system on which what the chain writes needs new blocks.
     copies_on_write: Option<&'static str>,
+    /// The WAL.
+    wal: Option<PathBuf>,
+    /// Bytes of it that are not in the database yet, if they are many.
+    pub(super) backlog: u64,
     floor: u64,
     first: Option<(Instant, u64)>,
     /// A write failed because there was no room, whatever the system says.
@@ -64,7 +74,12 @@ impl Room {
     pub(super) fn new(file: Option<&Path>, floor: u64) -> Self {
         let folder = file.and_then(Path::parent).map(Path::to_owned);
         let copies_on_write = folder.as_deref().and_then(copies_on_write);
-        Self { folder, copies_on_write, floor, first: None, refused: false }
+        let wal = file.map(|file| {
+            let mut wal = file.as_os_str().to_owned();
+            wal.push("-wal");
+            PathBuf::from(wal)
+        });
+        Self { folder, copies_on_write, wal, backlog: 0, floor, first: None, refused: false }
     }
 
     /// Why a full disk can stop a taint here, if it can.
@@ -92,13 +107,23 @@ impl Room {
 
     /// Whether only the chain may write now.
     pub(super) fn shortage(&self) -> Option<Condition> {
-        let free = self.free()?;
-        (free < self.floor || self.refused).then_some(Condition::NoRoom { free, floor: self.floor })
+        let (free, floor) = (self.free()?, self.needed());
+        (free < floor || self.refused).then_some(Condition::NoRoom { free, floor })
     }
 
     /// Whether there is room to fill up the ballast.
     pub(super) fn is_ample(&self) -> bool {
-        self.free().is_some_and(|free| free >= self.floor.saturating_add(BALLAST.saturating_mul(2)))
+        self.free().is_some_and(|free| free >= self.needed().saturating_add(BALLAST.saturating_mul(2)))
+    }
+
+    const fn needed(&self) -> u64 {
+        self.floor.saturating_add(self.backlog)
+    }
+
+    /// Whether the WAL has grown so far that its backlog is to be asked for.
+    pub(super) fn wal_is_large(&self) -> bool {
+        let size = self.wal.as_ref().and_then(|wal| wal.metadata().ok()).map_or(0, |wal| wal.len());
+        size > WAL_LARGE
     }
 
     /// Notes how much room is left. Answers for how many days it is enough if it is used up as since the start.
@@ -159,9 +184,38 @@ pub(super) async fn grow_wal(on: &impl ConnectionTrait) -> Result<(), Error> {
     Ok(())
 }
 
+/// Copies what can be copied of a large WAL into the database; answers the bytes of its backlog. Without one it is cut
+/// back, and is to be grown again.
+pub(super) async fn copy_wal(on: &impl ConnectionTrait) -> Result<u64, Error> {
+    const PAGE: u64 = 4096;
+    let rows = sql::all(on, "PRAGMA wal_checkpoint(PASSIVE)", []).await?;
+    let row = rows.first().ok_or(Error::Unreadable { table: "wal_checkpoint" })?;
+    let (frames, copied): (i64, i64) = (row.try_get("", "log")?, row.try_get("", "checkpointed")?);
+    let backlog = u64::try_from(frames.saturating_sub(copied)).unwrap_or(0).saturating_mul(PAGE);
+    if backlog == 0 {
+        sql::all(on, "PRAGMA wal_checkpoint(TRUNCATE)", []).await?;
+    }
+    Ok(backlog)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backlog_is_room_that_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut room = Room::new(Some(&folder.path().join("ledger.db")), 1 << 20);
+        let (free, far) = (room.free().unwrap(), u64::MAX / 2);
+        assert!(free > 1 << 30, "the test needs a gigabyte");
+        for (floor, backlog, is_short) in
+            [(1 << 20, 0, false), (1 << 20, far, true), (far, 0, true), (1 << 20, 1 << 20, false)]
+        {
+            (room.floor, room.backlog) = (floor, backlog);
+            assert_eq!(room.shortage().is_some(), is_short, "{floor} {backlog}");
+            assert!(!is_short || !room.is_ample());
+        }
+    }
 
     #[test]
     fn file_systems_that_copy_on_write_are_known() {

@@ -19,7 +19,7 @@ use crate::support::{
     daemon::{Answer, Daemon, request, try_request},
     in_parallel,
     trail::{self, Line},
-    world::{Database, World, service_key, sign_request, verify},
+    world::{Database, World, read_chain, service_key, sign_request, verify},
 };
 
 fn endorse(world: &World, key: u8) -> Answer {
@@ -157,16 +157,16 @@ fn a_day(world: &World, plan: &str) -> bool {
         assert_eq!(status.signal(), Some(9), "{plan}: {}", hsmd.log());
         hsmd = world.start();
     }
-    let before = world.chain().len();
+    let before = chain(world, &mut hsmd, plan).len();
     let mut answered = Vec::new();
     for key in 1..=3 {
         let body = sign_request(Purpose::Response, service_key(key), Duration::from_mins(5));
-        let endorsed = insist(world, &mut hsmd, plan, "edge", "/sign", &body);
+        let endorsed = insist(world, &mut hsmd, plan, "edge", ("POST", "/sign"), &body);
         answered.push((key, endorsed));
-        let from = world.chain().last().unwrap().id();
-        insist(world, &mut hsmd, plan, "admin", "/rotate", &format!("{{\"from\":\"{from}\"}}"));
+        let from = chain(world, &mut hsmd, plan).last().unwrap().id();
+        insist(world, &mut hsmd, plan, "admin", ("POST", "/rotate"), &format!("{{\"from\":\"{from}\"}}"));
     }
-    let chain = world.chain();
+    let chain = chain(world, &mut hsmd, plan);
     assert_eq!(chain.len(), before + 3, "{plan}: one command, one event");
     let met = hsmd.log().contains("failure point");
     hsmd.stop();
@@ -184,10 +184,22 @@ fn a_day(world: &World, plan: &str) -> bool {
     met
 }
 
+/// The chain as published, from an hsmd that may die at any moment.
+fn chain(world: &World, hsmd: &mut Daemon, plan: &str) -> Vec<SignedEvent> {
+    read_chain(&insist(world, hsmd, plan, "edge", ("GET", "/chain"), ""))
+}
+
 /// Asks until the answer is a success, starting hsmd again when it has died.
-fn insist(world: &World, hsmd: &mut Daemon, plan: &str, socket: &str, path: &str, body: &str) -> String {
+fn insist(
+    world: &World,
+    hsmd: &mut Daemon,
+    plan: &str,
+    socket: &str,
+    (method, path): (&str, &str),
+    body: &str,
+) -> String {
     for _ in 0..100 {
-        match try_request(&world.socket(socket), "POST", path, body.as_bytes()) {
+        match try_request(&world.socket(socket), method, path, body.as_bytes()) {
             Ok(answer) if answer.status == 200 => return answer.body,
             Ok(answer) => {
                 assert_eq!(answer.status, 503, "{plan}: {}", answer.body);

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::support::{
     daemon::{Answer, request, try_request},
     disk::Disk,
-    eventually, trail,
+    eventually, in_parallel, trail,
     world::{Database, World, service_key, sign_request},
 };
 
@@ -42,35 +43,47 @@ fn health(world: &World) -> String {
 #[test]
 fn a_full_disk_stops_no_taint() {
     let world = World::new(Database::Sqlite);
-    let config = fs::read_to_string(world.config()).unwrap();
     let folder = world.path().join("disk");
+    fill_up(&world, &folder, &Disk::new("16m", &folder));
+}
+
+/// The same on the file system that most hosts have, whose journal takes room too.
+#[test]
+fn a_full_ext4_stops_no_taint() {
+    let world = World::new(Database::Sqlite);
+    let folder = world.path().join("disk");
+    match Disk::ext4("32M", &folder) {
+        Some(disk) => fill_up(&world, &folder, &disk),
+        None => println!("ext4 is not tried: there is no loop device, or no right to mount one"),
+    }
+}
+
+fn fill_up(world: &World, folder: &Path, disk: &Disk) {
+    let config = fs::read_to_string(world.config()).unwrap();
     let ledger = format!("sqlite://{}/ledger.db", folder.display());
     fs::write(world.config(), config.replace(&world.ledger, &ledger)).unwrap();
-    let disk = Disk::new("16m", &folder);
-    let mut hsmd = disk.spawn(&world);
+    let mut hsmd = disk.spawn(world);
     hsmd.ready().unwrap();
-    assert_eq!(endorse(&world).status, 200);
+    assert_eq!(endorse(world).status, 200);
     world.rotate("{}");
-    let eater = disk.eater(&folder);
-    eventually("the floor", SOON, || endorse(&world).status == 503);
-    assert_eq!(endorse(&world).code(), "BA606");
-    eventually("health", SOON, || {
-        health(&world).contains("bytes free") || health(&world).contains("KiB free")
-    });
+    let eater = disk.eater(folder);
+    eventually("the floor", SOON, || endorse(world).status == 503);
+    assert_eq!(endorse(world).code(), "BA606");
+    eventually("health", SOON, || health(world).contains("bytes free") || health(world).contains("KiB free"));
     for events in 3..6 {
-        let answer = taint(&world);
+        let answer = taint(world);
         assert_eq!(answer.status, 200, "{}: {}", answer.body, hsmd.log());
         assert_eq!(world.chain().len(), events);
     }
     world.rotate("{}");
-    assert_eq!(endorse(&world).code(), "BA606");
+    assert_eq!(endorse(world).code(), "BA606");
 
     eater.stop();
-    eventually("an endorsement", SOON, || endorse(&world).status == 200);
+    eventually("an endorsement", SOON, || endorse(world).status == 200);
     let chain = world.chain();
     hsmd.stop();
     let copy = world.path().join("kept.db");
-    fs::copy(disk.inside(&folder).join("ledger.db"), &copy).unwrap();
+    fs::copy(disk.inside(folder).join("ledger.db"), &copy).unwrap();
     let lines = trail::read(&format!("sqlite://{}", copy.display()));
     for event in &chain[1..] {
         let id = event.id().to_string();
@@ -147,6 +160,10 @@ fn a_trail_that_is_gone_says_so() {
 /// A database that does not answer is named as such, soon, and no token is blamed for it; then everything goes on.
 #[test]
 fn a_frozen_database_is_named() {
+    in_parallel([freeze_and_thaw, end_frozen], |drill: fn()| drill());
+}
+
+fn freeze_and_thaw() {
     let world = World::new(Database::Postgres);
     let mut hsmd = world.start();
     world.rotate("{}");
@@ -166,7 +183,14 @@ fn a_frozen_database_is_named() {
         try_request(&world.socket("admin"), "POST", "/rotate", b"{}").unwrap().status == 200
     });
     assert_eq!(world.softhsm.objects(), 4);
-    // Nor does an end wait for it.
+    hsmd.stop();
+}
+
+/// An end does not wait for it either.
+fn end_frozen() {
+    let world = World::new(Database::Postgres);
+    let mut hsmd = world.start();
+    let server = world.postgres.as_ref().unwrap();
     server.signal(Signal::STOP);
     let start = Instant::now();
     hsmd.stop();
@@ -228,14 +252,51 @@ async fn a_large_cut_can_be_broken_off() {
     }
     cutting.abort();
     drop(cutting.await);
+    // Whatever part was under way is done before this.
+    let newest = ledger.append(vec![Record::new(Kind::Stop)]).await.unwrap();
     let trail = ledger.trail().await.unwrap();
     let cut = trail.cut.unwrap();
-    assert!(cut.number < end.number, "the first part is not all of it");
     let page = ledger.lines(0).await.unwrap();
     assert_eq!(trail.first, Some(cut.number + 1));
     assert!(page.lines[0].contains(&cut.digest.to_string()), "{}", page.lines[0]);
-    ledger.cut(end.number, end.digest, Vec::new()).await.unwrap();
+    // On a busy machine it may have come to its end.
+    if cut != end {
+        ledger.cut(end.number, end.digest, Vec::new()).await.unwrap();
+    }
     let trail = ledger.trail().await.unwrap();
-    assert_eq!((trail.cut, trail.first), (Some(end), None));
+    assert_eq!((trail.cut, trail.first), (Some(end), Some(newest.number)));
+    ledger.close().await.unwrap();
+}
+
+/// While something reads for long the WAL cannot be copied into the database: that is said, counted as used, and ends
+/// with the reader.
+#[tokio::test]
+async fn a_long_reader_is_named() {
+    use keychain::audit::Record;
+    use sea_orm::{ConnectionTrait as _, Database as Connection, TransactionTrait as _};
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ledger.db");
+    let ledger = crate::support::ledger::open(&file).await.unwrap();
+    let backup = Connection::connect(format!("sqlite://{}", file.display())).await.unwrap();
+    let reading = backup.begin().await.unwrap();
+    reading.execute_unprepared("SELECT COUNT(*) FROM audit_lines").await.unwrap();
+    for _ in 0..60 {
+        ledger.append(vec![Record::new(Kind::Start).plain("version", "1".repeat(400)); 1000]).await.unwrap();
+    }
+    let is_named = || ledger.warnings().iter().any(|(part, text)| *part == "wal" && text.contains("MiB"));
+    let start = Instant::now();
+    while !is_named() {
+        assert!(start.elapsed() < LATER, "{:?}", ledger.warnings());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    reading.rollback().await.unwrap();
+    backup.close().await.unwrap();
+    while is_named() {
+        assert!(start.elapsed() < LATER * 2, "{:?}", ledger.warnings());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let wal = fs::metadata(folder.path().join("ledger.db-wal")).unwrap().len();
+    assert!(wal < 16 << 20, "{wal}");
+    ledger.append(vec![Record::new(Kind::Start)]).await.unwrap();
     ledger.close().await.unwrap();
 }

@@ -44,6 +44,9 @@ impl Journal {
         if self.cluster.is_none() && !self.is_sqlite() {
             self.compare_cluster().await;
         }
+        if self.room.backlog > 0 || self.room.wal_is_large() {
+            self.copy_wal().await;
+        }
         if self.room.refused && self.room.is_ample() {
             self.room.refused = false;
         }
@@ -317,6 +320,34 @@ impl Journal {
         if let Err(error) = room::grow_wal(database).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "no room is reserved for the chain yet");
             self.room.refused = true;
+        }
+    }
+
+    /// Copies a large WAL into the database, and says so if somebody keeps that from being done.
+    async fn copy_wal(&mut self) {
+        let Some(database) = &self.database else { return };
+        match tokio::time::timeout(CALL_MAX, room::copy_wal(database)).await {
+            Ok(Ok(backlog)) => self.room.backlog = backlog,
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot copy the WAL into the ledger"
+                );
+            }
+            Err(_) => tracing::warn!("cannot copy the WAL into the ledger: the database does not answer"),
+        }
+        let backlog = self.room.backlog;
+        metrics::gauge!("hsmd_ledger_wal_backlog_bytes").set(crate::ledger::gauge(backlog));
+        let warning = (backlog > 0).then(|| {
+            format!(
+                "{} MiB of the ledger stand in its WAL alone, because something reads it for long: end that (a backup, \
+                 an open `sqlite3`)",
+                backlog >> 20
+            )
+        });
+        self.shared.warn("wal", warning);
+        if backlog == 0 && self.room.is_ample() {
+            self.grow().await;
         }
     }
 
