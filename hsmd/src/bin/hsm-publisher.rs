@@ -30,6 +30,9 @@ const SWEEP: Duration = Duration::from_secs(30);
 /// How often hsmd is told what is published.
 const REPORT: Duration = Duration::from_mins(1);
 
+/// How often while hsmd says that something is wrong with it.
+const REPORT_AGAIN: Duration = Duration::from_secs(10);
+
 /// How soon what is owed is tried again, and how often the watchdog is told.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -98,6 +101,7 @@ async fn carry(source: Source, report_to: Source, directory: Directory, health: 
                 Err(error) => {
                     state.hsmd = Some(Failure::unavailable(error).to_string());
                     carried.reports.reported = None;
+                    carried.chain.begin_anew();
                     Ok(())
                 }
             },
@@ -115,7 +119,7 @@ async fn carry(source: Source, report_to: Source, directory: Directory, health: 
             _ = sweep.tick() => carried.sweep().await,
             _ = tick.tick() => {
                 notify::ping();
-                Ok(())
+                carried.report_again().await
             }
             else => break,
         };
@@ -161,7 +165,7 @@ impl Carried {
     async fn sweep(&mut self) -> Result<(), directory::Error> {
         self.statements.sweep();
         let found = self.chain.sweep().await?;
-        let is_due = self.reports.reported.is_none_or(|reported| reported.elapsed() >= REPORT);
+        let is_due = self.reports.is_due();
         if let Some(newest) = self.chain.newest().filter(|_| is_due) {
             let heads = self.statements.found(&newest.id()).await?;
             self.reports.send(&found, &heads).await;
@@ -179,6 +183,12 @@ impl Carried {
         let reported = self.report_first().await;
         self.statements.learn(told);
         reported
+    }
+
+    /// Tells hsmd sooner than at the next sweep, while something is wrong.
+    async fn report_again(&mut self) -> Result<(), directory::Error> {
+        let is_wrong = self.reports.reported.is_some() && self.reports.problem.is_some();
+        if is_wrong && self.reports.is_due() { self.sweep().await } else { Ok(()) }
     }
 
     /// Tells hsmd what is published, if it was not told since it was there.
@@ -204,6 +214,12 @@ impl Carried {
 }
 
 impl Reports {
+    /// An operator may be deciding about what was found: hsmd is told again soon what came of that.
+    fn is_due(&self) -> bool {
+        let every = if self.problem.is_some() { REPORT_AGAIN } else { REPORT };
+        self.reported.is_none_or(|reported| reported.elapsed() >= every)
+    }
+
     async fn send(&mut self, found: &Found, heads: &[Head]) {
         self.reported = Some(time::Instant::now());
         self.problem = match self.source.report(found, heads).await {

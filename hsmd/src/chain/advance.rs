@@ -96,6 +96,10 @@ impl Keeper {
             return Ok(Attempt::Done(earlier));
         }
         let view = self.demand(|powers| if advance.taint { powers.taints } else { powers.rotates })?;
+        if let Some(shown) = self.rival().filter(|_| !advance.taint) {
+            // Whatever else is the matter: it would add to the contest.
+            return Err(Error::State(State::Rival(shown)));
+        }
         let next = view.next().ok_or(Error::Unsettled)?;
         let created_at = match self.date_after(&view, advance)? {
             Dating::At(at) => at,
@@ -156,7 +160,7 @@ impl Keeper {
         failure_point::write(step, "after-commit")?;
         // 6. Generation id and signing key change together, and the event becomes visible.
         *self.proven() = Some(extended.live().id());
-        self.enter(State::Ready, Some(Arc::clone(&extended)));
+        self.enter(self.state_with_keys(), Some(Arc::clone(&extended)));
         failure_point::pass(step, "after-show");
         // 7. The key that was left is destroyed.
         let retired = self.tokens.retire(newest.public_key).await;

@@ -12,6 +12,7 @@ mod advance;
 mod attest;
 mod clock;
 mod error;
+mod evidence;
 mod first;
 mod make;
 mod plan;
@@ -25,15 +26,14 @@ mod turn;
 mod view;
 
 use std::{
-    collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use keychain::{Digest, chain::SignedEvent};
+use keychain::Digest;
 use tokio::sync::{Notify, watch};
 
 use crate::{
@@ -43,6 +43,7 @@ use crate::{
     token::signer::Class,
     token::{TokenState, Tokens},
 };
+use evidence::Evidence;
 use turn::{Turns, Waiting};
 
 pub use advance::{Advance, Advanced};
@@ -68,8 +69,8 @@ pub struct Keeper {
     strays: AtomicBool,
     /// The event that is known to be the chain's newest: its key was seen on a token in this run, or an operator said so.
     proven: Mutex<Option<Digest>>,
-    /// Copies of the chain, by name, that the ledger is held against.
-    copies: Mutex<BTreeMap<&'static str, Vec<SignedEvent>>>,
+    /// What speaks for and against the ledger besides the tokens.
+    evidence: Mutex<Evidence>,
     /// The sequence number of the newest visible event, for those who wait for the next.
     head: watch::Sender<u64>,
     /// A signature failed: the watcher need not wait until it is tried again.
@@ -117,7 +118,7 @@ impl Keeper {
             standing: watch::Sender::new(Standing::default()),
             strays: AtomicBool::new(false),
             proven: Mutex::new(None),
-            copies: Mutex::default(),
+            evidence: Mutex::default(),
             head: watch::Sender::new(0),
             suspicion: Notify::new(),
         }
@@ -160,17 +161,6 @@ impl Keeper {
     /// Resolves when somebody's signature has failed since this was last asked.
     pub async fn suspected(&self) {
         self.suspicion.notified().await;
-    }
-
-    /// Holds the ledger against a copy of the chain from now on: events that verify on their own, in order.
-    pub async fn compare(&self, name: &'static str, events: Vec<SignedEvent>) -> Result<(), Error> {
-        let _turn = self.turns.take(Waiting::Other).await;
-        let before = self.copies.lock().unwrap_or_else(PoisonError::into_inner).insert(name, events.clone());
-        let ids = |events: &[SignedEvent]| events.iter().map(SignedEvent::id).collect::<Vec<_>>();
-        if before.is_some_and(|before| ids(&before) == ids(&events)) {
-            return Ok(());
-        }
-        self.reconcile().await
     }
 
     /// The tokens.

@@ -11,7 +11,7 @@ use keychain::{
     chain::{Event, SignedEvent},
 };
 
-use super::state::State;
+use super::{evidence::Tail, state::State};
 use crate::{
     token::Slot,
     token::backend::{Half, Key, KeyId, KeyIds},
@@ -51,7 +51,13 @@ pub(super) struct Known<'a> {
     /// chain was read and ends with it, or an operator said so.
     pub(super) proven: Option<Digest>,
     /// Copies of the chain, by name: the chain copy, the published chain.
-    pub(super) copies: &'a [(&'static str, Vec<SignedEvent>)],
+    pub(super) copies: &'a [(&'static str, Tail)],
+    /// How a head proves that the ledger was restored.
+    pub(super) restored: Option<&'a str>,
+    /// How it showed before that somebody else has the keys of the newest event.
+    pub(super) rival: Option<&'a str>,
+    /// Whether what is published is still to be compared.
+    pub(super) is_awaited: bool,
     /// The ids that keys are made under.
     pub(super) key_ids: KeyIds,
 }
@@ -61,7 +67,7 @@ impl Known<'_> {
     fn copies_end_with(&self, newest: &Event) -> bool {
         let ends = |name: &str| {
             let copy = self.copies.iter().find(|(copied, _)| *copied == name);
-            copy.and_then(|(_, events)| events.last()).is_some_and(|last| last.id() == newest.id)
+            copy.and_then(|(_, copy)| copy.last()).is_some_and(|last| last.id() == newest.id)
         };
         ends(CHAIN_COPY) && ends(PUBLISHED)
     }
@@ -104,9 +110,17 @@ pub(super) fn plan(found: &Found, written: Written<'_>, known: Known<'_>) -> Pla
     }
     let Some(newest) = written.events.last() else { return plan_first(found, written, known) };
     let facts = Facts::of(found, written, known, newest.event());
-    let state = match (compare(found, written.events, known.copies), facts.state()) {
-        (Some(behind @ State::LedgerBehind { .. }), _) => behind,
+    let by_keys = facts.state();
+    let has_power = by_keys.powers().signs || by_keys.powers().rotates;
+    let rival = known.rival.map(|shown| State::Rival(shown.to_owned()));
+    let state = match (compare(found, written.events, known.copies).or(rival), by_keys) {
+        (_, behind @ State::LedgerBehind { .. }) | (Some(behind @ State::LedgerBehind { .. }), _) => behind,
+        // The ledger's own lack comes first: beside a rival its endorsements would be wrong too.
+        (_, _) if has_power && let Some(lacking) = known.restored => {
+            State::LedgerRestored(lacking.to_owned())
+        }
         (Some(rival), State::Ready) => rival,
+        _ if has_power && known.is_awaited => State::Uncompared,
         (_, state) => state,
     };
     let sweeps = facts.allow_sweep(&state);
@@ -136,7 +150,7 @@ fn exchanged(events: &[SignedEvent], seen: &[&SignedEvent]) -> Option<State> {
 /// An empty ledger.
 fn plan_first(found: &Found, written: Written<'_>, known: Known<'_>) -> Plan {
     // A copy of a chain is beside it: this is no first start.
-    if known.copies.iter().any(|(_, events)| !events.is_empty()) {
+    if known.copies.iter().any(|(_, copy)| copy.last().is_some()) {
         return settle(State::LedgerEmpty);
     }
     let first_two = [known.key_ids.of(0), known.key_ids.of(1)];
@@ -154,15 +168,11 @@ fn plan_first(found: &Found, written: Written<'_>, known: Known<'_>) -> Plan {
 
 /// Holds the ledger against copies of the chain. Only what follows the newest event, or stands beside it, changes the
 /// state: a thief of a tainted key can publish branches off older events for ever.
-fn compare(
-    found: &Found,
-    events: &[SignedEvent],
-    copies: &[(&'static str, Vec<SignedEvent>)],
-) -> Option<State> {
+fn compare(found: &Found, events: &[SignedEvent], copies: &[(&'static str, Tail)]) -> Option<State> {
     let newest = events.last()?;
-    for (name, copied) in copies {
-        let position = events.len().saturating_sub(1);
-        let Some(beside) = copied.get(position) else { continue };
+    for (name, copy) in copies {
+        let place = events.len().saturating_sub(1);
+        let Some(beside) = copy.at(place) else { continue };
         let (ours, theirs) = (newest.event(), beside.event());
         if theirs.prefix != ours.prefix || theirs.previous != ours.previous {
             continue;
@@ -175,7 +185,7 @@ fn compare(
                 newest.id()
             )));
         }
-        let Some(last) = copied.last().filter(|_| copied.len() > events.len()) else { continue };
+        let Some(last) = copy.beyond(place) else { continue };
         return Some(ahead_of(found, newest.event(), name, last.event()));
     }
     None

@@ -68,6 +68,13 @@ impl Keeper {
         self.reconcile().await
     }
 
+    /// Reconciles unless that is still to be done, or the ledger is not written here: what was learnt counts then. In turn
+    /// only.
+    pub(super) async fn reconcile_anew(&self) -> Result<(), Error> {
+        let is_due_anyway = self.chain_state() == State::Opening || self.closed_by_ledger().is_some();
+        if is_due_anyway { Ok(()) } else { self.reconcile().await }
+    }
+
     /// The state that the ledger's condition puts the chain in; `None` if the ledger is written.
     fn closed_by_ledger(&self) -> Option<State> {
         match self.ledger.condition().borrow().clone() {
@@ -113,9 +120,17 @@ impl Keeper {
         self.compare_clock(newest.map(|newest| newest.created_at));
         let survey = self.survey(newest).await?;
         let (found, proven) = (Found::from(&survey), *self.proven());
-        let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let copies: Vec<_> = copies.into_iter().collect();
-        let known = Known { seen: &seen, proven, copies: &copies, key_ids: self.key_ids };
+        let evidence = self.evidence().clone();
+        let copies = evidence.copies(self.chain_copy(&contents.events));
+        let known = Known {
+            seen: &seen,
+            proven,
+            copies: &copies,
+            restored: evidence.restored(),
+            rival: newest.and_then(|newest| evidence.rival_of(&newest.id)),
+            is_awaited: evidence.is_awaited(),
+            key_ids: self.key_ids,
+        };
         let written = Written { events: &contents.events, key_intent: contents.key_intent };
         match plan(&found, written, known) {
             Plan::Begin(sweep) => self.begin(&sweep).await,
@@ -137,6 +152,12 @@ impl Keeper {
         }
         if state.powers().rotates && survey.silent().is_none() {
             self.clear_away(&sweep).await;
+        }
+        if let State::Rival(shown) = &state
+            && let Some(newest) = contents.events.last()
+        {
+            // What shows it is taken out of the directory; an operator ends this, or another event.
+            self.evidence().note_rival(newest.id(), shown.clone());
         }
         if proves {
             *self.proven() = contents.events.last().map(SignedEvent::id);

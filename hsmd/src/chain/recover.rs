@@ -140,6 +140,10 @@ impl Keeper {
     ) -> Result<Recovered, Error> {
         let _turn = self.turns.take(Waiting::Other).await;
         let imported = self.import(brought, unfinished, lines).await?;
+        if imported > 0 {
+            // The ledger lacks what was denied and revoked: published heads may list it.
+            self.evidence().await_report();
+        }
         if unfinished.is_newest() {
             // The ledger has all of the chain brought now, so that both end with one event.
             *self.proven() = brought.0.last().map(SignedEvent::id);
@@ -149,7 +153,7 @@ impl Keeper {
         if imported == 0 && matches!(state, State::LedgerBehind { .. } | State::LiveKeyMissing { .. }) {
             return Err(unrecoverable("the chain has no event that the ledger lacks"));
         }
-        let view = self.demand(|powers| powers.signs || powers.rotates)?;
+        let view = self.demand(|powers| powers.signs || powers.rotates || powers.taints)?;
         failure_point::pass(Step::Recover, "after-settle");
         let live = view.live().event();
         Ok(Recovered {

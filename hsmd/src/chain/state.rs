@@ -73,6 +73,8 @@ pub enum State {
     },
     /// No token answers that has a key of the newest event.
     TokenSilent(String),
+    /// Keys and ledger agree, and what is published is compared first.
+    Uncompared,
 }
 
 /// What can still be done.
@@ -88,7 +90,7 @@ pub struct Powers {
 
 impl State {
     /// The name of every state, in metrics, answers and the page.
-    pub const LABELS: [&str; 20] = [
+    pub const LABELS: [&str; 21] = [
         "opening",
         "ready",
         "interrupted",
@@ -109,6 +111,7 @@ impl State {
         "rival",
         "standby",
         "token-silent",
+        "uncompared",
     ];
 
     /// The name.
@@ -134,6 +137,7 @@ impl State {
             Self::Rival(_) => "rival",
             Self::Standby { .. } => "standby",
             Self::TokenSilent(_) => "token-silent",
+            Self::Uncompared => "uncompared",
         }
     }
 
@@ -146,7 +150,7 @@ impl State {
             // A rotation would add to the contest; a taint ends the generation that both holders have.
             Self::Rival(_) => (true, false, true),
             // Anything dated and signed now could contradict what was published; a taint contradicts nothing.
-            Self::LedgerRestored(_) => (false, false, true),
+            Self::LedgerRestored(_) | Self::Uncompared => (false, false, true),
             _ => (false, false, false),
         };
         Powers { signs, rotates, taints }
@@ -175,6 +179,7 @@ impl State {
             Self::Rival(_) => "another holder of this chain's keys has signed",
             Self::Standby { .. } => "another hsmd has the ledger",
             Self::TokenSilent(_) => "the token of the HSM does not answer",
+            Self::Uncompared => "what is published is not compared with the ledger yet",
         }
     }
 
@@ -222,7 +227,7 @@ impl State {
             Self::Standby { holder } => {
                 format!("{summary}: `{holder}` signs; this one takes over when it ends")
             }
-            Self::Opening | Self::Ready | Self::LedgerEmpty => summary.to_owned(),
+            Self::Opening | Self::Ready | Self::LedgerEmpty | Self::Uncompared => summary.to_owned(),
         }
     }
 
@@ -260,17 +265,30 @@ impl State {
             }
             Self::NextKeySilent(_) => "bring the token back; endorsements go on, rotations and taints wait",
             Self::PinRefused(_) => "correct the credential, or say that it is right (`opsctl hsm pin retry`)",
-            Self::Rival(_) => "stop the copy of this host or token, then taint (`opsctl taint`)",
+            Self::Rival(_) => {
+                "stop the copy of this host or token, then taint (`opsctl taint`), or if it was only a snapshot say that \
+                 it is stopped (`opsctl hsm recover --copy-stopped`) and rotate twice"
+            }
             Self::Standby { .. } => "none is needed",
             Self::TokenSilent(_) => {
                 "see that the token is there and works; hsmd tries again every two seconds"
+            }
+            Self::Uncompared => {
+                "see that hsm-publisher runs; without its report hsmd goes on in half a minute"
             }
         }
     }
 
     /// Whether the reconciliation only waits for something to come back, without a person's decision.
     pub const fn passes_by_itself(&self) -> bool {
-        matches!(self, Self::Opening | Self::Interrupted(_) | Self::LedgerFailing(_) | Self::TokenSilent(_))
+        matches!(
+            self,
+            Self::Opening
+                | Self::Interrupted(_)
+                | Self::LedgerFailing(_)
+                | Self::TokenSilent(_)
+                | Self::Uncompared
+        )
     }
 }
 
@@ -311,6 +329,7 @@ pub(super) mod tests {
             State::Rival(text()),
             State::Standby { holder: text() },
             State::TokenSilent(text()),
+            State::Uncompared,
         ]
     }
 
@@ -336,7 +355,7 @@ pub(super) mod tests {
                 "live-key-lost" | "live-key-silent" => (false, true, true),
                 "next-key-lost" | "next-key-silent" => (true, false, false),
                 "rival" => (true, false, true),
-                "ledger-restored" => (false, false, true),
+                "ledger-restored" | "uncompared" => (false, false, true),
                 _ => (false, false, false),
             };
             assert_eq!((signs, rotates, taints), wanted, "{state}");

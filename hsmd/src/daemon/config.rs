@@ -181,8 +181,13 @@ impl Config {
     }
 
     /// When statements are made, and what they allow for.
-    pub const fn statements(&self) -> statement::Settings {
-        statement::Settings { head_interval: self.head_interval.duration(), skew: self.clock_skew.duration() }
+    pub fn statements(&self) -> statement::Settings {
+        let has_publisher = self.listen.iter().any(|listen| listen.entrance().role == Role::Publish);
+        statement::Settings {
+            head_interval: self.head_interval.duration(),
+            skew: self.clock_skew.duration(),
+            report_patience: has_publisher.then_some(statement::REPORT_PATIENCE),
+        }
     }
 
     /// What the clock is judged by.

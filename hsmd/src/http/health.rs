@@ -5,8 +5,8 @@ use keychain::json;
 
 use super::{Door, border};
 use crate::{
+    chain::Keeper,
     chain::statement::Statements,
-    chain::{Keeper, State},
     health::Health,
     token::{TokenState, mirrored_from},
 };
@@ -21,11 +21,7 @@ fn describe(health: &Health, keeper: &Keeper, statements: &Statements) -> (bool,
     let mut problems = health.problems();
     // The chain's own word is newer.
     problems.retain(|(part, _)| part != "chain");
-    let state = match (keeper.chain_state(), statements.restored(), statements.rival()) {
-        (State::Ready, Some(difference), _) => State::LedgerRestored(difference.to_string()),
-        (State::Ready, None, Some(evidence)) => State::Rival(evidence),
-        (state, ..) => state,
-    };
+    let state = keeper.chain_state();
     let chain = if let Some(view) = keeper.view() {
         let live = view.live().event();
         format!(
@@ -33,7 +29,7 @@ fn describe(health: &Health, keeper: &Keeper, statements: &Statements) -> (bool,
             live.prefix, live.id, live.sequence_number, live.created_at
         )
     } else {
-        problems.push(("chain".to_owned(), keeper.chain_state().to_string()));
+        problems.push(("chain".to_owned(), state.to_string()));
         String::new()
     };
     let powers = state.powers();

@@ -93,7 +93,7 @@ async fn try_copy_stopped(
     let CopyStopped = door
         .audit
         .operation(intent, move |_| async move {
-            statements.end_rival().map(|()| CopyStopped).map_err(|error| border::refuse(&error))
+            statements.end_rival().await.map(|()| CopyStopped).map_err(|error| border::refuse(&error))
         })
         .await?;
     door.statements.tell(&door.health);

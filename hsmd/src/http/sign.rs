@@ -23,7 +23,6 @@ async fn try_sign(request: &HttpRequest, door: &Door, payload: web::Payload) -> 
     let wanted = SignRequest::parse(&body)?;
     let now = door.keeper.trusted_now().map_err(|doubt| border::refuse(&doubt.into()))?;
     let permission = door.policy.permit_endorsement(caller(request), &wanted, now)?;
-    door.statements.demand_signing()?;
     door.statements.demand_not_revoked(&wanted.public_key)?;
     door.statements.demand_open(permission.service())?;
     door.audit.demand_writable().map_err(|error| border::unwritten(&error))?;

@@ -33,15 +33,13 @@ pub struct Kept {
     pub cluster: Option<Cluster>,
 }
 
-/// What the chain copy is to the ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compared {
-    /// It has every event, or has now.
-    Complete,
-    /// It has events that the ledger lacks.
-    Ahead(usize),
-    /// It has another event at this place. It was left as it is.
-    Other(usize),
+/// What the chain copy had when it was held against the ledger, before it was completed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// How many of the ledger's events, from the first on.
+    pub same: usize,
+    /// The lines after them: nothing unless it has events that the ledger lacks, or others.
+    pub rest: Vec<String>,
 }
 
 /// The two files.
@@ -64,17 +62,8 @@ impl ChainCopy {
     }
 
     /// Appends what the copy lacks of the ledger's `events`, each as text; a copy that has others is left alone.
-    pub(super) async fn complete(&self, events: Vec<String>) -> Result<Compared, Error> {
+    pub(super) async fn complete(&self, events: Vec<String>) -> Result<Copied, Error> {
         self.blocking(move |path| complete(path, &events)).await
-    }
-
-    /// The events that the copy has.
-    pub(super) async fn events(&self) -> Result<Vec<SignedEvent>, Error> {
-        let text = self.blocking(read).await?;
-        let parse = |line: &str| {
-            SignedEvent::parse(line).map_err(|refusal| self.unusable(refusal.because().to_owned()))
-        };
-        whole_lines(&text).lines().map(parse).collect()
     }
 
     /// Keeps the newest head with its numbers; a mark that is higher stays.
@@ -207,7 +196,7 @@ fn append(path: &Path, text: &str) -> io::Result<()> {
     if is_new { sync_folder(path) } else { Ok(()) }
 }
 
-fn complete(path: &Path, events: &[String]) -> io::Result<Compared> {
+fn complete(path: &Path, events: &[String]) -> io::Result<Copied> {
     let text = read(path)?;
     let whole = whole_lines(&text);
     if whole.len() < text.len() {
@@ -216,19 +205,13 @@ fn complete(path: &Path, events: &[String]) -> io::Result<Compared> {
         file.set_len(u64::try_from(whole.len()).unwrap_or(0))?;
         file.sync_data()?;
     }
-    let mut copied = 0_usize;
-    for line in whole.lines() {
-        match events.get(copied) {
-            Some(event) if event == line => copied = copied.saturating_add(1),
-            Some(_) => return Ok(Compared::Other(copied)),
-            None => return Ok(Compared::Ahead(whole.lines().count().saturating_sub(copied))),
-        }
-    }
-    let lacking = lines_of(events.iter().skip(copied).map(String::as_str));
-    if !lacking.is_empty() {
+    let same = whole.lines().zip(events).take_while(|(line, event)| line == event).count();
+    let rest: Vec<_> = whole.lines().skip(same).map(str::to_owned).collect();
+    let lacking = lines_of(events.iter().skip(same).map(String::as_str));
+    if rest.is_empty() && !lacking.is_empty() {
         append(path, &lacking)?;
     }
-    Ok(Compared::Complete)
+    Ok(Copied { same, rest })
 }
 
 /// Replaces a file by one that is whole and durable before it has the name.
@@ -264,19 +247,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("copy/chain.jsonl");
         let whole = texts(3).join("\n") + "\n";
-        for (name, before, compared, after) in [
-            ("absent", None, Compared::Complete, whole.clone()),
-            ("complete", Some(whole.clone()), Compared::Complete, whole.clone()),
-            ("behind", Some("{\"event\":0}\n".to_owned()), Compared::Complete, whole.clone()),
-            ("torn", Some("{\"event\":0}\n{\"eve".to_owned()), Compared::Complete, whole.clone()),
-            ("ahead", Some(texts(5).join("\n") + "\n"), Compared::Ahead(2), texts(5).join("\n") + "\n"),
-            ("other", Some("{\"event\":7}\n".to_owned()), Compared::Other(0), "{\"event\":7}\n".to_owned()),
+        let five = texts(5).join("\n") + "\n";
+        for (name, before, (same, rest), after) in [
+            ("absent", None, (0, 0), whole.clone()),
+            ("complete", Some(whole.clone()), (3, 0), whole.clone()),
+            ("behind", Some("{\"event\":0}\n".to_owned()), (1, 0), whole.clone()),
+            ("torn", Some("{\"event\":0}\n{\"eve".to_owned()), (1, 0), whole.clone()),
+            ("ahead", Some(five.clone()), (3, 2), five),
+            ("other", Some("{\"event\":7}\n".to_owned()), (0, 1), "{\"event\":7}\n".to_owned()),
         ] {
             fs::remove_file(&path).ok();
             if let Some(before) = before {
                 append(&path, &before).unwrap();
             }
-            assert_eq!(complete(&path, &texts(3)).unwrap(), compared, "{name}");
+            let copied = complete(&path, &texts(3)).unwrap();
+            assert_eq!((copied.same, copied.rest.len()), (same, rest), "{name}");
             assert_eq!(fs::read_to_string(&path).unwrap(), after, "{name}");
         }
     }

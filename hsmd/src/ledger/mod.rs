@@ -47,7 +47,7 @@ use journal::{Ask, Journal, WaitingLines};
 use open_files::OpenFiles;
 use state::Shared;
 
-pub use chain_copy::Kept;
+pub use chain_copy::{Copied, Kept};
 pub use cluster::Cluster;
 pub use condition::Condition;
 pub use declaration::{Declaration, Entry, REVOKED_MAX, RevokedService, Stated};
@@ -299,9 +299,9 @@ impl Ledger {
         self.shared.kept().await
     }
 
-    /// The events in the chain copy, each verified on its own.
-    pub async fn copied_events(&self) -> Result<Vec<SignedEvent>, Error> {
-        self.shared.copied_events().await
+    /// What the chain copy had when this process first held it against the ledger; `None` if it could not be read.
+    pub fn copied(&self) -> Option<Copied> {
+        self.shared.copied()
     }
 
     /// Lines of the audit trail from line `from` on, as many as one answer holds.

@@ -11,14 +11,13 @@ use std::{
 use keychain::{
     Digest,
     audit::{Entry, Head},
-    chain::SignedEvent,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult};
 use tokio::sync::watch;
 
 use super::{
     CALL_MAX, Condition, Error, Kept, Stated,
-    chain_copy::ChainCopy,
+    chain_copy::{ChainCopy, Copied},
     declaration,
     endorsements::{Numbers, Revocations},
     events,
@@ -49,6 +48,8 @@ pub(super) struct Shared {
     numbers: Mutex<Numbers>,
     pub(super) trusted_time: AtomicI64,
     copy: ChainCopy,
+    /// What the chain copy had when it was first held against the ledger.
+    copied: Mutex<Option<Copied>>,
     warnings: Mutex<BTreeMap<&'static str, String>>,
 }
 
@@ -61,6 +62,7 @@ impl Shared {
             numbers: Mutex::default(),
             trusted_time: AtomicI64::new(i64::MIN),
             copy,
+            copied: Mutex::default(),
             warnings: Mutex::default(),
         }
     }
@@ -115,8 +117,12 @@ impl Shared {
         self.copy.kept().await
     }
 
-    pub(super) async fn copied_events(&self) -> Result<Vec<SignedEvent>, Error> {
-        self.copy.events().await
+    pub(super) fn note_copied(&self, copied: &Copied) {
+        self.copied.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| copied.clone());
+    }
+
+    pub(super) fn copied(&self) -> Option<Copied> {
+        self.copied.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn note_trusted(&self, millis: Option<i64>) {

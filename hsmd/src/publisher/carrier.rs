@@ -28,7 +28,11 @@ pub struct Carrier {
     events: BTreeMap<Digest, String>,
     /// Events that the directory is not known to hold.
     owed: BTreeSet<Digest>,
-    /// The number and the id of the newest event.
+    /// What hsmd told since it was last there: one that comes back may have another ledger.
+    told: BTreeSet<Digest>,
+    /// Whether hsmd was away since.
+    is_anew: bool,
+    /// The number and the id of the newest event that it told.
     newest: Option<(u64, Digest)>,
     /// When it was told.
     learnt: Instant,
@@ -41,6 +45,8 @@ pub struct Found {
     pub events: Vec<SignedEvent>,
     /// How many of the events that hsmd told were there.
     pub held: u64,
+    /// The newest event that hsmd told, if it was there.
+    pub newest: Option<Digest>,
 }
 
 impl Carrier {
@@ -50,6 +56,8 @@ impl Carrier {
             directory,
             events: BTreeMap::new(),
             owed: BTreeSet::new(),
+            told: BTreeSet::new(),
+            is_anew: false,
             newest: None,
             learnt: Instant::now(),
         }
@@ -57,9 +65,14 @@ impl Carrier {
 
     /// Takes in events that hsmd told. They are published by the next [`Self::settle`].
     pub fn learn(&mut self, events: Vec<SignedEvent>) {
+        if std::mem::take(&mut self.is_anew) {
+            self.told.clear();
+            self.newest = None;
+        }
         for event in events {
             let sequence_number = event.event().sequence_number;
             self.owed.insert(event.id());
+            self.told.insert(event.id());
             self.events.insert(event.id(), event.text().to_owned());
             let told = Some((sequence_number, event.id()));
             if told > self.newest {
@@ -94,28 +107,33 @@ impl Carrier {
         let published: BTreeSet<String> = self.directory.events().await?.into_iter().collect();
         self.owed
             .extend(self.events.iter().filter(|(_, text)| !published.contains(*text)).map(|(id, _)| *id));
-        let held = self.events.values().filter(|text| published.contains(*text)).count();
+        let is_held = |id: &&Digest| self.events.get(*id).is_some_and(|text| published.contains(text));
+        let held = self.told.iter().filter(is_held).count();
+        let newest = self.newest.map(|(_, id)| id).filter(|id| is_held(&id));
         let foreign = self.foreign(&published);
         for event in &foreign {
             // Public verifiers fail on two events with one number.
             if self.is_beside(event) {
                 self.directory.withdraw_event(&event.id()).await?;
+                // Also if an hsmd told it that had another ledger.
+                self.events.remove(&event.id());
+                self.owed.remove(&event.id());
                 metrics::counter!("hsm_publisher_rivals_total").increment(1);
                 tracing::error!(event = %event.id(), "took an event that stands beside the chain out of the directory");
             }
         }
-        Ok(Found { events: foreign, held: u64::try_from(held).unwrap_or(u64::MAX) })
+        Ok(Found { events: foreign, held: u64::try_from(held).unwrap_or(u64::MAX), newest })
     }
 
     /// Published events of this chain that hsmd did not tell, those nearest to the newest event: there a rival says most.
     fn foreign(&self, published: &BTreeSet<String>) -> Vec<SignedEvent> {
         let Some(newest) = self.newest() else { return Vec::new() };
         let (prefix, number) = (newest.event().prefix, newest.event().sequence_number);
-        let told: BTreeSet<&String> = self.events.values().collect();
+        let told: BTreeSet<&String> = self.told.iter().filter_map(|id| self.events.get(id)).collect();
         let unknown = published.iter().filter(|text| !told.contains(text));
         let mut foreign: Vec<_> = unknown
             .filter_map(|text| SignedEvent::parse(text).ok())
-            .filter(|event| event.event().prefix == prefix && !self.events.contains_key(&event.id()))
+            .filter(|event| event.event().prefix == prefix && !self.told.contains(&event.id()))
             .collect();
         foreign.sort_by_key(|event| event.event().sequence_number.abs_diff(number));
         foreign.truncate(REPORTED_MAX);
@@ -130,6 +148,11 @@ impl Carrier {
     /// The newest event that hsmd told.
     pub fn newest(&self) -> Option<SignedEvent> {
         self.newest.and_then(|(_, id)| self.event(&id))
+    }
+
+    /// hsmd is away: what it tells next is its whole chain.
+    pub const fn begin_anew(&mut self) {
+        self.is_anew = true;
     }
 
     /// Owes the directory every event.

@@ -80,7 +80,9 @@ impl Source {
         let events: Vec<_> = found.events.iter().map(SignedEvent::text).collect();
         let heads: Vec<_> = heads.iter().map(Head::text).collect();
         let (events, heads, held) = (events.join(","), heads.join(","), found.held);
-        let body = format!("{{\"events\":[{events}],\"heads\":[{heads}],\"held\":{held}}}");
+        let newest = found.newest.map_or_else(|| "null".to_owned(), |id| format!("\"{id}\""));
+        let body =
+            format!("{{\"events\":[{events}],\"heads\":[{heads}],\"held\":{held},\"newest\":{newest}}}");
         let answer = self.http.post("http://hsmd/published").timeout(DEADLINE).body(body).send().await?;
         if answer.status() != reqwest::StatusCode::OK {
             return Err(Error::Status(answer.status().as_u16()));

@@ -21,6 +21,12 @@ fn published(events: &[SignedEvent]) -> String {
     format!("[{}]", texts.join(","))
 }
 
+/// The events of a chain copy.
+fn read_lines(copy: &std::path::Path) -> Vec<SignedEvent> {
+    let text = std::fs::read_to_string(copy).unwrap();
+    text.lines().map(|line| SignedEvent::parse(line).unwrap()).collect()
+}
+
 /// The code of a refusal, and the reason that the operator is told.
 fn refusal(answer: &Answer) -> (String, String) {
     let because = answer.body.split("\"because\":\"").nth(1).and_then(|rest| rest.split('"').next());
@@ -121,7 +127,7 @@ fn a_ledger_from_an_old_backup_takes_the_published_chain_and_no_other() {
         world
             .recover("", &chain_text)
             .ok()
-            .contains("\"sequenceNumber\":3,\"state\":\"ready\",\"imported\":2")
+            .contains("\"sequenceNumber\":3,\"state\":\"uncompared\",\"imported\":2")
     );
     lives_on(&world, &chain, hsmd);
 }
@@ -188,10 +194,15 @@ fn lose(world: &World, database: Database) {
 }
 
 /// The ledger is lost together with a rotation that was under way: whether a later event was signed cannot be
-/// known, so the operator has to say.
+/// known, so the operator has to say; unless the chain copy has that event.
 #[test]
 fn what_was_unfinished_when_the_ledger_was_lost_is_discarded_only_if_told() {
-    in_parallel(["rotate/after-key:kill:1", "rotate/after-commit:kill:1"], |death| {
+    let rows = [
+        ("rotate/after-key:kill:1", true),
+        ("rotate/after-commit:kill:1", false),
+        ("rotate/after-commit:kill:1", true),
+    ];
+    in_parallel(rows, |(death, has_copy)| {
         let world = World::new(Database::Sqlite);
         let mut hsmd = world.spawn_to_fail(death);
         hsmd.ready().unwrap();
@@ -199,12 +210,25 @@ fn what_was_unfinished_when_the_ledger_was_lost_is_discarded_only_if_told() {
         drop(crate::support::daemon::try_request(&world.socket("admin"), "POST", "/rotate", b"{}"));
         hsmd.ended();
         world.restore_ledger(None);
+        let copy = world.path().join("copy/chain.jsonl");
+        if !has_copy {
+            std::fs::remove_file(&copy).unwrap();
+        }
         let hsmd = world.start_behind(None);
         let (code, because) = refusal(&world.recover("", &published(&chain)));
         assert_eq!(code, "BA602");
         assert!(because.contains("a key made for a later event"), "{death}: {because}");
         assert_eq!(world.softhsm.objects(), 6, "nothing was destroyed");
-        world.recover("?unfinished=discard", &published(&chain)).ok();
+        let discarded = world.recover("?unfinished=discard", &published(&chain));
+        let copied: Vec<_> = if has_copy { read_lines(&copy) } else { Vec::new() };
+        if copied.len() == 2 {
+            assert_eq!((discarded.status, discarded.code()), (503, "BA603"), "{}", discarded.body);
+            assert!(discarded.body.contains("the chain copy goes on to generation 1"), "{}", discarded.body);
+            assert_eq!(world.softhsm.objects(), 6, "nothing was destroyed");
+            world.recover("", &published(&copied)).ok();
+            return lives_on(&world, &copied, hsmd);
+        }
+        discarded.ok();
         lives_on(&world, &chain, hsmd);
     });
 }

@@ -8,12 +8,13 @@ use crate::{
     publisher::{Published, spawn},
     support::{
         daemon::request,
-        eventually,
-        world::{World, service_key, sign_request},
+        eventually, in_parallel, listens,
+        world::{Database, World, service_key, sign_request},
     },
 };
 
-const SOON: Duration = Duration::from_secs(20);
+/// hsm-publisher's reports come within half a minute while something is wrong.
+const SOON: Duration = Duration::from_mins(1);
 
 impl World {
     fn health(&self) -> serde_json::Value {
@@ -21,16 +22,23 @@ impl World {
         serde_json::from_str(&answer.body).unwrap()
     }
 
+    /// Whether answer and metrics say so.
     fn is_in(&self, state: &str) -> bool {
         let health = self.health();
-        match state {
-            "restored" => health["problems"]["restored"].is_string(),
+        let metrics = request(&self.socket("metrics"), "GET", "/metrics", "").ok();
+        let told = match state {
+            "ledger-restored" => health["problems"]["restored"].is_string(),
             "rival" => health["warnings"]["rival"].is_string(),
             _ => health["status"] == "healthy" && health["warnings"]["rival"].is_null(),
-        }
+        };
+        let gauge = format!("hsmd_chain_state{{state=\"{state}\"}} 1\n");
+        told && health["state"]["name"] == state && metrics.contains(&gauge)
     }
 
     fn enters(&self, state: &str) {
+        eventually("the sockets", SOON, || {
+            listens(&self.socket("admin")) && listens(&self.socket("metrics"))
+        });
         let start = std::time::Instant::now();
         while !self.is_in(state) {
             assert!(start.elapsed() < SOON, "not {state}: {}", self.health());
@@ -98,8 +106,8 @@ fn a_restored_ledger_is_named_and_takes_over_what_it_lacks(has_copy: bool) {
     if !has_copy {
         std::fs::remove_dir_all(world.path().join("copy")).unwrap();
     }
-    let mut hsmd = world.start();
-    world.enters("restored");
+    let mut hsmd = world.spawn();
+    world.enters("ledger-restored");
 
     // Nothing is signed but a taint; reads go on.
     assert_eq!(world.sign(2).status, 503);
@@ -112,8 +120,8 @@ fn a_restored_ledger_is_named_and_takes_over_what_it_lacks(has_copy: bool) {
     // What was shown is taken over, and nothing else.
     // Also after another start.
     hsmd.kill();
-    let mut hsmd = world.start();
-    world.enters("restored");
+    let mut hsmd = world.spawn();
+    world.enters("ledger-restored");
     let other = keychain::Digest::of("other");
     let wrong = world.admin("/take-over", &format!("{{\"proof\":\"{other}\",\"take\":\"sound\"}}"));
     assert_eq!((wrong.status, wrong.code()), (409, "BA602"));
@@ -174,4 +182,55 @@ fn a_copy_beside_the_original_is_named_and_is_led_back_to_work() {
         held == ours
     });
     hsmd.stop();
+}
+
+/// What a tainted generation listed a thief can have listed: its denials alone are taken over, unless an operator says so.
+#[test]
+fn after_a_taint_the_denials_alone_are_taken_over() {
+    in_parallel(["sound", "all", "nothing"], |take| {
+        let world = World::new(Database::Sqlite);
+        let mut hsmd = world.start();
+        for _ in 0..2 {
+            world.rotate("{}");
+        }
+        hsmd.stop();
+        let backup = world.back_up_ledger();
+        let mut hsmd = world.start();
+        let (key, zero) = (service_key(1).to_string(), world.chain()[0].id());
+        world.admin("/revoke-keys", &format!("{{\"publicKeys\":[\"{key}\"]}}")).ok();
+        world.admin("/taint", &format!("{{\"generationId\":\"{zero}\"}}")).ok();
+        hsmd.stop();
+        world.restore_ledger(Some(&backup));
+        let mut hsmd = world.spawn();
+        world.enters("ledger-restored");
+
+        // A taint goes on, and ends nothing; nor does another start.
+        let newest = world.chain().last().unwrap().id();
+        world.admin("/taint", &format!("{{\"generationId\":\"{newest}\"}}")).ok();
+        assert_eq!(world.chain().len(), 4);
+        world.enters("ledger-restored");
+        assert_eq!((world.sign(2).status, world.admin("/rotate", "{}").status), (503, 503));
+        hsmd.kill();
+        let mut hsmd = world.spawn();
+        world.enters("ledger-restored");
+        let shown = world.restored();
+        assert_eq!(shown["eventId"], newest.to_string(), "the head of the generation that was left");
+        let proof = shown["proof"].as_str().unwrap();
+        let taken = world.admin("/take-over", &format!("{{\"proof\":\"{proof}\",\"take\":\"{take}\"}}")).ok();
+        assert_eq!(taken.contains(&key), take == "all", "{taken}");
+        assert_eq!(taken.contains(&zero.to_string()), take != "nothing", "{taken}");
+        assert_eq!(world.report(&[]), "agrees");
+        world.enters("ready");
+        eventually("a head of the newest event", SOON, || {
+            let head = world.newest_head();
+            head.is_some_and(|head| {
+                let entries = head.entries();
+                (entries.denied.contains(&zero), entries.keys.contains_key(&service_key(1)))
+                    == (take != "nothing", take == "all")
+            })
+        });
+        assert_eq!(world.sign(1).status, if take == "all" { 403 } else { 200 });
+        world.rotate("{}");
+        hsmd.stop();
+    });
 }

@@ -6,9 +6,10 @@ use std::{
 };
 
 use hsmd::{
-    chain::statement::{Effect, Settings, Statements},
-    chain::{Advance, Error, Keeper},
+    chain::statement::{Effect, Finding, Report, Settings, Statements},
+    chain::{Advance, Error, Keeper, State},
     clock::{Clock, TrustedClock},
+    health::Health,
     token::backend::KeyIds,
     token::signer::Signer,
 };
@@ -297,11 +298,15 @@ impl Place {
     }
 
     async fn start(&self) -> (Arc<Keeper>, Statements) {
+        self.start_and_await(None).await
+    }
+
+    async fn start_and_await(&self, report_patience: Option<Duration>) -> (Arc<Keeper>, Statements) {
         let (signer, _) = Signer::start(Box::new(self.device.connect())).unwrap();
         let ledger = support::ledger::open(&self.folder.path().join("ledger.db")).await.unwrap();
         let clock = TrustedClock::new(Box::new(self.clock.clone()));
         let keeper = Arc::new(Keeper::start(ledger, signer, clock, KeyIds::default()).await.unwrap());
-        let settings = Settings { head_interval: Duration::from_mins(15), skew: SKEW };
+        let settings = Settings { head_interval: Duration::from_mins(15), skew: SKEW, report_patience };
         let statements = Statements::open(Arc::clone(&keeper), settings).await.unwrap();
         (keeper, statements)
     }
@@ -337,6 +342,60 @@ async fn what_is_durable_is_stated_after_a_death_before_its_signature() {
     // Said again after all that: the same answer, and nothing new signed.
     assert_eq!(statements.deny(left).await.unwrap().effect, Effect::Denied);
     assert_eq!(statements.newest().version, newest.version);
+}
+
+/// A ledger that was restored with its whole disk shows by what is published alone: after a boot that is compared first.
+#[tokio::test]
+async fn after_a_boot_what_is_published_is_compared_first() {
+    let place = Place::new();
+    let other_boot = || Some("another-boot 2026-01-01T00:00:00.000Z".to_owned());
+    let (keeper, statements) = place.start().await;
+    keeper.ledger().keep_note("compared", other_boot(), Vec::new()).await.unwrap();
+    keeper.close().await.unwrap();
+    drop((keeper, statements));
+
+    let (keeper, statements) = place.start_and_await(Some(Duration::from_hours(1))).await;
+    assert_eq!((keeper.chain_state(), statements.newest().head.is_none()), (State::Uncompared, true));
+    let refused = keeper.advance(Advance { from: None, taint: false }).await.unwrap_err();
+    assert!(matches!(refused, Error::State(State::Uncompared)), "{refused}");
+    keeper.advance(Advance { from: None, taint: true }).await.unwrap();
+    assert_eq!(keeper.chain_state(), State::Uncompared);
+    // An empty directory is no news.
+    assert_eq!(statements.judge(&Report::default()).await.unwrap(), Finding::Nothing);
+    assert_eq!(keeper.chain_state(), State::Uncompared);
+    let report = Report { held: 1, ..Report::default() };
+    assert_eq!(statements.judge(&report).await.unwrap(), Finding::Agrees);
+    assert_eq!(keeper.chain_state(), State::Ready);
+    keeper.close().await.unwrap();
+    drop((keeper, statements));
+
+    // Once is enough for a boot.
+    let (keeper, statements) = place.start_and_await(Some(Duration::from_hours(1))).await;
+    assert_eq!((keeper.chain_state(), statements.newest().head.is_some()), (State::Ready, true));
+    keeper.ledger().keep_note("compared", other_boot(), Vec::new()).await.unwrap();
+    keeper.close().await.unwrap();
+    drop((keeper, statements));
+
+    // Without a publisher it goes on, and says since when nothing was compared.
+    let (keeper, statements) = place.start_and_await(Some(Duration::from_millis(1))).await;
+    let (statements, health) = (Arc::new(statements), Arc::new(Health::new()));
+    let running = tokio::spawn({
+        let (statements, health) = (Arc::clone(&statements), Arc::clone(&health));
+        async move { statements.run(&health).await }
+    });
+    let warned = || {
+        let warnings = health.warnings();
+        warnings
+            .iter()
+            .any(|(part, text)| part == "published" && text.contains("since 2026-01-01T00:00:00.000Z"))
+    };
+    let start = std::time::Instant::now();
+    while keeper.chain_state() != State::Ready || !warned() {
+        keeper.check().await.unwrap();
+        assert!(start.elapsed() < SOON, "{} {:?}", keeper.chain_state(), health.warnings());
+        tokio::task::yield_now().await;
+    }
+    running.abort();
 }
 
 /// What no window reaches any more is neither denied nor carried on; a revoked key is never endorsed again.
@@ -402,7 +461,7 @@ async fn a_denial_is_stated_by_the_hsmd_that_takes_over() {
     one.revoke_keys(&[service_key(1)]).await.unwrap();
     let number = one.newest().head.as_ref().unwrap().number();
     keeper.close().await.unwrap();
-    let health = hsmd::health::Health::new();
+    let health = Health::new();
     let mut newest = other.watch();
     let seen = newest.wait_for(|newest| {
         let entries = newest.head.as_ref().map(Head::entries);

@@ -219,6 +219,33 @@ fn each_state_at_a_start_has_its_way_back() {
     });
 }
 
+/// The ledger is known to be the newest once every copy that was there before ends with its newest event.
+#[test]
+fn a_missing_live_key_is_settled_by_what_is_published() {
+    let past = Past::new();
+    past.destroy_key(2);
+    let hsmd = past.world.spawn();
+    past.wait_for(&hsmd, "live-key-missing");
+    assert_eq!(past.world.report(&[]), "agrees");
+    past.wait_for(&hsmd, "live-key-lost");
+    past.run("live-key-lost");
+    past.lives_on(hsmd);
+}
+
+/// What the publisher has put there itself proves nothing: the first report found the directory empty.
+#[test]
+fn a_missing_live_key_is_not_settled_by_what_was_put_back() {
+    let past = Past::new();
+    past.destroy_key(2);
+    let mut hsmd = past.world.spawn();
+    past.wait_for(&hsmd, "live-key-missing");
+    let empty = "{\"events\":[],\"heads\":[],\"held\":0,\"newest\":null}";
+    request(&past.world.socket("publish"), "POST", "/published", empty).ok();
+    past.world.report(&[]);
+    past.wait_for(&hsmd, "live-key-missing");
+    hsmd.stop();
+}
+
 /// The same under a running hsmd.
 #[test]
 fn each_state_that_befalls_a_running_hsmd_has_its_way_back() {

@@ -58,24 +58,56 @@ fn tokens(slots: &[(Slot, Option<&[u64]>)]) -> Found {
     found
 }
 
+/// Nothing but the ids of keys.
+fn unknown() -> Known<'static> {
+    Known {
+        seen: &[],
+        proven: None,
+        copies: &[],
+        restored: None,
+        rival: None,
+        is_awaited: false,
+        key_ids: ids(),
+    }
+}
+
 struct Case<'a> {
     found: Found,
     newest: u64,
     intent: Option<u64>,
     proven: bool,
-    copies: &'a [(&'static str, Vec<SignedEvent>)],
+    copies: &'a [(&'static str, Tail)],
+    restored: Option<&'static str>,
+    rival: Option<&'static str>,
+    is_awaited: bool,
 }
 
 impl Case<'_> {
     fn of(found: Found) -> Self {
-        Self { found, newest: 4, intent: Some(5), proven: false, copies: &[] }
+        Self {
+            found,
+            newest: 4,
+            intent: Some(5),
+            proven: false,
+            copies: &[],
+            restored: None,
+            rival: None,
+            is_awaited: false,
+        }
     }
 
     fn settled(&self) -> Settled {
         let events = chain_of(0, self.newest, u64::MAX);
         let proven = self.proven.then(|| events.last().unwrap().id());
         let written = Written { events: &events, key_intent: self.intent };
-        let known = Known { seen: &[], proven, copies: self.copies, key_ids: ids() };
+        let known = Known {
+            proven,
+            copies: self.copies,
+            restored: self.restored,
+            rival: self.rival,
+            is_awaited: self.is_awaited,
+            ..unknown()
+        };
         match plan(&self.found, written, known) {
             Plan::Settle(settled) => settled,
             Plan::Begin(_) => panic!("a chain with events begins anew"),
@@ -205,7 +237,7 @@ fn a_ledger_that_went_back_is_exchanged() {
         (&long, &Vec::new(), true),
     ] {
         let seen: Vec<_> = seen.iter().collect();
-        let known = Known { seen: &seen, proven: None, copies: &[], key_ids: ids() };
+        let known = Known { seen: &seen, ..unknown() };
         let Plan::Settle(settled) = plan(&found, Written { events, key_intent: Some(5) }, known) else {
             panic!("a chain begins anew")
         };
@@ -236,7 +268,7 @@ fn copies_of_the_chain_are_held_against_the_ledger() {
         (chain_of(0, 6, 4), &[4, 5], "rival"),
     ] {
         let told = format!("{} {keys:?}", copy.len());
-        let copies = [("published chain", copy)];
+        let copies = [(PUBLISHED, Tail::from(copy))];
         let case = Case { copies: &copies, ..Case::of(tokens(&[(FIRST, Some(keys))])) };
         let settled = case.settled();
         assert_eq!(settled.state.label(), label, "{told}");
@@ -244,10 +276,62 @@ fn copies_of_the_chain_are_held_against_the_ledger() {
     }
 }
 
+/// A key that is missing after a restart: the ledger is known to be the newest if every copy that was there before ends
+/// with its newest event.
+#[test]
+fn copies_that_end_with_the_ledger_prove_it_the_newest() {
+    let whole = |newest| Tail::from(chain_of(0, newest, u64::MAX));
+    let end =
+        |newest| Tail::new(usize::try_from(newest).unwrap(), chain_of(0, newest, u64::MAX).split_off(4));
+    for (chain_copy, published, keys, label) in [
+        (Some(whole(4)), Some(whole(4)), &[5][..], "live-key-lost"),
+        (Some(end(4)), Some(end(4)), &[5], "live-key-lost"),
+        (None, Some(whole(4)), &[5], "live-key-missing"),
+        (Some(whole(4)), None, &[5], "live-key-missing"),
+        (Some(whole(3)), Some(whole(4)), &[5], "live-key-missing"),
+        (Some(whole(4)), Some(whole(3)), &[5], "live-key-missing"),
+        (Some(whole(4)), Some(Tail::default()), &[5], "live-key-missing"),
+        (Some(whole(4)), Some(whole(5)), &[5], "ledger-behind"),
+        (Some(whole(5)), Some(whole(4)), &[5], "ledger-behind"),
+        (Some(whole(4)), Some(whole(4)), &[4, 5], "ready"),
+        (Some(whole(4)), Some(whole(4)), &[], "keys-lost"),
+    ] {
+        let copies = [(CHAIN_COPY, chain_copy), (PUBLISHED, published)];
+        let copies: Vec<_> = copies.into_iter().filter_map(|(name, copy)| Some((name, copy?))).collect();
+        let case = Case { copies: &copies, ..Case::of(tokens(&[(FIRST, Some(keys))])) };
+        assert_eq!(case.settled().state.label(), label, "{copies:?} {keys:?}");
+    }
+}
+
+/// What a published head shows, and what is not compared yet, beside every state of the keys.
+#[test]
+fn what_is_published_takes_power_and_gives_none() {
+    const HEAD: Option<&str> = Some("a head");
+    for (keys, proven, by_keys, restored, rival, awaited) in [
+        (&[4, 5][..], false, "ready", "ledger-restored", "rival", "uncompared"),
+        (&[4], false, "next-key-lost", "ledger-restored", "next-key-lost", "uncompared"),
+        (&[5], true, "live-key-lost", "ledger-restored", "live-key-lost", "uncompared"),
+        (&[5], false, "live-key-missing", "live-key-missing", "live-key-missing", "live-key-missing"),
+        (&[], false, "keys-lost", "keys-lost", "keys-lost", "keys-lost"),
+        (&[6, 7], false, "ledger-behind", "ledger-behind", "ledger-behind", "ledger-behind"),
+    ] {
+        let case = || Case { proven, ..Case::of(tokens(&[(FIRST, Some(keys))])) };
+        for (case, label) in [
+            (case(), by_keys),
+            (Case { restored: HEAD, ..case() }, restored),
+            (Case { restored: HEAD, rival: HEAD, is_awaited: true, ..case() }, restored),
+            (Case { rival: HEAD, ..case() }, rival),
+            (Case { is_awaited: true, ..case() }, awaited),
+        ] {
+            assert_eq!(case.settled().state.label(), label, "{keys:?}");
+        }
+    }
+}
+
 #[test]
 fn a_chain_begins_only_where_nothing_is() {
-    let copy = [("chain copy", chain_of(0, 1, u64::MAX))];
-    let none: &[(&'static str, Vec<SignedEvent>)] = &[];
+    let copy = [(CHAIN_COPY, Tail::from(chain_of(0, 1, u64::MAX)))];
+    let none: &[(&'static str, Tail)] = &[];
     for (found, key_intent, copies, label, gone) in [
         (tokens(&[(FIRST, Some(&[]))]), None, none, None, 0),
         (tokens(&[(FIRST, Some(&[]))]), Some(1), none, None, 0),
@@ -259,7 +343,7 @@ fn a_chain_begins_only_where_nothing_is() {
         (tokens(&[(FIRST, Some(&[])), (SECOND, Some(&[]))]), None, none, None, 0),
         (tokens(&[(FIRST, Some(&[]))]), None, &copy[..], Some("ledger-empty"), 0),
     ] {
-        let known = Known { seen: &[], proven: None, copies, key_ids: ids() };
+        let known = Known { copies, ..unknown() };
         let told = format!("{found:?} {key_intent:?}");
         match (plan(&found, Written { events: &[], key_intent }, known), label) {
             (Plan::Begin(sweep), None) => assert_eq!(sweep.keys.len(), gone, "{told}"),

@@ -46,22 +46,22 @@ impl Statements {
 
     async fn issue_in_turn(&self) -> Result<Stated, Error> {
         let stated = self.read().await?;
+        let after = match self.newest().head.as_ref() {
+            Some(head) => Some((head.event_id(), head.number())),
+            // Boxed: it is rare, and as large as a reconciliation.
+            None => Box::pin(self.compare_with_kept(&stated)).await?,
+        };
         // Whether token and ledger agree is found out elsewhere; here it is only waited for.
-        let view = self.keeper.view().ok_or(Error::Unsettled)?;
+        let view = self.keeper.settled()?;
         let (live, created_at) = (view.live().id(), view.live().event().created_at);
         let now = self.keeper.clock().date_head(created_at)?.to_millis();
         let newest = self.newest();
         // Numbers that this process, or one before it on this host, has shown are never used again, whatever the ledger
         // has lost.
-        let after = match newest.head.as_ref() {
-            Some(head) if head.event_id() == live => head.number(),
-            Some(_) => 0,
-            None => self.compare_with_kept(&view, &stated).await?,
-        };
-        self.demand_signing()?;
+        let after = after.filter(|(event, _)| *event == live).map_or(0, |(_, number)| number);
         let due = listed::entries(&stated, now, self.settings.skew);
         let lists_the_same = newest.head.as_ref().is_some_and(|head| listed::is_same(head.entries(), &due));
-        let is_left_behind = self.is_left_behind(newest.head.as_ref());
+        let is_left_behind = newest.head.as_ref().is_some_and(|head| self.is_left_behind(head));
         let is_newest = newest.generation() == Some(live) && lists_the_same && !is_left_behind;
         if is_newest && !self.until_due().is_zero() {
             return Ok(stated);
@@ -83,11 +83,9 @@ impl Statements {
     }
 
     /// Whether the number of a head was given out before the ledger was restored.
-    fn is_left_behind(&self, head: Option<&Head>) -> bool {
+    pub(super) fn is_left_behind(&self, head: &Head) -> bool {
         let left = self.judged().left_behind;
-        head.is_some_and(|head| {
-            left.is_some_and(|(event, up_to)| head.event_id() == event && head.number() <= up_to)
-        })
+        left.is_some_and(|(event, up_to)| head.event_id() == event && head.number() <= up_to)
     }
 
     async fn sign(

@@ -6,14 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keychain::{Code, Digest, Refusal, audit::Record, statement::Head};
+use keychain::{Digest, audit::Record, statement::Head};
 
 use super::{
     Statements,
-    published::{Finding, Own, Report, Restored, compare, restored},
+    published::{Finding, Own, Report, Restored, Shown, chain_end, judge_heads, own_heads, restored},
 };
 use crate::{
-    chain::{Error, View},
+    chain::{Error, State, View},
+    clock::Source,
     health::Health,
     ledger::{Kept, Stated, highest_head_number},
 };
@@ -29,20 +30,32 @@ const NOTE: &str = "restored";
 pub(super) struct Judged {
     /// When something was compared last; the start of the process before.
     compared: Instant,
+    /// The same as a date that outlives the process, once something was compared.
+    pub(super) compared_at: Option<String>,
+    /// When that was kept for the next start.
+    pub(super) kept: Option<Instant>,
+    /// Whether this process has had a report.
+    is_reported: bool,
     /// What the newest comparison found.
-    finding: &'static str,
+    finding: Finding,
     /// What proves that the ledger was restored, until an operator took it over.
     pub(super) restored: Option<Restored>,
     /// The event and the number of the head that proved it, once it was taken over: this process's own head with that
     /// number, or a lower one, is replaced.
     pub(super) left_behind: Option<(Digest, u64)>,
-    /// Which newest event somebody else has signed beside or beyond, and how that shows.
-    rival: Option<(Digest, String)>,
 }
 
 impl Default for Judged {
     fn default() -> Self {
-        Self { compared: Instant::now(), finding: "nothing", restored: None, left_behind: None, rival: None }
+        Self {
+            compared: Instant::now(),
+            compared_at: None,
+            kept: None,
+            is_reported: false,
+            finding: Finding::Nothing,
+            restored: None,
+            left_behind: None,
+        }
     }
 }
 
@@ -52,8 +65,9 @@ impl Statements {
     pub async fn judge(&self, report: &Report) -> Result<Finding, Error> {
         let view = self.keeper.seen().ok_or(Error::Unsettled)?;
         let stated = self.keeper.ledger().stated().await?;
-        let newest = self.newest();
-        let head = newest.head.as_ref().filter(|head| head.event_id() == view.live().id());
+        let (newest, heads) = (self.newest(), own_heads(&view, report));
+        let is_own = |head: &&Head| head.event_id() == view.live().id() && !self.is_left_behind(head);
+        let head = newest.head.as_ref().filter(is_own);
         let own = Own {
             view: &view,
             head,
@@ -64,15 +78,47 @@ impl Statements {
             now: self.keeper.now(),
             skew: self.settings.skew,
         };
-        let finding = compare(own, report);
-        self.act_on(&finding, &view).await?;
+        let shown = judge_heads(own, &heads);
+        let is_rival = matches!(shown, Some(Shown::Rival(_)));
+        self.compare_chain(&view, report).await?;
+        match shown {
+            Some(Shown::Rival(evidence)) => self.keeper.note_rival(view.live().id(), evidence).await?,
+            Some(Shown::Restored(restored)) => self.note_restored(&restored).await?,
+            None => {}
+        }
+        if !is_rival && let Some(newest) = heads.iter().map(|head| head.issued_at()).max() {
+            self.keeper.clock().learn(Source::Published, newest);
+        }
+        let finding = self.finding(report.held == 0 && heads.is_empty());
+        if finding != Finding::Nothing {
+            self.note_compared().await?;
+        }
         metrics::counter!("hsmd_published_reports_total", "finding" => finding.label()).increment(1);
         let mut judged = self.judged();
-        judged.finding = finding.label();
-        if !matches!(finding, Finding::Nothing) {
+        judged.finding = finding;
+        if finding != Finding::Nothing {
             judged.compared = Instant::now();
         }
         Ok(finding)
+    }
+
+    /// Has the keeper hold the ledger against the published chain.
+    async fn compare_chain(&self, view: &View, report: &Report) -> Result<(), Error> {
+        let (place, end) = chain_end(view, report);
+        let is_first = !std::mem::replace(&mut self.judged().is_reported, true);
+        let differs = end.iter().any(|event| event.id() != view.live().id());
+        // Later on the publisher finds what it has carried there itself: that it ends there proves nothing.
+        if is_first || differs { self.keeper.compare(place, end).await } else { Ok(()) }
+    }
+
+    fn finding(&self, is_nothing: bool) -> Finding {
+        match self.keeper.chain_state() {
+            State::LedgerBehind { .. } => Finding::Ahead,
+            State::LedgerRestored(_) => Finding::Restored,
+            _ if self.keeper.rival().is_some() => Finding::Rival,
+            _ if is_nothing => Finding::Nothing,
+            _ => Finding::Agrees,
+        }
     }
 
     /// What proves that the ledger was restored, if something does.
@@ -84,12 +130,14 @@ impl Statements {
     pub(super) fn uncompared(&self) -> Option<String> {
         let judged = self.judged();
         let age = judged.compared.elapsed();
-        (age > UNCOMPARED_MAX).then(|| {
+        let is_late = age > UNCOMPARED_MAX || self.keeper.has_awaited_in_vain();
+        let since = judged.compared_at.as_ref().map_or_else(String::new, |at| format!(" since {at}"));
+        is_late.then(|| {
             format!(
-                "what is published was not compared with the ledger for {} min (last finding: {}): see hsm-publisher's \
-                 health",
+                "what is published was not compared with the ledger for {} min{since} (last finding: {}): see \
+                 hsm-publisher's health",
                 age.as_secs() / 60,
-                judged.finding
+                judged.finding.label()
             )
         })
     }
@@ -98,37 +146,12 @@ impl Statements {
         self.judged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses to sign endorsements and heads from a ledger that was restored.
-    pub fn demand_signing(&self) -> Result<(), Refusal> {
-        let restored = self.judged().restored.is_some();
-        let because = "the ledger was restored from an old backup: `opsctl hsm recover` shows what it lacks";
-        if restored { Err(Refusal::new(Code::Unavailable, because)) } else { Ok(()) }
-    }
-
-    /// Refuses to rotate from a ledger that was restored, or beside a copy that signs with the same keys.
-    pub fn demand_rotating(&self) -> Result<(), Refusal> {
-        self.demand_signing()?;
-        let because = "another holder of this chain's keys has signed: stop the copy of this host or token";
-        if self.rival().is_some() { Err(Refusal::new(Code::Unavailable, because)) } else { Ok(()) }
-    }
-
-    /// How it shows that somebody else signs with the keys of the newest event.
-    pub fn rival(&self) -> Option<String> {
-        let newest = self.keeper.seen()?.live().id();
-        let judged = self.judged();
-        // Once another event follows, what stood beside the one before is a branch that was left.
-        judged.rival.as_ref().filter(|(of, _)| *of == newest).map(|(_, evidence)| evidence.clone())
-    }
-
-    /// Ends the state of a chain with a rival, on an operator's word that the copy is stopped. What is published is
-    /// compared again at the next report.
-    pub fn end_rival(&self) -> Result<(), Error> {
-        let mut judged = self.judged();
-        if judged.restored.is_some() {
+    /// Ends the state of a chain with a rival, on an operator's word that the copy is stopped.
+    pub async fn end_rival(&self) -> Result<(), Error> {
+        if self.judged().restored.is_some() {
             return Err(Error::Conflict("the ledger was restored: decide about that first"));
         }
-        judged.rival = None;
-        Ok(())
+        self.keeper.forget_rival().await
     }
 
     /// Tells `health` and the metrics what an operator has to act on, with its cure: a restored ledger, a rival.
@@ -136,7 +159,7 @@ impl Statements {
         let restored = self.judged().restored.as_ref().map(|restored| {
             format!("the ledger was restored: {restored}; nothing but a taint is signed until `opsctl hsm recover`")
         });
-        let rival = self.rival().map(|evidence| {
+        let rival = self.keeper.rival().map(|evidence| {
             format!(
                 "another holder of this chain's keys has signed: {evidence}; rotations stop: stop the copy of this host \
                  or token, then `opsctl hsm recover --copy-stopped` and rotate twice"
@@ -149,56 +172,39 @@ impl Statements {
         health.warn("rival", rival);
     }
 
-    async fn act_on(&self, finding: &Finding, view: &View) -> Result<(), Error> {
-        match finding {
-            // With both keys of the newest event at hand it is not this ledger that is behind: a copy went on.
-            Finding::Ahead(beyond) if self.keeper.view().is_some() => {
-                let number = beyond.last().map_or(0, |event| event.event().sequence_number);
-                self.note_rival(view, format!("the published chain goes on to generation {number}"));
-            }
-            // A ledger that is behind its token says so itself.
-            Finding::Agrees | Finding::Nothing | Finding::Ahead(_) => {}
-            Finding::Rival(evidence) => self.note_rival(view, evidence.clone()),
-            Finding::Restored(restored) => self.note_restored(restored).await?,
-        }
-        Ok(())
-    }
-
-    fn note_rival(&self, view: &View, evidence: String) {
-        tracing::error!(evidence, "another holder of this chain's keys has signed");
-        self.judged().rival = Some((view.live().id(), evidence));
-    }
-
     /// Enters the state of a restored ledger, for the next starts too.
     pub(super) async fn note_restored(&self, restored: &Restored) -> Result<(), Error> {
+        if self.judged().restored.as_ref() == Some(restored) {
+            return Ok(());
+        }
         tracing::error!(%restored, "the ledger was restored from an old backup");
         self.judged().restored = Some(restored.clone());
         self.keeper.ledger().keep_note(NOTE, Some(restored.head.clone()), Vec::new()).await?;
-        Ok(())
+        self.keeper.note_restored(restored.to_string()).await
     }
 
     /// Leaves the state of a restored ledger.
     pub(super) async fn forget_restored(&self, lines: Vec<Record>) -> Result<(), Error> {
         self.keeper.ledger().keep_note(NOTE, None, lines).await?;
         self.judged().restored = None;
-        Ok(())
+        self.keeper.forget_restored().await
     }
 
     /// Before the first head of this process: whether the ledger was found restored before, or what is kept beside the
-    /// chain copy proves it. Answers the newest event's highest number that is kept there. To be called in turn with
+    /// chain copy proves it. Answers the event and the number of the head that is kept there. To be called in turn with
     /// issues.
-    pub(super) async fn compare_with_kept(&self, view: &View, stated: &Stated) -> Result<u64, Error> {
+    pub(super) async fn compare_with_kept(&self, stated: &Stated) -> Result<Option<(Digest, u64)>, Error> {
+        let view = self.keeper.seen().ok_or(Error::Unsettled)?;
         let Kept { event, head_number, head, .. } = self.keeper.ledger().kept().await.unwrap_or_default();
-        let is_newest = event == Some(view.live().id());
-        let after = if is_newest { head_number.min(highest_head_number(self.keeper.now())) } else { 0 };
+        let number = head_number.min(highest_head_number(self.keeper.now()));
         if let Some(head) = self.keeper.ledger().note(NOTE).await? {
             // Found at an earlier start: any number is beyond.
-            self.find_restored(view, stated, &head, 0).await?;
+            self.find_restored(&view, stated, &head, 0).await?;
         } else if let Some(head) = head {
             // Numbers that are kept there are left behind.
-            self.find_restored(view, stated, &head, u64::MAX).await?;
+            self.find_restored(&view, stated, &head, u64::MAX).await?;
         }
-        Ok(after)
+        Ok(event.map(|event| (event, number)))
     }
 
     async fn find_restored(

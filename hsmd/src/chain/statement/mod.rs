@@ -7,6 +7,7 @@
 //!
 //! Who is answered that a generation is denied, or a key revoked, is answered after the head was signed.
 
+mod first_report;
 mod issue;
 mod issued;
 mod judge;
@@ -35,6 +36,7 @@ use crate::{
     ledger::{Compose, Declaration, Entry, RevokedService, Stated},
 };
 
+pub use first_report::PATIENCE as REPORT_PATIENCE;
 pub use issued::Issued;
 use judge::Judged;
 pub use published::{Finding, REPORT_MAX, REPORTED_MAX, Report, Restored};
@@ -58,6 +60,8 @@ pub struct Settings {
     pub head_interval: Duration,
     /// How far other clocks may be off.
     pub skew: Duration,
+    /// How long a publisher's report is waited for; nothing if there is none.
+    pub report_patience: Option<Duration>,
 }
 
 /// What was done about a generation that is compromised and not the newest.
@@ -157,6 +161,7 @@ impl Statements {
         };
         statements.read().await?;
         statements.read_kept().await;
+        statements.await_first_report().await?;
         drop(statements.issue().await);
         Ok(statements)
     }

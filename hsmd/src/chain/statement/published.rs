@@ -1,4 +1,5 @@
-//! What is published, held against what this hsmd made (`PROTOCOL.md#contested`).
+//! What is published, held against what this hsmd made (`PROTOCOL.md#contested`): the chain as it was found, and what its
+//! heads show. What follows from either is the chain's [plan](crate::chain).
 //!
 //! A report proves itself: only what keys of this chain have signed counts, whoever brings it. Only what stands beside
 //! or beyond the newest event says anything: with the key of a tainted generation a thief signs branches for ever, so
@@ -35,6 +36,8 @@ pub struct Report {
     pub heads: Vec<Head>,
     /// How many of the events that hsmd told were found.
     pub held: u64,
+    /// The newest event that hsmd told, if it was found.
+    pub newest: Option<Digest>,
 }
 
 #[derive(Deserialize)]
@@ -45,6 +48,7 @@ struct Written<'a> {
     #[serde(borrow)]
     heads: Vec<&'a RawValue>,
     held: u64,
+    newest: Option<String>,
 }
 
 impl Report {
@@ -59,6 +63,7 @@ impl Report {
             events: written.events.into_iter().filter_map(|it| SignedEvent::parse(it.get()).ok()).collect(),
             heads: written.heads.into_iter().filter_map(|it| Head::parse(it.get()).ok()).collect(),
             held: written.held,
+            newest: written.newest.and_then(|id| Digest::parse(&id).ok()),
         })
     }
 }
@@ -82,30 +87,30 @@ pub(super) struct Own<'a> {
     pub(super) skew: Duration,
 }
 
-/// What a comparison found.
-#[derive(Clone, Debug)]
+/// What a comparison came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// Nothing speaks against what this hsmd knows.
     Agrees,
     /// Nothing of the chain is published: nothing was compared.
     Nothing,
     /// The published chain goes on where the ledger ends.
-    Ahead(Vec<SignedEvent>),
+    Ahead,
     /// Somebody else signs with the keys of this chain.
-    Rival(String),
+    Rival,
     /// A head from before this process knows what the ledger does not: the ledger was restored.
-    Restored(Box<Restored>),
+    Restored,
 }
 
 impl Finding {
     /// The name in answers and metrics.
-    pub const fn label(&self) -> &'static str {
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Agrees => "agrees",
             Self::Nothing => "nothing",
-            Self::Ahead(_) => "ahead",
-            Self::Rival(_) => "rival",
-            Self::Restored(_) => "restored",
+            Self::Ahead => "ahead",
+            Self::Rival => "rival",
+            Self::Restored => "restored",
         }
     }
 }
@@ -119,24 +124,40 @@ pub struct Restored {
     pub lacking: Entries,
 }
 
-/// Compares. The worst comes first: whoever holds the keys can also make a ledger seem restored.
-pub(super) fn compare(own: Own<'_>, report: &Report) -> Finding {
-    let newest = own.view.live();
-    if let Some(rival) = report.events.iter().find(|event| is_beside(own.view, event)) {
-        return Finding::Rival(format!("event {} stands beside the newest, {}", rival.id(), newest.id()));
+/// The end of the published chain, and its place: what stands beside the ledger's newest event or goes on from it, or else
+/// that event, if it was found.
+pub(super) fn chain_end(view: &View, report: &Report) -> (usize, Vec<SignedEvent>) {
+    let newest = view.live();
+    let place = usize::try_from(newest.event().sequence_number).unwrap_or(usize::MAX);
+    if let Some(rival) = report.events.iter().find(|event| is_beside(view, event)) {
+        let beyond = beyond(rival, &report.events);
+        return (place, std::iter::once(rival.clone()).chain(beyond).collect());
     }
     let beyond = beyond(newest, &report.events);
-    if !beyond.is_empty() {
-        return Finding::Ahead(beyond);
+    if beyond.is_empty() && report.newest != Some(newest.id()) {
+        return (place, Vec::new());
     }
-    let heads: Vec<_> = report.heads.iter().filter(|head| head.verify_signature(newest).is_ok()).collect();
-    if let Some(evidence) = heads.iter().find_map(|head| rival_head(own, head)) {
-        return Finding::Rival(evidence);
-    }
-    if let Some(restored) = heads.iter().find_map(|head| restored(own, head)) {
-        return Finding::Restored(Box::new(restored));
-    }
-    if report.held == 0 && heads.is_empty() { Finding::Nothing } else { Finding::Agrees }
+    (place, std::iter::once(newest.clone()).chain(beyond).collect())
+}
+
+/// What heads of the newest event show.
+#[derive(Clone, Debug)]
+pub(super) enum Shown {
+    /// How somebody else has signed one.
+    Rival(String),
+    /// That the ledger was restored.
+    Restored(Box<Restored>),
+}
+
+/// The published heads of the newest event: who signed another proves nothing.
+pub(super) fn own_heads<'a>(view: &View, report: &'a Report) -> Vec<&'a Head> {
+    report.heads.iter().filter(|head| head.verify_signature(view.live()).is_ok()).collect()
+}
+
+/// Judges the published heads. The worst comes first: whoever holds the keys can also make a ledger seem restored.
+pub(super) fn judge_heads(own: Own<'_>, heads: &[&Head]) -> Option<Shown> {
+    let rival = heads.iter().find_map(|head| rival_head(own, head)).map(Shown::Rival);
+    rival.or_else(|| heads.iter().find_map(|head| restored(own, head)).map(Box::new).map(Shown::Restored))
 }
 
 /// Whether the event satisfies the same commitment as the newest one.
@@ -225,17 +246,41 @@ mod tests {
         Head::parse(&draft.seal(&key(signer).sign(draft.body().as_bytes()).unwrap())).unwrap()
     }
 
-    fn report(events: &[&SignedEvent], heads: &[&Head], held: u64) -> Report {
-        Report {
-            events: events.iter().map(|event| (*event).clone()).collect(),
-            heads: heads.iter().map(|head| (*head).clone()).collect(),
-            held,
+    /// Only what stands beside or beyond the newest event says anything.
+    #[test]
+    fn the_published_chain_ends_where_the_newest_event_stands() {
+        let zero = event(None, 1, 2, false);
+        let one = event(Some(&zero), 2, 3, false);
+        let two = event(Some(&one), 3, 4, false);
+        let view = View::new(vec![zero.clone(), one.clone(), two.clone()], None).unwrap();
+        let below = event(Some(&zero), 2, 99, false);
+        let beside = event(Some(&one), 3, 99, true);
+        let its_next = event(Some(&beside), 99, 100, false);
+        let beyond = event(Some(&two), 4, 5, true);
+        let further = event(Some(&beyond), 5, 6, false);
+        for (events, newest, end) in [
+            (vec![], None, vec![]),
+            (vec![], Some(&one), vec![]),
+            (vec![], Some(&two), vec![&two]),
+            // A thief of the second key may sign below for ever; a hole hides what follows it.
+            (vec![&below], Some(&two), vec![&two]),
+            (vec![&further], None, vec![]),
+            (vec![&beyond], None, vec![&two, &beyond]),
+            (vec![&further, &beyond], Some(&two), vec![&two, &beyond, &further]),
+            (vec![&beside], Some(&two), vec![&beside]),
+            (vec![&beyond, &its_next, &beside], Some(&two), vec![&beside, &its_next]),
+        ] {
+            let events = events.into_iter().cloned().collect();
+            let report = Report { events, newest: newest.map(SignedEvent::id), ..Report::default() };
+            let (place, found) = chain_end(&view, &report);
+            let ids = |events: Vec<&SignedEvent>| events.into_iter().map(SignedEvent::id).collect::<Vec<_>>();
+            assert_eq!((place, ids(found.iter().collect())), (2, ids(end)));
         }
     }
 
     /// This hsmd has three events, whose keys are 1, 2 and 3, and signs heads since 4 h; key 2 is stated as revoked.
     #[test]
-    fn only_what_stands_beside_or_beyond_the_newest_event_says_anything() {
+    fn a_head_shows_a_rival_or_a_restored_ledger_or_nothing() {
         let zero = event(None, 1, 2, false);
         let one = event(Some(&zero), 2, 3, false);
         let two = event(Some(&one), 3, 4, false);
@@ -259,37 +304,22 @@ mod tests {
 
         let ours = head(&two, 3, 5, 4 * HOUR + 60, &known);
         let made = |number, issued: i64, entries: &Entries| head(&two, 3, number, issued * HOUR, entries);
-        let below = event(Some(&zero), 2, 99, false);
-        let beside = event(Some(&one), 3, 99, true);
-        let beyond = [event(Some(&two), 4, 5, true)];
-        let further = event(Some(&beyond[0]), 5, 6, false);
-        let stranger = head(&two, 9, 9, 3 * HOUR, &denial);
-        let of_older = head(&one, 2, 99, 3 * HOUR, &denial);
-        for (events, heads, held, expected) in [
-            (vec![], vec![], 0, "nothing"),
-            (vec![], vec![], 3, "agrees"),
-            (vec![], vec![ours.clone()], 3, "agrees"),
-            (vec![], vec![made(4, 3, &known)], 3, "agrees"),
-            // A thief of the second key may sign below for ever.
-            (vec![&below], vec![ours.clone()], 3, "agrees"),
-            (vec![&further], vec![], 3, "agrees"),
-            (vec![], vec![stranger], 3, "agrees"),
-            (vec![], vec![of_older], 3, "agrees"),
-            (vec![&beyond[0]], vec![], 3, "ahead"),
-            (vec![&further, &beyond[0]], vec![], 0, "ahead"),
-            (vec![&beside], vec![], 3, "rival"),
-            (vec![&beyond[0], &beside], vec![], 3, "rival"),
-            (vec![], vec![made(5, 5, &known)], 3, "rival"),
-            (vec![], vec![made(6, 5, &known)], 3, "rival"),
+        for (published, expected) in [
+            (ours.clone(), "nothing"),
+            (made(4, 3, &known), "nothing"),
+            (made(5, 5, &known), "rival"),
+            (made(6, 5, &known), "rival"),
             // No ledger comes so far: a thief leaves no number after it.
-            (vec![], vec![made(1 << 52, 3, &known)], 3, "rival"),
+            (made(1 << 52, 3, &known), "rival"),
             // Of before this process: the ledger was restored.
-            (vec![], vec![made(5, 3, &known)], 3, "restored"),
-            (vec![], vec![made(6, 3, &known)], 0, "restored"),
-            (vec![], vec![made(4, 3, &other_key)], 3, "restored"),
-            (vec![], vec![made(4, 3, &ended)], 3, "agrees"),
-            (vec![], vec![made(4, 3, &denial)], 3, "restored"),
-            (vec![], vec![made(4, 3, &service)], 3, "restored"),
+            (made(5, 3, &known), "restored"),
+            (made(6, 3, &known), "restored"),
+            (made(4, 3, &other_key), "restored"),
+            (made(4, 3, &ended), "nothing"),
+            (made(4, 3, &denial), "restored"),
+            (made(4, 3, &service), "restored"),
+            (head(&two, 9, 9, 3 * HOUR, &denial), "nothing"),
+            (head(&one, 2, 99, 3 * HOUR, &denial), "nothing"),
         ] {
             let own = Own {
                 view: &view,
@@ -300,12 +330,17 @@ mod tests {
                 now: at(6 * HOUR),
                 skew: Duration::from_secs(5),
             };
-            let heads: Vec<_> = heads.iter().collect();
-            let finding = compare(own, &report(&events, &heads, held));
-            assert_eq!(finding.label(), expected, "{finding:?}");
-            if let Finding::Restored(restored) = finding {
-                assert!(!restored.lacking.keys.contains_key(&revoked), "what is known is not lacking");
-            }
+            let report = Report { heads: vec![published], ..Report::default() };
+            let shown = judge_heads(own, &own_heads(&view, &report));
+            let label = match &shown {
+                None => "nothing",
+                Some(Shown::Rival(_)) => "rival",
+                Some(Shown::Restored(restored)) => {
+                    assert!(!restored.lacking.keys.contains_key(&revoked), "what is known is not lacking");
+                    "restored"
+                }
+            };
+            assert_eq!(label, expected, "{shown:?}");
         }
     }
 

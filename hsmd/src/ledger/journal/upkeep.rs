@@ -14,7 +14,6 @@ use super::{
 };
 use crate::ledger::{
     CALL_MAX, Condition, Error, OpenFiles,
-    chain_copy::Compared,
     change::{Change, Lines},
     cluster::{self, Cluster, Sign},
     connect,
@@ -260,6 +259,10 @@ impl Journal {
         if change.events().is_empty() {
             return;
         }
+        if matches!(change, Change::Import { .. }) {
+            // The copy may have what the ledger had lost.
+            return self.complete_copy().await;
+        }
         if let Err(error) = self.shared.copy().append(change.events()).await {
             self.copy_is_behind = true;
             self.warn_copy(Some(error.to_string()));
@@ -275,18 +278,27 @@ impl Journal {
             Ok(texts?)
         };
         let compared = match self.shared.reading(reading).await {
-            Ok(texts) => self.shared.copy().complete(texts).await,
+            Ok(texts) => {
+                let events = texts.len();
+                self.shared.copy().complete(texts).await.map(|copied| (copied, events))
+            }
             Err(error) => Err(error),
         };
         self.copy_is_behind = compared.is_err();
         self.warn_copy(match compared {
-            Ok(Compared::Complete) => None,
-            Ok(Compared::Ahead(events)) => Some(format!(
-                "it has {events} events that the ledger lacks: the ledger was restored (`opsctl hsm recover`)"
-            )),
-            Ok(Compared::Other(place)) => Some(format!(
-                "it has another event {place} than the ledger: see whose it is, and move it away"
-            )),
+            Ok((copied, events)) => {
+                self.shared.note_copied(&copied);
+                let (same, beyond) = (copied.same, copied.rest.len());
+                match beyond {
+                    0 => None,
+                    _ if same == events => Some(format!(
+                        "it has {beyond} events that the ledger lacks: the ledger was restored (`opsctl hsm recover`)"
+                    )),
+                    _ => Some(format!(
+                        "it has another event {same} than the ledger: see whose it is, and move it away"
+                    )),
+                }
+            }
             Err(error) => Some(error.to_string()),
         });
     }

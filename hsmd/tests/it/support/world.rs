@@ -11,6 +11,7 @@ use keychain::{
     Digest, PublicKey, SigningKey, Timestamp,
     chain::{Chain, Settings, SignedEvent, verify_whole, windows},
     endorsement::{Endorsement, Expected, Purpose, SignRequest},
+    statement::Head,
 };
 use serde_json::value::RawValue;
 
@@ -258,9 +259,24 @@ operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "revoke
         }
     }
 
-    /// Brings a chain to hsmd.
+    /// Brings a chain to hsmd, and then reports it as published, as a publisher does at once.
     pub fn recover(&self, query: &str, chain: &str) -> Answer {
-        request(&self.socket("admin"), "POST", &format!("/recover{query}"), chain)
+        let answer = request(&self.socket("admin"), "POST", &format!("/recover{query}"), chain);
+        if answer.status == 200 {
+            self.report(&[]);
+        }
+        answer
+    }
+
+    /// Reports the whole chain as published, and heads; answers what hsmd made of that.
+    pub fn report(&self, heads: &[&Head]) -> String {
+        let chain = self.chain();
+        let (newest, held) = (chain.last().unwrap().id(), chain.len());
+        let heads: Vec<_> = heads.iter().map(|head| head.text()).collect();
+        let heads = heads.join(",");
+        let body = format!("{{\"events\":[],\"heads\":[{heads}],\"held\":{held},\"newest\":\"{newest}\"}}");
+        let answer = request(&self.socket("publish"), "POST", "/published", &body).ok();
+        answer.trim_matches(['{', '}']).trim_start_matches("\"finding\":").trim_matches('"').to_owned()
     }
 
     /// The chain as published, every rule verified.
