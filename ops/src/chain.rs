@@ -2,8 +2,10 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use keychain::chain::{SignedEvent, verify_whole};
+use keychain::directory::Directory;
 use keychain::{Digest, Timestamp};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -35,6 +37,14 @@ pub(crate) struct Source {
     deployment: Deployment,
 }
 
+/// Where a copy of the chain is, by its address.
+#[derive(Clone, Debug)]
+pub(crate) enum Origin {
+    Directory(String),
+    Door(Address),
+    File(PathBuf),
+}
+
 /// A chain from one source: proved as a whole, in order.
 #[derive(Debug)]
 pub(crate) struct Proved {
@@ -42,16 +52,48 @@ pub(crate) struct Proved {
     events: Vec<SignedEvent>,
 }
 
+impl FromStr for Origin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if ["redis://", "rediss://"].iter().any(|scheme| text.starts_with(scheme)) {
+            return Ok(Self::Directory(text.to_owned()));
+        }
+        if ["http://", "https://", "unix:"].iter().any(|scheme| text.starts_with(scheme)) {
+            return text.parse().map(Self::Door);
+        }
+        Ok(Self::File(text.into()))
+    }
+}
+
+impl Origin {
+    /// The published events there, as a JSON array or one a line.
+    pub(crate) async fn read(&self, deployment: &Deployment) -> Result<String, Failure> {
+        match self {
+            Self::Directory(url) => {
+                let context = || "cannot read the chain from the key directory";
+                let directory = Directory::connect(url).or_fail(Exit::Usage, context)?;
+                Ok(directory.events().await.or_fail(Exit::Unavailable, context)?.join("\n"))
+            }
+            Self::Door(address) => read_from(address, deployment).await,
+            Self::File(file) => read(file),
+        }
+    }
+}
+
+/// The chain as a keysd or an hsmd tells it.
+async fn read_from(address: &Address, deployment: &Deployment) -> Result<String, Failure> {
+    let path = if matches!(address, Address::Url(_)) { "/hsm/keys" } else { "/chain" };
+    let door = deployment.open(address)?;
+    door.get(path).await?.ok(&door)
+}
+
 impl Source {
     /// Reads the chain and proves it.
     async fn prove(&self) -> Result<Proved, Failure> {
         let text = match (&self.file, &self.from) {
             (Some(file), _) => read(file)?,
-            (None, Some(address)) => {
-                let path = if matches!(address, Address::Url(_)) { "/hsm/keys" } else { "/chain" };
-                let door = self.deployment.open(address)?;
-                door.get(path).await?.ok(&door)?
-            }
+            (None, Some(address)) => read_from(address, &self.deployment).await?,
             (None, None) => {
                 let door = self.deployment.admin()?;
                 door.get("/chain").await?.ok(&door)?

@@ -1,13 +1,11 @@
 //! `opsctl hsm recover`: a ledger that is behind its token.
 
-use std::path::{Path, PathBuf};
-
 use keychain::Digest;
 use keychain::chain::SignedEvent;
 use serde::Deserialize;
 
 use super::restored::{self, Decision, Take};
-use crate::chain::{self, Proved};
+use crate::chain::{Origin, Proved};
 use crate::deployment::Deployment;
 use crate::failure::{Exit, Failure, OrFail};
 use crate::out;
@@ -19,10 +17,11 @@ use crate::talk::Talk;
 pub(crate) struct Recover {
     #[command(flatten)]
     deployment: Deployment,
-    /// The published chain, as `opsctl chain show --json` prints it and a keysd gives it at /hsm/keys;
-    /// `-` is standard input. Without it: show what a restored ledger lacks of its own newest head, and take it over
-    #[arg(long, value_name = "FILE")]
-    chain: Option<PathBuf>,
+    /// A copy of the chain: a file (`chain.jsonl`, or what `opsctl chain show --json` printed; `-` is standard input),
+    /// a keysd (`https://…`), a socket of hsmd (`unix:/…`), or the key directory (`redis://…`). Without it: show what a
+    /// restored ledger lacks of its own newest head, and take it over
+    #[arg(long, value_name = "WHERE")]
+    chain: Option<Origin>,
     /// What to take over of that
     #[arg(long, value_enum, default_value_t, conflicts_with = "chain")]
     take: Take,
@@ -32,7 +31,7 @@ pub(crate) struct Recover {
     /// Do not ask for confirmation where there is one (needed without a terminal)
     #[arg(long)]
     yes: bool,
-    /// The identity whose chain is meant, if FILE holds several [default: that of its only one]
+    /// The identity whose chain is meant, if it holds several [default: that of its only one]
     #[arg(long, value_name = "E…")]
     identity: Option<Digest>,
     /// Destroy a key that was made for an event which is not in the chain: only if no verifier has seen such
@@ -71,8 +70,9 @@ pub(crate) async fn recover(options: &Recover, talk: Talk) -> Result<(), Failure
     }
 }
 
-async fn bring(options: &Recover, chain: &Path, talk: Talk) -> Result<(), Failure> {
-    let proved = Proved::parse(&chain::read(chain)?, options.identity)?;
+async fn bring(options: &Recover, chain: &Origin, talk: Talk) -> Result<(), Failure> {
+    let text = chain.read(&options.deployment).await?;
+    let proved = Proved::parse(&text, options.identity)?;
     let head = proved.head()?.event();
     let events = proved.events().len();
     talk.say(format!("the chain of {} verifies: {events} events, the newest {}", proved.identity(), head.id));
