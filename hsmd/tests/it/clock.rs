@@ -237,6 +237,7 @@ fn a_release_has_no_clock_to_be_set() {
         .unwrap();
     assert!(built.status.success(), "{}", String::from_utf8(built.stderr).unwrap());
     let variable = hsmd::clock::offset::VARIABLE;
+    assert_eq!(variable, crate::support::world::CLOCK_OFFSET);
     assert!(!holds(&release, variable));
     assert!(holds(env!("CARGO_BIN_EXE_hsmd").as_ref(), variable));
     let ran = Command::new(release).env(variable, "/dev/null").status().unwrap();

@@ -26,6 +26,9 @@ use super::{
 /// bench shares this file.
 pub const FAILURE_POINT: &str = "HSMD_FAILURE_POINT";
 
+/// The variable that names the file with the clock's offset: `hsmd::clock::offset::VARIABLE`, for the same reason.
+pub const CLOCK_OFFSET: &str = "HSMD_CLOCK_OFFSET";
+
 /// Which database the ledger is in.
 #[derive(Clone, Copy, Debug)]
 pub enum Database {
@@ -213,7 +216,7 @@ operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "revoke
     /// Starts hsmd with a clock that [`Self::set_clock`] sets, and does not wait.
     pub fn spawn_off(&self) -> Daemon {
         let file = self.path().join("clock");
-        let environment = [(hsmd::clock::offset::VARIABLE, file.to_str().unwrap())];
+        let environment = [(CLOCK_OFFSET, file.to_str().unwrap())];
         let conf = self.softhsm.conf();
         Daemon::spawn_with(env!("CARGO_BIN_EXE_hsmd"), &self.config(), self.path(), &conf, &environment)
     }
