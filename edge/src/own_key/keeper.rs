@@ -1,10 +1,11 @@
 //! Keeps a service's key usable: in the directory, endorsed by a live generation, not too old.
 
 use std::error::Error as StdError;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keychain::Timestamp;
+use tokio::sync::watch;
 
 use super::{Endorsed, Error, Maker};
 use crate::clock;
@@ -24,7 +25,7 @@ const FORMER_MAX: usize = 16;
 
 pub(super) struct Keeper {
     maker: Maker,
-    current: Arc<RwLock<Arc<Endorsed>>>,
+    current: watch::Sender<Arc<Endorsed>>,
     /// All whose entries are kept, the current one last.
     published: Vec<Arc<Endorsed>>,
     /// A key made but not yet taken by the directory.
@@ -35,7 +36,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(maker: Maker, first: Arc<Endorsed>, current: Arc<RwLock<Arc<Endorsed>>>) -> Self {
+    pub(super) fn new(maker: Maker, first: Arc<Endorsed>, current: watch::Sender<Arc<Endorsed>>) -> Self {
         let due = due(&maker, first.made);
         Self { maker, current, published: vec![first], candidate: None, due, pause: PAUSE_FIRST }
     }
@@ -103,7 +104,7 @@ impl Keeper {
             return Err(error.into());
         }
         let key = Arc::new(key);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&key);
+        self.current.send_replace(Arc::clone(&key));
         Ok(key)
     }
 

@@ -9,13 +9,14 @@
 
 mod keeper;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keychain::chain::{Chain, windows};
 use keychain::directory::{self, Db, Directory};
 use keychain::endorsement::{Endorsement, Expected, Purpose, SignRequest};
 use keychain::{Code, PublicKey, Refusal, SigningKey, Timestamp};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::endorser::{self, Endorser};
@@ -134,7 +135,7 @@ pub enum Error {
 /// The service's key for one purpose, kept usable in the background. Cloning shares it.
 #[derive(Debug, Clone)]
 pub struct OwnKey {
-    current: Arc<RwLock<Arc<Endorsed>>>,
+    current: watch::Receiver<Arc<Endorsed>>,
     plan: Plan,
     feed: TrustFeed,
     _task: Arc<Task>,
@@ -156,8 +157,8 @@ impl OwnKey {
         let first = maker.make().await?;
         maker.publish(&first).await?;
         let first = Arc::new(first);
-        let current = Arc::new(RwLock::new(Arc::clone(&first)));
-        let keeper = Keeper::new(maker, first, Arc::clone(&current));
+        let (sender, current) = watch::channel(Arc::clone(&first));
+        let keeper = Keeper::new(maker, first, sender);
         let task = Arc::new(Task::spawn(keeper.run(subscription)));
         Ok(Self { current, plan, feed, _task: task })
     }
@@ -193,7 +194,7 @@ impl OwnKey {
 
     /// The key to sign with, whatever has become of its endorsement.
     pub fn current(&self) -> Arc<Endorsed> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.borrow())
     }
 
     /// The key to sign with, if verifiers accept it at `now`; otherwise `Unavailable`, because an answer
@@ -203,6 +204,28 @@ impl OwnKey {
         match self.feed.state().check(&key.endorsement, self.plan.window(), now) {
             Ok(()) => Ok(key),
             Err(_) => Err(Refusal::new(Code::Unavailable, "this service's own key is not endorsed now")),
+        }
+    }
+
+    /// The same, waiting `most` for a key that verifiers accept: for an answer whose request has had its effect.
+    /// After a taint or a revocation the next key is on its way.
+    pub async fn usable_within(&self, most: Duration) -> Result<Arc<Endorsed>, Refusal> {
+        let (mut current, mut trust) = (self.current.clone(), self.feed.version());
+        let waited = tokio::time::timeout(most, async {
+            loop {
+                if let Ok(key) = self.usable(crate::clock::now()) {
+                    return key;
+                }
+                tokio::select! {
+                    Ok(()) = current.changed() => {}
+                    Ok(()) = trust.changed() => {}
+                    else => std::future::pending().await, // both tell as long as this key is kept
+                }
+            }
+        });
+        match waited.await {
+            Ok(key) => Ok(key),
+            Err(_late) => self.usable(crate::clock::now()),
         }
     }
 }

@@ -10,6 +10,7 @@ mod daemon;
 pub mod routes;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -35,6 +36,9 @@ const LONG_BODIES_MAX: usize = 256;
 /// Longest body that needs no such place, in bytes: as much as a connection costs anyhow. Most requests are
 /// a tenth of it.
 const SHORT_BODY_MAX: u64 = 16 * 1024;
+
+/// How long an app's answer waits for a key to be signed with. One comes within a second or two of a taint.
+const KEY_WAIT: Duration = Duration::from_secs(10);
 
 /// What all workers share.
 #[derive(Debug)]
@@ -84,7 +88,8 @@ async fn serve(
     shared.key.usable(clock::now())?;
     let admitted = shared.gate.admit(&body, Demand { place, permission }).await?;
     let answer = app.ask(place, &admitted, request.headers()).await.inspect_err(note_failure)?;
-    let key = shared.key.usable(clock::now())?;
+    // The app has acted: its answer is not lost to a taint that came meanwhile.
+    let key = shared.key.usable_within(KEY_WAIT).await?;
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
     Ok(http::respond_with(status, &admitted.nonce(), &key, &answer.json))
 }

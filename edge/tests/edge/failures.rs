@@ -1,5 +1,6 @@
 //! What befalls the parts around an edge, and what it makes of it.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use keychain::access::Response;
@@ -56,6 +57,37 @@ async fn a_taint_ends_old_tokens_at_once_and_the_edge_heals_itself() {
     assert!(tainted.elapsed() < Duration::from_secs(5), "{:?}", tainted.elapsed());
     world.verified(&answer, &nonce).await;
     assert_ne!(Response::parse(answer.body.as_bytes()).unwrap().server_identity, old);
+}
+
+/// The app has acted when the taint comes: its answer waits for the edge's next key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taint_loses_no_answer_of_an_app_that_has_acted() {
+    let world = World::start_patient().await;
+    let session = world.session(200);
+    assert_eq!(world.ask(&session).await.status, 200);
+    let nonce = world.nonce();
+    let body = session.request(nonce, edge::clock::now(), INNER);
+    world.app.asked();
+    world.app.hold(true);
+    world.hsm.held.store(true, Ordering::Relaxed);
+    let meanwhile = async {
+        until("the app to be asked", async || (!world.app.asked().is_empty()).then_some(())).await;
+        world.hsm.rotate(&world.directory, ago(1), true).await;
+        until("the edge to look for a key", async || {
+            world.edge.log().contains("no new key yet").then_some(())
+        })
+        .await;
+        world.app.hold(false);
+        // The answer is at the edge by now or soon; either way it waits for a key.
+        until("the edge to look again", async || {
+            (world.edge.log().matches("no new key yet").count() > 2).then_some(())
+        })
+        .await;
+        world.hsm.held.store(false, Ordering::Relaxed);
+    };
+    let (answer, ()) = tokio::join!(world.post("/foo/bar", body), meanwhile);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    world.verified(&answer, &nonce).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

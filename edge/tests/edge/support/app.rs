@@ -28,6 +28,7 @@ impl Asked {
 struct State {
     answers: HashMap<String, (u16, Vec<u8>, Duration)>,
     asked: Vec<Asked>,
+    held: bool,
 }
 
 pub(crate) struct TestApp {
@@ -58,6 +59,11 @@ impl TestApp {
         self.state.lock().unwrap().answers.insert(path.to_owned(), (status, body.into(), after));
     }
 
+    /// Holds back every answer, or lets them go.
+    pub(crate) fn hold(&self, held: bool) {
+        self.state.lock().unwrap().held = held;
+    }
+
     /// What it was asked since the last time.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.state.lock().unwrap().asked)
@@ -83,5 +89,8 @@ async fn answer(request: HttpRequest, body: web::Bytes, state: web::Data<Mutex<S
     };
     let (status, body, after) = answer.unwrap_or((200, body.to_vec(), Duration::ZERO));
     tokio::time::sleep(after).await;
+    while state.lock().unwrap().held {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     HttpResponse::build(StatusCode::from_u16(status).unwrap()).body(body)
 }

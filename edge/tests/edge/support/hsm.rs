@@ -21,6 +21,8 @@ pub(crate) struct HsmService {
     pub(crate) socket: PathBuf,
     server: ServerHandle,
     tells: Arc<AtomicBool>,
+    /// Endorses nothing meanwhile.
+    pub(crate) held: Arc<AtomicBool>,
 }
 
 impl HsmService {
@@ -30,15 +32,22 @@ impl HsmService {
         let shared = web::Data::from(Arc::clone(&hsm));
         let tells = Arc::new(AtomicBool::new(false));
         let told = web::Data::from(Arc::clone(&tells));
+        let held = Arc::new(AtomicBool::new(false));
+        let holds = Arc::clone(&held);
         let server = HttpServer::new(move || {
             let app = App::new().app_data(shared.clone()).app_data(told.clone());
+            let holds = Arc::clone(&holds);
+            let sign = move |hsm: web::Data<Mutex<Hsm>>, body: web::Bytes| {
+                let answer = sign(&hsm, &body, &holds);
+                async move { answer }
+            };
             let app = app.route("/sign", web::post().to(sign)).route("/chain", web::get().to(chain));
             app.route("/statements", web::get().to(statements))
         });
         let server = server.workers(1).disable_signals().bind_uds(&socket).unwrap().run();
         let handle = server.handle();
         tokio::spawn(server);
-        Self { hsm, socket, server: handle, tells }
+        Self { hsm, socket, server: handle, tells, held }
     }
 
     /// Publishes every event and the newest head, as a publisher does.
@@ -126,8 +135,11 @@ pub(crate) async fn publish_head(directory: &Directory, text: &str) {
     directory.publish_head(&event, text, Duration::from_hours(12)).await.unwrap();
 }
 
-async fn sign(hsm: web::Data<Mutex<Hsm>>, body: web::Bytes) -> HttpResponse {
-    let request = SignRequest::parse(&body).unwrap();
+fn sign(hsm: &Mutex<Hsm>, body: &[u8], held: &AtomicBool) -> HttpResponse {
+    if held.load(Ordering::Relaxed) {
+        return HttpResponse::ServiceUnavailable().finish();
+    }
+    let request = SignRequest::parse(body).unwrap();
     let text = hsm.lock().unwrap().endorse_as(&request, "edge:test");
     HttpResponse::Ok().content_type("application/json").body(text)
 }

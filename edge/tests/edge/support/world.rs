@@ -18,6 +18,9 @@ use super::fixture::{Hsm, Session, key, nonce};
 use super::hsm::HsmService;
 use super::redis::Redis;
 
+/// Stands for a longer deadline of the app.
+const PATIENT: &str = "# patient";
+
 pub(crate) const INNER: &str = r#"{"foo":1,"bar":"x"}"#;
 
 pub(crate) struct World {
@@ -55,6 +58,11 @@ impl World {
         Self::start_with("").await
     }
 
+    /// An edge that gives its app time.
+    pub(crate) async fn start_patient() -> Self {
+        Self::start_between(None, None, PATIENT).await
+    }
+
     /// An edge with more lines in its configuration.
     pub(crate) async fn start_with(lines: &str) -> Self {
         Self::start_between(None, None, lines).await
@@ -74,11 +82,12 @@ impl World {
             "identity = \"{identity}\"\nname = \"test\"\nlisten = \"{listen}\"\n\
              app = \"{app}\"\nredis = \"{redis}\"\nendorse = \"unix:{endorse}\"\n\
              metrics = \"unix:{at}/metrics.sock\"\nstate = \"{at}/state\"\nforward_headers = [\"x-allowed\"]\n\
-             deadline = \"2s\"\n{lines}\n\
+             deadline = \"{deadline}\"\n{lines}\n\
              [[route]]\npath = \"/foo/bar\"\nrole = \"user\"\npermission = \"read\"\n\
              [[route]]\npath = \"/admin/*\"\nrole = \"admin\"\npermission = \"write\"\n",
             identity = hsm.hsm.lock().unwrap().prefix(),
             at = folder.path().display(),
+            deadline = if lines == PATIENT { "20s" } else { "2s" },
             listen = listen.unwrap_or(&own.0),
             app = app_at.unwrap_or(&own.1),
             redis = redis.url(),
