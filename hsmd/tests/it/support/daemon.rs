@@ -8,9 +8,15 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{Receiver, TrySendError, sync_channel},
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, TrySendError, sync_channel},
+    },
     time::Duration,
 };
+
+/// How many daemons were started.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
 
 /// A running daemon; killed when dropped.
 pub struct Daemon {
@@ -60,8 +66,9 @@ impl Daemon {
 
     /// Starts what `command` runs, which is given the configuration; `name` is the daemon's.
     pub fn launch(mut command: Command, name: &str, config: &Path, folder: &Path, softhsm: &Path) -> Self {
-        let socket = folder.join(format!("{name}.notify"));
-        std::fs::remove_file(&socket).ok();
+        // One of its own: a daemon that is replaced is dropped after the next one has started.
+        let started = STARTED.fetch_add(1, Ordering::Relaxed);
+        let socket = folder.join(format!("{name}.{started}.notify"));
         let messages = listen(UnixDatagram::bind(&socket).unwrap());
         let log = std::fs::File::options().create(true).append(true).open(folder.join(format!("{name}.log")));
         let child = command
