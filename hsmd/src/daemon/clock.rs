@@ -28,7 +28,7 @@ pub async fn learn_kept(clock: &TrustedClock, ledger: &Ledger) {
 
 /// Judges the clock again and again, tells `health`, and calls `changed` when that is news.
 pub async fn watch(keeper: &Keeper, health: &Health, changed: impl Fn()) {
-    let mut kept: Option<Instant> = None;
+    let (mut kept, start): (Option<Instant>, _) = (None, Instant::now());
     let mut judged = tokio::time::interval(JUDGED);
     loop {
         judged.tick().await;
@@ -39,7 +39,12 @@ pub async fn watch(keeper: &Keeper, health: &Health, changed: impl Fn()) {
         if health.note("clock", problem.map(|doubt| doubt.to_string())) {
             changed();
         }
-        if doubt.is_none() && kept.is_none_or(|kept| kept.elapsed() >= KEPT) {
+        // The first time once the tokens are open: nothing is written while a start logs in.
+        let is_due = kept.map_or_else(
+            || keeper.tokens().are_attempted() || start.elapsed() >= KEPT,
+            |kept| kept.elapsed() >= KEPT,
+        );
+        if doubt.is_none() && is_due {
             match keeper.keep_trusted_time().await {
                 Ok(()) => kept = Some(Instant::now()),
                 Err(error) => {

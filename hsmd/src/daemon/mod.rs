@@ -97,6 +97,9 @@ pub async fn run(loaded: Loaded, metrics: Metrics, mut stop: JoinHandle<()>) -> 
             return Err(failure);
         }
     };
+    // After what a start writes into the ledger: SoftHSM rewrites its token in place at a login, and a process that dies
+    // at a commit must not die in the midst of that.
+    threads.begin();
     // A process that cannot go on does not wait for a token that does not answer.
     Box::pin(daemon.serve(reload, stop)).await.map_err(restart)?;
     notify::stopping();

@@ -47,11 +47,12 @@ pub struct Threads(Arc<Running>);
 #[derive(Default)]
 struct Running {
     handles: Mutex<Vec<thread::JoinHandle<()>>>,
+    begun: AtomicBool,
     ending: AtomicBool,
 }
 
-/// Begins to open the token, or two, and does not wait: until a token is open it is silent. Errs if what this process
-/// can read of the configuration is wrong.
+/// Makes ready to open the token, or two, once [`Threads::begin`] is called: until a token is open it is silent. Errs if
+/// what this process can read of the configuration is wrong.
 pub fn start(first: Source, second: Option<Source>) -> Result<(Tokens, Threads), Failure> {
     let (threads, identities, attempted) = (Threads::default(), Arc::default(), Arc::default());
     let alone = second.is_none();
@@ -81,11 +82,15 @@ pub fn start(first: Source, second: Option<Source>) -> Result<(Tokens, Threads),
 }
 
 impl Tokens {
-    /// Waits until each token is open or has failed once; not for ever: one may hang.
+    /// Whether each token is open or has failed once.
+    pub fn are_attempted(&self) -> bool {
+        !self.members().any(|member| matches!(member.stage(), Stage::Opening))
+    }
+
+    /// Waits for that; not for ever: one may hang.
     pub async fn attempted(&self) {
         let start = Instant::now();
-        let waits = || self.members().any(|member| matches!(member.stage(), Stage::Opening));
-        while waits() && start.elapsed() < TOGETHER {
+        while !self.are_attempted() && start.elapsed() < TOGETHER {
             tokio::time::sleep(CHECK).await;
         }
     }
@@ -109,6 +114,9 @@ struct Opening {
 impl Opening {
     /// The thread. A refused PIN is not presented again before [`Presented::gives_way_to`].
     fn run(&self, settings: Settings) {
+        while !self.threads.have_begun() && !self.threads.are_ending() {
+            thread::park();
+        }
         let (mut settings, mut pause) = (Ok(settings), PAUSE_MIN);
         while !self.threads.are_ending() {
             let presented = settings.as_ref().ok().map(Presented::of);
@@ -212,6 +220,14 @@ impl Presented {
 }
 
 impl Threads {
+    /// Lets the threads open their tokens.
+    pub fn begin(&self) {
+        self.0.begun.store(true, Ordering::Relaxed);
+        for handle in self.handles().iter() {
+            handle.thread().unpark();
+        }
+    }
+
     /// Waits until every token is closed; nobody may be able to ask for anything any more. Blocks.
     pub fn join(self) -> thread::Result<()> {
         self.end();
@@ -232,6 +248,10 @@ impl Threads {
         for handle in self.handles().iter() {
             handle.thread().unpark();
         }
+    }
+
+    fn have_begun(&self) -> bool {
+        self.0.begun.load(Ordering::Relaxed)
     }
 
     fn are_ending(&self) -> bool {

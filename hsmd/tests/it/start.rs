@@ -113,8 +113,10 @@ fn answers_without(absence: &Absence) {
     assert_eq!((told.0, head(&told.1)), (200, head(&statements.1)), "{}", absence.name);
     let (status, refusal) = place.endorse(7);
     assert!(status == 503 && refusal.contains(&format!("\"state\":\"{label}\"")), "{refusal}");
-    let ready = try_request(&place.world.socket("metrics"), "GET", "/readyz", b"").unwrap();
-    assert_eq!(ready.status, 503, "{}", ready.body);
+    let metrics = place.world.socket("metrics");
+    eventually("/readyz", SOON, || {
+        try_request(&metrics, "GET", "/readyz", b"").is_ok_and(|ready| ready.status == 503)
+    });
 
     heals_the_directory(&place);
 
