@@ -35,7 +35,7 @@
 //! - *No endorsement, no service*: nothing is decided while the answer could not be checked.
 //! - *The unsigned operation costs no memory*: challenges are recognised, not remembered ([`challenge`]).
 //! - *Unknown, revoked and deleted look alike*, byte for byte. A ban is told only to those who prove a key.
-//! - *A lift takes back one denial*: that of one account for one cause. What is denied besides stays denied.
+//! - *A lift takes back one denial*: that of one account for one cause. All other denials stay.
 //! - *No key outlives the process*, none is written, and no log line holds a key, token or payload.
 //!
 //! - *An order is written down before it is answered*: its records, its denials and its lines of the audit trail are

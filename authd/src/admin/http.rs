@@ -1,4 +1,4 @@
-//! Routes of the admin socket, and what they read and write.
+//! Routes of the admin socket, with their requests and answers.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -166,7 +166,7 @@ fn answer(operation: Operation, outcome: Result<String, Refusal>) -> HttpRespons
         Err(refusal) => {
             let because = refusal.because();
             tracing::info!(operation = operation.as_str(), code, because, "an order was refused");
-            // Operators are told why: whoever gets so far is trusted with the reason.
+            // The reason is told: a row of the policy lets this caller in.
             http::refuse(&refusal.clone().with("because", because))
         }
     }

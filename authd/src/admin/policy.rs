@@ -78,7 +78,7 @@ struct WrittenRow {
 }
 
 impl Policy {
-    /// Reads and checks the file, which nobody but its owner may write to.
+    /// Reads and checks the file. Only its owner may write to it.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let text = config::read_protected(path)?;
         let Written { allow } = config::parse(path, &text)?;
@@ -185,7 +185,7 @@ impl TryFrom<String> for Operation {
     }
 }
 
-/// The row with its user looked up; `None` for a user that this host does not have: it matches nobody.
+/// The row with its user looked up; `None` for a user that this host does not have: such a row matches no caller.
 fn find(written: WrittenRow) -> Result<Option<Row>, String> {
     let WrittenRow { user, operations, rate, burst } = written;
     if operations.is_empty() {

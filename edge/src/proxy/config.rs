@@ -43,7 +43,7 @@ pub struct Config {
     /// answered with BA607.
     #[serde(default = "defaults::head_max_age")]
     pub head_max_age: Span,
-    /// Whether heads may be of any age: whoever withholds what hsmd denies is then believed for ever.
+    /// Whether heads may be of any age: a directory that withholds denials is then believed for ever.
     #[serde(default)]
     pub insecure_any_head_age: bool,
     /// This edge's origin as devices name it, `https://host`. Requests that name an audience must name this
