@@ -108,6 +108,8 @@ pub struct Plan {
     pub sessions_max: Option<u64>,
     /// Objects that the token holds at most.
     pub objects_max: Option<u64>,
+    /// The mechanism under which the token wraps every key, whatever the key says of itself.
+    pub wraps_by: Option<u64>,
     /// How long a session lives without a call, on the plan's own clock.
     pub idle_ms: Option<u64>,
     /// That clock.
@@ -150,6 +152,7 @@ impl Plan {
             }
             plan.sessions_max = number("sessions_max").or(plan.sessions_max);
             plan.objects_max = number("objects_max").or(plan.objects_max);
+            plan.wraps_by = number("wraps_by").or(plan.wraps_by);
             plan.idle_ms = number("idle_ms").or(plan.idle_ms);
             plan.clock_ms = number("clock_ms").unwrap_or(plan.clock_ms);
             plan.number = number("number").unwrap_or(plan.number);
@@ -164,6 +167,7 @@ impl fmt::Display for Plan {
         let limits = [
             ("sessions_max", self.sessions_max),
             ("objects_max", self.objects_max),
+            ("wraps_by", self.wraps_by),
             ("idle_ms", self.idle_ms),
         ];
         for (name, limit) in limits {
@@ -213,6 +217,7 @@ mod tests {
         let limits = Plan {
             sessions_max: Some(16),
             objects_max: Some(256),
+            wraps_by: Some(sys::CKM_RSA_PKCS),
             idle_ms: Some(30_000),
             clock_ms: 5,
             number: 9,

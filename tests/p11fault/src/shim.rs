@@ -109,6 +109,11 @@ impl Shim {
         dead.then(|| state.sessions.remove(&session)).map(|_| session)
     }
 
+    /// Whether the token wraps every key by this mechanism.
+    pub(crate) fn wraps_by(&self, mechanism: u64) -> bool {
+        self.read().plan.wraps_by == Some(mechanism)
+    }
+
     pub(crate) fn objects_max(&self) -> Option<u64> {
         self.read().plan.objects_max
     }

@@ -1,6 +1,8 @@
 //! No key byte for a thief of the user's PIN: each attack on two SoftHSM tokens that the shipped ceremony has paired,
 //! and the refusal to mirror on a token where one of them would yield any.
 
+use std::path::Path;
+
 use cryptoki::{
     context::{CInitializeArgs, CInitializeFlags, Pkcs11},
     error::{Error, RvError},
@@ -14,9 +16,16 @@ use hsmd::token::backend::{
     pkcs11::{Settings, Token},
 };
 
+use p11fault::{CONTROL, Plan};
+
+use crate::faults::module as fault_module;
 use crate::support::softhsm::{MODULE, PIN, SO_PIN, SoftHsm};
 
-fn pair(folder: &std::path::Path) -> SoftHsm {
+/// `CKM_RSA_PKCS` and `CKM_RSA_PKCS_OAEP`.
+const CKM_RSA_PKCS: u64 = 1;
+const CKM_RSA_PKCS_OAEP: u64 = 9;
+
+fn pair(folder: &Path) -> SoftHsm {
     let softhsm = SoftHsm::new(folder);
     softhsm.add_token("spare");
     softhsm.pair(folder);
@@ -36,9 +45,49 @@ fn a_token_that_confines_no_key_mirrors_none() {
     softhsm.run_inside("pair::confine::lax_wrap_keys_inside");
 }
 
+/// A thief takes what the token wraps under an RSA key home and reads it there.
+#[test]
+fn a_token_that_wraps_under_a_users_rsa_key_mirrors_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let softhsm = pair(folder.path());
+    let control = folder.path().join("control");
+    let environment = [(CONTROL, control.to_str().unwrap())];
+    for (wraps_by, inside) in [
+        (Some(CKM_RSA_PKCS), "pair::confine::rsa_wrapping_inside"),
+        (Some(CKM_RSA_PKCS_OAEP), "pair::confine::rsa_wrapping_inside"),
+        (None, "pair::confine::no_rsa_wrapping_inside"),
+    ] {
+        Plan { wraps_by, ..Plan::default() }.write(&control).unwrap();
+        softhsm.run_with(inside, &environment);
+    }
+}
+
+#[test]
+#[ignore = "run by `a_token_that_wraps_under_a_users_rsa_key_mirrors_none` in a process of its own"]
+fn rsa_wrapping_inside() {
+    let mut token = open_by(&fault_module(), "keelson");
+    for _ in 0..2 {
+        let fault = token.wrap_keys().unwrap_err();
+        assert!(matches!(fault, Fault::NotConfined(because) if because.contains("RSA key")), "{fault}");
+    }
+    assert!(!token.generate(KeyIds::default().of(0)).unwrap().carriable);
+}
+
+#[test]
+#[ignore = "run by `a_token_that_wraps_under_a_users_rsa_key_mirrors_none` in a process of its own"]
+fn no_rsa_wrapping_inside() {
+    let mut token = open_by(&fault_module(), "keelson");
+    assert_eq!(token.wrap_keys().unwrap().len(), 1);
+    assert!(token.generate(KeyIds::default().of(1)).unwrap().carriable);
+}
+
 fn open(label: &str) -> Token {
+    open_by(Path::new(MODULE), label)
+}
+
+fn open_by(module: &Path, label: &str) -> Token {
     Token::open(Settings {
-        module: MODULE.into(),
+        module: module.to_owned(),
         token_label: Some(label.to_owned()),
         token_serial: None,
         pin: PIN.to_owned().into(),

@@ -117,7 +117,8 @@ impl SoftHsm {
         self.run_with(test, &[])
     }
 
-    fn run_with(&self, test: &str, environment: &[(&str, &str)]) -> String {
+    /// The same with more in its environment.
+    pub fn run_with(&self, test: &str, environment: &[(&str, &str)]) -> String {
         let done = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--ignored", "--nocapture"])
             .env("SOFTHSM2_CONF", self.conf())

@@ -1,7 +1,10 @@
 //! Whether a module confines keys that can be carried: tried with the user's PIN alone, on a key made for it.
 //!
-//! The key is a session object under a name of its own, used for nothing else and destroyed afterwards. Each attack is one that yields the
-//! bytes of every key of the chain on a module which lets it pass; then nothing is mirrored on that module.
+//! The key is a session object under a name of its own, used for nothing else and destroyed afterwards. Each attack is
+//! one that yields the bytes of every key of the chain on a module which lets it pass; then nothing is mirrored on that
+//! module.
+
+mod rsa;
 
 use cryptoki::{
     mechanism::Mechanism,
@@ -60,6 +63,7 @@ impl Trial<'_> {
         made.push(carried);
         objects::sign(self.session, carried, &[1; 32])?;
         self.own_wrap_key(made)?;
+        self.own_rsa_key(made)?;
         self.lax_unwrapping(&wrapped, made)?;
         for key in [self.key, carried] {
             self.laxer_attributes(key, made)?;
@@ -81,18 +85,49 @@ impl Trial<'_> {
             own.extend(trusted.map(Attribute::Trusted));
             own
         };
-        if let Some(trusted) = refused(self.session.create_object(&own(Some(true))))? {
+        if let Some(own) = self.own_key(own, made)? {
+            let mechanisms = [Mechanism::AesKeyWrapPad, Mechanism::AesKeyWrap, Mechanism::AesCbcPad([0; 16])];
+            self.wrap_under(own, &mechanisms, "a user's own wrap key wraps the chain's keys")?;
+        }
+        Ok(())
+    }
+
+    /// An RSA key whose private half the user has elsewhere.
+    fn own_rsa_key(&self, made: &mut Vec<ObjectHandle>) -> Result<(), Fault> {
+        if let Some(own) = self.own_key(rsa::public_key, made)? {
+            self.wrap_under(own, &rsa::mechanisms(), "a user's own RSA key wraps the chain's keys")?;
+        }
+        Ok(())
+    }
+
+    /// Imports a wrap key of the user's own; none if the module refuses it. It must not become trusted.
+    fn own_key(
+        &self,
+        template: impl Fn(Option<bool>) -> Vec<Attribute>,
+        made: &mut Vec<ObjectHandle>,
+    ) -> Result<Option<ObjectHandle>, Fault> {
+        if let Some(trusted) = refused(self.session.create_object(&template(Some(true))))? {
             made.push(trusted);
             return Err(Fault::NotConfined("a user can make a trusted wrap key"));
         }
-        let Some(own) = refused(self.session.create_object(&own(None)))? else { return Ok(()) };
+        let Some(own) = refused(self.session.create_object(&template(None)))? else { return Ok(None) };
         made.push(own);
         if refused(self.session.update_attributes(own, &[Attribute::Trusted(true)]))?.is_some() {
             return Err(Fault::NotConfined("a user can make a wrap key trusted"));
         }
-        for mechanism in [Mechanism::AesKeyWrapPad, Mechanism::AesKeyWrap] {
-            if refused(self.session.wrap_key(&mechanism, own, self.key))?.is_some() {
-                return Err(Fault::NotConfined("a user's own wrap key wraps the chain's keys"));
+        Ok(Some(own))
+    }
+
+    /// Wraps the key under a user's own.
+    fn wrap_under(
+        &self,
+        own: ObjectHandle,
+        mechanisms: &[Mechanism<'_>],
+        because: &'static str,
+    ) -> Result<(), Fault> {
+        for mechanism in mechanisms {
+            if refused(self.session.wrap_key(mechanism, own, self.key))?.is_some() {
+                return Err(Fault::NotConfined(because));
             }
         }
         Ok(())
