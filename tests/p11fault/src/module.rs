@@ -274,13 +274,15 @@ unsafe extern "C" fn C_WrapKey(
     wrapped: *mut CK_BYTE,
     length: *mut CK_ULONG,
 ) -> CK_RV {
-    // SAFETY: the caller passes a mechanism and a place for the length, as the standard says.
-    if let (Some(mechanism), Some(length), Some(loaded)) =
-        (unsafe { mechanism.as_ref() }, unsafe { length.as_mut() }, loaded())
-        && loaded.shim.wraps_by(mechanism.mechanism)
+    // SAFETY: null, or a mechanism by the caller's promise.
+    let by = unsafe { mechanism.as_ref() }.map(|mechanism| mechanism.mechanism);
+    // SAFETY: null, or a place for the length by the caller's promise.
+    let place = unsafe { length.as_mut() };
+    if let (Some(by), Some(place), Some(loaded)) = (by, place, loaded())
+        && loaded.shim.wraps_by(by)
     {
-        // The bytes stay as the caller had them: it is not looked into what a module yields.
-        *length = RSA_LENGTH;
+        // The bytes stay as the caller had them: hsmd does not read what a module yields.
+        *place = RSA_LENGTH;
         return CKR_OK;
     }
     let forward = |loaded: &Loaded| match loaded.real.C_WrapKey {
