@@ -237,6 +237,11 @@ pub(crate) enum HsmVerb {
         #[command(subcommand)]
         verb: PinVerb,
     },
+    /// Which token is in a slot
+    Token {
+        #[command(subcommand)]
+        verb: TokenVerb,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -244,6 +249,13 @@ pub(crate) enum PinVerb {
     /// Present it once more: it is right now
     #[command(after_help = HANDED_ON)]
     Retry(hsm::HandedOn),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenVerb {
+    /// Take over whatever token is in each slot: it was exchanged on purpose
+    #[command(after_help = HANDED_ON)]
+    Accept(hsm::HandedOn),
 }
 
 #[derive(Debug, Subcommand)]

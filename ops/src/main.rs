@@ -50,7 +50,7 @@ use clap::{CommandFactory, Parser};
 
 use args::{
     AccountVerb, Arguments, AuditVerb, ChainVerb, Command, DeviceVerb, HsmVerb, IdentityVerb, PinVerb,
-    RoleVerb, TlsVerb,
+    RoleVerb, TlsVerb, TokenVerb,
 };
 use failure::{Exit, Failure, OrFail};
 use talk::Talk;
@@ -123,6 +123,7 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
             HsmVerb::Pair(options) => Err(hsm::pair(&options)),
             HsmVerb::Replace(options) => Err(hsm::replace(&options)),
             HsmVerb::Pin { verb: PinVerb::Retry(options) } => Err(hsm::retry_pin(&options)),
+            HsmVerb::Token { verb: TokenVerb::Accept(options) } => Err(hsm::accept_token(&options)),
             HsmVerb::Verify(options) => hsm::verify(&options, talk).await,
         },
         Command::RevokeKey(options) => revocation::revoke_key(&options, talk).await,

@@ -80,6 +80,12 @@ enum Verb {
         #[arg(long, value_name = "FILE", default_value = "/etc/hsmd/hsmd.toml")]
         config: PathBuf,
     },
+    /// Take over whatever token is in each slot: it was exchanged on purpose
+    AcceptToken {
+        /// The configuration of hsmd, which names the tokens
+        #[arg(long, value_name = "FILE", default_value = "/etc/hsmd/hsmd.toml")]
+        config: PathBuf,
+    },
     /// See that a backup holds what the chain needs to go on
     Verify {
         /// The backup
@@ -144,6 +150,7 @@ fn run(verb: Verb) -> Result<String, Failure> {
         }
         Verb::Pair { officers } => {
             let id = ceremony::pair(&mut officers.log_in()?).map_err(Failure::unavailable)?;
+            accept_tokens(&Config::load(&officers.config)?)?;
             Ok(format!("the tokens are paired by the wrap key {id}; keys are on both after two rotations"))
         }
         Verb::Replace { officers } => officers.replace(),
@@ -154,6 +161,10 @@ fn run(verb: Verb) -> Result<String, Failure> {
                 })?;
             }
             Ok("each PIN is presented once more, by a running hsmd within seconds".to_owned())
+        }
+        Verb::AcceptToken { config } => {
+            accept_tokens(&Config::load(&config)?)?;
+            Ok("the token in each slot is noted anew, by a running hsmd within seconds".to_owned())
         }
         Verb::Verify { backup, chain } => {
             let (backup, chain) = (read_backup(&backup)?, read_chain(&chain)?);
@@ -179,6 +190,7 @@ impl Officers {
         // The officers are logged out by now: a token has one of them or a user.
         let carried = ceremony::carry(&mut self.users()?, id).map_err(Failure::unavailable)?;
         ceremony::keep_only(&mut self.log_in()?, id).map_err(Failure::unavailable)?;
+        accept_tokens(&Config::load(&self.config)?)?;
         let ceremony::Carried { mirrored, staying, .. } = carried;
         let rest = if staying == 0 {
             String::new()
@@ -210,6 +222,14 @@ impl Device {
         let credentials = Credentials::from_password(self.auth_key, &password);
         Client::open(self.connector.connector(serial), credentials, true).map_err(Failure::unavailable)
     }
+}
+
+/// Has hsmd note anew which token is in each slot.
+fn accept_tokens(config: &Config) -> Result<(), Failure> {
+    config.known_tokens().iter().try_for_each(|known| {
+        let path = known.file().path();
+        known.forget().map_err(|error| Failure::io(format!("cannot remove `{}`: {error}", path.display())))
+    })
 }
 
 fn read_backup(path: &Path) -> Result<Backup, Failure> {

@@ -25,7 +25,7 @@ use crate::{
     ledger,
     policy::{Allows, Entrance, PolicyFile, Rate, Role, Rule, Scope, Service, Who},
     token::backend::{KeyIds, RefusedPin, officer::OfficerSettings},
-    token::{Slot, Source},
+    token::{KnownToken, Slot, Source},
 };
 
 pub use listen::Socket;
@@ -156,6 +156,12 @@ impl Config {
     pub fn refused_pins(&self) -> Vec<RefusedPin> {
         let second = self.second_hsm.as_ref().map(|second| second.refused_pin(Slot::Second));
         std::iter::once(self.hsm.refused_pin(Slot::First)).chain(second).collect()
+    }
+
+    /// Where it is noted which token was first seen in each slot.
+    pub fn known_tokens(&self) -> Vec<KnownToken> {
+        let second = self.second_hsm.as_ref().map(|second| second.known_token(Slot::Second));
+        std::iter::once(self.hsm.known_token(Slot::First)).chain(second).collect()
     }
 
     /// Where the officers' acts of a pairing are done.

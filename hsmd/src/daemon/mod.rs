@@ -35,7 +35,7 @@ use crate::{
     health::Health,
     ledger::{self, Ledger},
     policy::PolicyFile,
-    token::{self, Threads, signer},
+    token::{self, KnownToken, Threads, signer},
 };
 use config::{Config, Socket};
 use reload::Reload;
@@ -70,6 +70,7 @@ pub struct Daemon {
     audit: Audit,
     health: Arc<Health>,
     policy: Arc<PolicyFile>,
+    known_tokens: Vec<KnownToken>,
 }
 
 /// Opens, and serves until `stop` ends.
@@ -134,7 +135,8 @@ impl Daemon {
         if let Err(error) = audit::start(&audit, &keeper, &policy).await {
             tracing::error!(error = &error as &dyn std::error::Error, "nothing can be signed or changed");
         }
-        Ok(Self { keeper, statements, audit, health, policy })
+        let known_tokens = config.known_tokens();
+        Ok(Self { keeper, statements, audit, health, policy, known_tokens })
     }
 
     /// Works while the sockets are served, until `stop` or the end of what this process can do.
@@ -146,7 +148,7 @@ impl Daemon {
             ending = monitor::run(keeper, statements, health) => Err(ending),
             ending = supervise::run(keeper) => Err(ending),
             () = device::watch(keeper, health) => Ok(()),
-            () = tokens::watch(keeper, health) => Ok(()),
+            () = tokens::watch(keeper, health, &self.known_tokens) => Ok(()),
             () = statements.run(health) => Ok(()),
             () = reload.run(audit, health, changed) => Ok(()),
             () = audit::run(audit, keeper) => Ok(()),

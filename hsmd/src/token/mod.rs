@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod ceremony;
+mod known_token;
 mod member;
 mod mirror;
 mod open;
@@ -29,6 +30,7 @@ use crate::{
 };
 use member::Member;
 
+pub use known_token::{Comparison, KnownToken};
 pub use open::{Source, Threads, start};
 pub use state::{TokenState, mirrored_from, warning};
 pub use survey::Survey;
@@ -243,6 +245,12 @@ impl Tokens {
     /// What was kept of the devices' own logs since this was last asked.
     pub fn device_log(&self) -> Vec<Kept> {
         self.signers().flat_map(|signer| signer.log().take()).collect()
+    }
+
+    /// Which token is in each slot whose token has said so.
+    pub fn identities(&self) -> Vec<(Slot, String)> {
+        let identity = |member: &Member| Some((member.slot, member.signer()?.identity()?));
+        self.members().filter_map(identity).collect()
     }
 
     /// Whether a signer's thread is gone.

@@ -155,6 +155,11 @@ impl Signer {
         self.0.progress.time_in_call()
     }
 
+    /// Which token it is; none if it has not said.
+    pub fn identity(&self) -> Option<String> {
+        self.0.progress.identity()
+    }
+
     /// What is kept of the device's own log.
     pub fn log(&self) -> DeviceLog {
         self.0.log.clone()

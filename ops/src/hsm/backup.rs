@@ -1,5 +1,5 @@
-//! `opsctl hsm backup`, `restore`, `pair`, `replace` and `pin retry`: handed on to `hsm-backup`, which talks to the
-//! devices itself.
+//! `opsctl hsm backup`, `restore`, `pair`, `replace`, `pin retry` and `token accept`: handed on to `hsm-backup`,
+//! which talks to the devices itself.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt as _;
@@ -42,6 +42,11 @@ pub(crate) fn replace(options: &HandedOn) -> Failure {
 /// `opsctl hsm pin retry`.
 pub(crate) fn retry_pin(options: &HandedOn) -> Failure {
     hand_on("retry-pin", &options.arguments)
+}
+
+/// `opsctl hsm token accept`.
+pub(crate) fn accept_token(options: &HandedOn) -> Failure {
+    hand_on("accept-token", &options.arguments)
 }
 
 /// Becomes `hsm-backup`, whose output and exit code are then the command's own; returns only if that fails.

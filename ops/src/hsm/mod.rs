@@ -7,7 +7,7 @@ mod recover;
 mod restored;
 mod verify;
 
-pub(crate) use backup::{HandedOn, backup, pair, replace, restore, retry_pin};
+pub(crate) use backup::{HandedOn, accept_token, backup, pair, replace, restore, retry_pin};
 pub(crate) use clock::{Clock, clock};
 pub(crate) use lease::{LeaseVerb, lease};
 pub(crate) use recover::{Recover, recover};

@@ -8,13 +8,13 @@ use systemd::{credential, exit::Failure};
 use yubihsm::{Credentials, Domain, device::SerialNumber};
 
 use crate::{
-    token::Slot,
     token::backend::{
         KeyIds, RefusedPin, Settings,
         officer::OfficerSettings,
         pkcs11,
         yubihsm::{self as device, Link},
     },
+    token::{KnownToken, Slot},
 };
 
 /// Longest PIN: PKCS#11 tokens take up to 255 bytes.
@@ -153,6 +153,15 @@ impl Hsm {
     pub(super) fn refused_pin(&self, slot: Slot) -> RefusedPin {
         let path = self.refused_pin.clone();
         RefusedPin::at(path.unwrap_or_else(|| default_refused_pin(slot).into()))
+    }
+
+    /// Where it is noted which token was first seen in the slot: beside the note of a refused PIN.
+    pub(super) fn known_token(&self, slot: Slot) -> KnownToken {
+        let name = match slot {
+            Slot::First => "known-token",
+            Slot::Second => "second-known-token",
+        };
+        KnownToken::at(slot, self.refused_pin(slot).path().with_file_name(name))
     }
 
     /// Where the token's officer logs in; reads the officer's PIN.

@@ -8,6 +8,7 @@
 mod device_log;
 mod fault;
 mod key_id;
+mod note_file;
 pub mod officer;
 pub mod pkcs11;
 mod refused;
@@ -20,6 +21,7 @@ use zeroize::Zeroizing;
 pub use device_log::{DeviceLog, Kept};
 pub use fault::{Cause, Fault};
 pub use key_id::{KeyId, KeyIds};
+pub use note_file::NoteFile;
 pub use refused::RefusedPin;
 pub use wrapped::{WrapKeyId, Wrapped};
 

@@ -8,9 +8,7 @@
 //! The file holds no PIN but a digest that is slow to search (Argon2id), since a refused PIN may be another token's.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -23,17 +21,16 @@ use aws_lc_rs::rand;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
+use super::NoteFile;
+
 /// Memory that a digest takes, in KiB, and passes over it: a quarter of a second, once per refusal.
 const MEMORY_KIB: u32 = 64 * 1024;
 const PASSES: u32 = 2;
 
-/// Longest note.
-const LENGTH_MAX: u64 = 1024;
-
 /// What is remembered of one slot's logins.
 #[derive(Clone, Debug)]
 pub struct RefusedPin {
-    path: PathBuf,
+    file: NoteFile,
     /// Whether the file was seen to say that the PIN is refused; shared by clones.
     is_noted: Arc<AtomicBool>,
 }
@@ -57,7 +54,7 @@ struct Refused {
 impl RefusedPin {
     /// The memory in the file at `path`.
     pub fn at(path: PathBuf) -> Self {
-        Self { path, is_noted: Arc::default() }
+        Self { file: NoteFile::at(path), is_noted: Arc::default() }
     }
 
     /// Whether a PIN may be presented to a token. `refused_lately` is what the token says of itself.
@@ -67,7 +64,7 @@ impl RefusedPin {
         let note = match self.read() {
             Ok(note) => note,
             Err(error) => {
-                let path = self.path.display();
+                let path = self.path().display();
                 tracing::warn!(%error, %path, "cannot read whether the PIN was refused; it is presented");
                 return true;
             }
@@ -84,7 +81,7 @@ impl RefusedPin {
     /// Whether the PIN was noted as refused, and the file is gone: an operator says that it is right. A refusal that
     /// could not be noted has no such word.
     pub fn is_withdrawn(&self) -> bool {
-        self.is_noted.load(Ordering::Relaxed) && self.path.try_exists().is_ok_and(|exists| !exists)
+        self.is_noted.load(Ordering::Relaxed) && self.path().try_exists().is_ok_and(|exists| !exists)
     }
 
     /// Notes that a login begins.
@@ -107,41 +104,25 @@ impl RefusedPin {
 
     /// Notes that a login has ended well, or for another reason than its PIN.
     pub fn forget(&self) -> io::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        self.file.remove()
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     fn read(&self) -> io::Result<Option<Note>> {
-        let file = match fs::File::open(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file?,
-        };
-        let mut text = Vec::new();
-        file.take(LENGTH_MAX).read_to_end(&mut text)?;
         // An empty file is a write that was cut short before the login.
-        if text.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_slice(&text)?)) }
+        self.file.read()?.map(|text| Ok(serde_json::from_slice(&text)?)).transpose()
     }
 
     /// On disk when it returns true. A failure is no reason not to log in: then the memory is this process's.
     fn write(&self, note: &Note) -> bool {
-        let write = || -> io::Result<()> {
-            let new = self.path.with_extension("new");
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(&serde_json::to_vec(note)?)?;
-            file.sync_data()?;
-            fs::rename(&new, &self.path)
-        };
-        let written = write();
+        let written =
+            serde_json::to_vec(note).map_err(io::Error::from).and_then(|text| self.file.write(&text));
         if let Err(error) = &written {
-            let path = self.path.display();
+            let path = self.path().display();
             tracing::warn!(%error, %path, "cannot note a login; a refused PIN would be presented again at each start");
         }
         written.is_ok()
@@ -165,6 +146,8 @@ fn digest(pin: &[u8], salt: &[u8]) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -459,11 +459,11 @@ impl Backend for Device {
         let der = self.call("sign attestation certificate", |client| {
             client.sign_attestation_certificate(id.number(), None)
         })?;
-        attestation::Attestation::parse(der.as_slice())?.demand(
-            &public_key,
-            self.settings.exportable || self.settings.mirrored,
-            self.settings.serial,
-        )?;
+        let attested = attestation::Attestation::parse(der.as_slice())?;
+        let exportable = self.settings.exportable || self.settings.mirrored;
+        attested.demand(&public_key, exportable, self.settings.serial)?;
+        // Of a device whose own description cannot be read this is the only word.
+        self.serial = attested.serial().or(self.serial);
         Ok(Some(der.into_vec()))
     }
 

@@ -15,6 +15,8 @@ pub(super) struct Progress {
     attempts: AtomicUsize,
     /// When the call that is at the token now began.
     since: Mutex<Option<Instant>>,
+    /// Which token it is.
+    identity: Mutex<Option<String>>,
 }
 
 impl Progress {
@@ -29,6 +31,15 @@ impl Progress {
     pub(super) fn ends(&self) {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.attempts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes which token a connection was made to.
+    pub(super) fn connected(&self, identity: Option<String>) {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+
+    pub(super) fn identity(&self) -> Option<String> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn recoveries(&self) -> usize {

@@ -26,6 +26,7 @@ pub(super) struct Vault {
 
 impl Vault {
     pub(super) fn new(backend: Box<dyn Backend>, progress: Arc<Progress>) -> Self {
+        progress.connected(backend.identity());
         Self { backend, handles: HashMap::new(), retired: VecDeque::new(), progress }
     }
 
@@ -86,8 +87,7 @@ impl Vault {
     /// The same through a connection made wholly anew: a module may go by a list that another process has
     /// changed since (SoftHSM does).
     pub(super) fn inventory_afresh(&mut self) -> Result<Inventory, Fault> {
-        self.handles.clear();
-        self.call(|backend| backend.reconnect(Rung::Module))?;
+        self.reconnect(Rung::Module)?;
         self.inventory()
     }
 
@@ -109,13 +109,16 @@ impl Vault {
     }
 
     pub(super) fn attest(&mut self, public_key: &PublicKey) -> Result<Option<Vec<u8>>, Fault> {
-        self.climb(|vault| {
+        let attested = self.climb(|vault| {
             if !vault.backend.capabilities().attestation {
                 return Ok(None);
             }
             let handle = vault.find(public_key)?.ok_or(Fault::NoSuchKey(*public_key))?;
             vault.call(|backend| backend.attest(handle))
-        })
+        });
+        // A certificate names its device.
+        self.progress.connected(self.backend.identity());
+        attested
     }
 
     pub(super) fn free_objects(&mut self) -> Result<Option<u32>, Fault> {
@@ -164,9 +167,15 @@ impl Vault {
             tracing::warn!(%fault, rung = rung.as_str(), "reconnecting to the token");
             metrics::counter!("hsmd_token_recoveries_total", "step" => rung.as_str()).increment(1);
             self.progress.recovered();
-            self.handles.clear();
-            outcome = self.call(|backend| backend.reconnect(rung)).and_then(|()| work(self));
+            outcome = self.reconnect(rung).and_then(|()| work(self));
         }
+        outcome
+    }
+
+    fn reconnect(&mut self, rung: Rung) -> Result<(), Fault> {
+        self.handles.clear();
+        let outcome = self.call(|backend| backend.reconnect(rung));
+        self.progress.connected(self.backend.identity());
         outcome
     }
 

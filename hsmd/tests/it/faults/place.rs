@@ -12,6 +12,7 @@ use p11fault::{CONTROL, Plan, log_of};
 
 use crate::support::{
     daemon::{Daemon, try_request},
+    operators_word,
     world::{Database, World, read_chain, service_key, sign_request, verify},
 };
 
@@ -93,11 +94,7 @@ impl Place {
 
     /// An operator's word that each PIN is right.
     pub fn retry_pin(&self) {
-        let done = std::process::Command::new(env!("CARGO_BIN_EXE_hsm-backup"))
-            .args(["retry-pin", "--config"])
-            .arg(self.world.config())
-            .status();
-        assert!(done.unwrap().success());
+        operators_word("retry-pin", &self.world.config());
     }
 
     /// How many lines of the module's log begin so.

@@ -11,7 +11,7 @@ use p11fault::{Mode, Plan, Rule};
 
 use crate::{
     faults::{Place, SOON},
-    support::{daemon::Daemon, eventually, in_parallel},
+    support::{self, daemon::Daemon, eventually, in_parallel},
 };
 
 /// Long enough for a token that is tried on ever less often.
@@ -152,8 +152,23 @@ fn a_lost_token_is_replaced() {
 
         place.world.softhsm.add_token(LABELS[lost]);
         eventually("the new token", BACK * 3, || tokens(&place)[lost].0);
+        eventually("the exchange is named", BACK, || {
+            let health = place.health().1;
+            health.contains("is another than before") && health.contains("opsctl hsm token accept")
+        });
+        let exchanged = |value| {
+            let name = ["first", "second"][lost];
+            place.metrics().contains(&format!("hsmd_token_exchanged{{token=\"{name}\"}} {value}"))
+        };
+        assert!(exchanged(1));
         assert!(place.signs());
         assert_eq!(rotate(&place).0, 200, "the tokens are not paired yet");
+        if lost == 0 {
+            // A word alone, before the officers' act.
+            support::operators_word("accept-token", &place.world.config());
+            eventually("the word is heard", BACK, || !place.health().1.contains("is another than before"));
+            assert!(exchanged(0));
+        }
         eventually("a warning with its cure", SOON, || place.health().1.contains("opsctl hsm pair"));
         let told = place.world.softhsm.ceremony("replace", &place.world.config());
         assert!(told.contains("2 keys are on both and sign"), "{told}");
@@ -162,6 +177,7 @@ fn a_lost_token_is_replaced() {
         assert_eq!(rotate(&place).0, 200, "{}", hsmd.log());
         assert_eq!(objects(&place), [4, 4]);
         eventually("no warning", BACK, || place.health().1.contains("\"warnings\":{}"));
+        assert!(exchanged(0));
         // The survivor was needed for it, and is not any more.
         place.plan(gone(LABELS[1 - lost]));
         goes_on(&place, &hsmd, "/rotate");

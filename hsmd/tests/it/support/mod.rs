@@ -50,6 +50,13 @@ pub fn install_program(from: &Path, to: &Path) {
     assert!(done.unwrap().success());
 }
 
+/// An operator's word about the tokens that `config` names: `retry-pin` or `accept-token`.
+pub fn operators_word(verb: &str, config: &Path) {
+    let program = env!("CARGO_BIN_EXE_hsm-backup");
+    let done = std::process::Command::new(program).args([verb, "--config"]).arg(config).status();
+    assert!(done.unwrap().success());
+}
+
 /// Whether a Unix socket accepts connections.
 pub fn listens(socket: &Path) -> bool {
     std::os::unix::net::UnixStream::connect(socket).is_ok()

@@ -145,6 +145,40 @@ fn base64(text: &str) -> Vec<u8> {
     base64::engine::general_purpose::STANDARD.decode(text).unwrap()
 }
 
+/// A spare with the same keys is put in the slot: it signs, and is named until somebody has said that it is meant.
+#[test]
+fn another_device_in_the_slot_is_named() {
+    let (world, device, _connector) = world();
+    let config = std::fs::read_to_string(world.config()).unwrap();
+    std::fs::write(world.config(), config.replace("serial = \"0012345678\"\n", "")).unwrap();
+    let mut hsmd = world.start();
+    let health = || request(&world.socket("edge"), "GET", "/health", "").ok();
+    let gauge = |value| {
+        let page = request(&world.socket("metrics"), "GET", "/metrics", "").ok();
+        page.contains(&format!("hsmd_token_exchanged{{token=\"first\"}} {value}"))
+    };
+    eventually("the device to be known", Duration::from_secs(20), || gauge(0));
+    device.set_serial(7_550_001);
+    world.rotate("{}");
+    eventually("the warning", Duration::from_secs(20), || {
+        let health = health();
+        ["tokenExchanged", "0012345678", "0007550001", "opsctl hsm token accept"]
+            .iter()
+            .all(|part| health.contains(part))
+    });
+    assert!(gauge(1));
+    verified(&world, &endorse(&world).unwrap());
+    // A restart does not forget which was first.
+    hsmd.stop();
+    let mut hsmd = world.start();
+    world.rotate("{}");
+    eventually("the warning", Duration::from_secs(20), || health().contains("tokenExchanged"));
+    support::operators_word("accept-token", &world.config());
+    eventually("no warning", Duration::from_secs(20), || health().contains("\"warnings\":{}"));
+    assert!(gauge(0));
+    hsmd.stop();
+}
+
 #[test]
 fn little_room_is_a_warning() {
     let (world, device, _connector) = world();

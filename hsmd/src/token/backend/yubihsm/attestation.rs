@@ -65,8 +65,13 @@ impl Attestation {
         Ok(Self { public_key, serial, origin, capabilities })
     }
 
-    /// Demands that the certificate is about `public_key`, that the device of that serial number made the key, and that it cannot leave
-    /// the device unless it was made so that it can be backed up.
+    /// The serial number of the device; none if it is of more than ten digits.
+    pub fn serial(&self) -> Option<SerialNumber> {
+        format!("{:010}", self.serial).parse().ok()
+    }
+
+    /// Demands that the certificate is about `public_key`, that the device of that serial number made the key, and that
+    /// it cannot leave the device unless it was made so that it can be backed up.
     pub fn demand(
         &self,
         public_key: &PublicKey,

@@ -49,6 +49,7 @@ pub struct Emulator(Arc<Mutex<State>>);
 struct State {
     now: Duration,
     plugged: bool,
+    serial: u32,
     force_audit: bool,
     roles: BTreeMap<u16, ([u8; 32], Role)>,
     sessions: BTreeMap<u8, Session>,
@@ -80,6 +81,7 @@ impl Emulator {
         let mut state = State {
             now: Duration::ZERO,
             plugged: true,
+            serial: SERIAL,
             force_audit: false,
             roles: BTreeMap::from([(role_id, (key, role))]),
             sessions: BTreeMap::new(),
@@ -115,6 +117,11 @@ impl Emulator {
         let mut state = self.0.lock().unwrap();
         state.objects.clear();
         state.wrap_keys.clear();
+    }
+
+    /// Puts another device in its place that has the same keys.
+    pub fn set_serial(&self, serial: u32) {
+        self.0.lock().unwrap().serial = serial;
     }
 
     /// Lets time pass for the device.
@@ -305,7 +312,7 @@ impl State {
             }),
             0x64 => demand(0x4_0000_0000).and_then(|()| {
                 let id = number(data, 0)?;
-                Ok(self.find(id, rights)?.attest(id, SERIAL))
+                Ok(self.find(id, rights)?.attest(id, self.serial))
             }),
             0x67 => demand(0x100_0000).and_then(|()| {
                 let last = number(data, 0)?;
@@ -416,7 +423,7 @@ impl State {
     /// Firmware 2.4, with an algorithm that the client library does not know.
     fn describe(&self) -> Vec<u8> {
         let used = u8::try_from(self.log.len()).unwrap();
-        [&[2, 4, 0][..], &SERIAL.to_be_bytes(), &[62, used, EC_P256, 0x31]].concat()
+        [&[2, 4, 0][..], &self.serial.to_be_bytes(), &[62, used, EC_P256, 0x31]].concat()
     }
 
     fn storage(&self) -> Vec<u8> {
