@@ -37,7 +37,7 @@ impl KnownToken {
                  purpose, pair the tokens anew (`opsctl hsm replace`) or say so (`opsctl hsm token accept`), else find \
                  out who has the one that was there (RECOVERY.md, \"Another token in a slot\")",
                 self.slot.as_str(),
-                String::from_utf8_lossy(&known),
+                known.escape_ascii(),
             )),
             Ok(None) => match self.file.write(identity.as_bytes()) {
                 Ok(()) => Comparison::First,
