@@ -307,30 +307,35 @@ pub(super) mod tests {
 
     /// One of each.
     pub(in crate::chain) fn all() -> Vec<State> {
+        std::iter::successors(Some(State::Opening), after).collect()
+    }
+
+    /// The state that is listed after another: a new one does not compile before it has its turn.
+    fn after(state: &State) -> Option<State> {
         let text = || "because".to_owned();
-        vec![
-            State::Opening,
-            State::Ready,
-            State::Interrupted(text()),
-            State::ForeignToken { newest: 7 },
-            State::KeysLost { newest: 7 },
-            State::LedgerBehind { newest: 7, evidence: text() },
-            State::LedgerCorrupt(text()),
-            State::LedgerEmpty,
-            State::LedgerExchanged(text()),
-            State::LedgerFailing(text()),
-            State::LedgerRestored(text()),
-            State::LiveKeyLost { newest: 7 },
-            State::LiveKeyMissing { newest: 7, silent: None },
-            State::LiveKeySilent(text()),
-            State::NextKeyLost { newest: 7 },
-            State::NextKeySilent(text()),
-            State::PinRefused(text()),
-            State::Rival(text()),
-            State::Standby { holder: text() },
-            State::TokenSilent(text()),
-            State::Uncompared,
-        ]
+        Some(match state {
+            State::Opening => State::Ready,
+            State::Ready => State::Interrupted(text()),
+            State::Interrupted(_) => State::ForeignToken { newest: 7 },
+            State::ForeignToken { .. } => State::KeysLost { newest: 7 },
+            State::KeysLost { .. } => State::LedgerBehind { newest: 7, evidence: text() },
+            State::LedgerBehind { .. } => State::LedgerCorrupt(text()),
+            State::LedgerCorrupt(_) => State::LedgerEmpty,
+            State::LedgerEmpty => State::LedgerExchanged(text()),
+            State::LedgerExchanged(_) => State::LedgerFailing(text()),
+            State::LedgerFailing(_) => State::LedgerRestored(text()),
+            State::LedgerRestored(_) => State::LiveKeyLost { newest: 7 },
+            State::LiveKeyLost { .. } => State::LiveKeyMissing { newest: 7, silent: None },
+            State::LiveKeyMissing { .. } => State::LiveKeySilent(text()),
+            State::LiveKeySilent(_) => State::NextKeyLost { newest: 7 },
+            State::NextKeyLost { .. } => State::NextKeySilent(text()),
+            State::NextKeySilent(_) => State::PinRefused(text()),
+            State::PinRefused(_) => State::Rival(text()),
+            State::Rival(_) => State::Standby { holder: text() },
+            State::Standby { .. } => State::TokenSilent(text()),
+            State::TokenSilent(_) => State::Uncompared,
+            State::Uncompared => return None,
+        })
     }
 
     #[test]

@@ -21,6 +21,9 @@ async fn try_sign(request: &HttpRequest, door: &Door, payload: web::Payload) -> 
     door.policy.demand_known(caller(request))?;
     let body = border::read(payload).await?;
     let wanted = SignRequest::parse(&body)?;
+    // The state first: in one whose ledger is not read or not written, clock and audit trail are not ready either, and
+    // their refusals do not name it.
+    door.keeper.settled().map_err(|error| border::refuse(&error))?;
     let now = door.keeper.trusted_now().map_err(|doubt| border::refuse(&doubt.into()))?;
     let permission = door.policy.permit_endorsement(caller(request), &wanted, now)?;
     door.statements.demand_not_revoked(&wanted.public_key)?;

@@ -32,8 +32,9 @@ fn world() -> World {
 /// Starts hsmd, which is not ready while its clock is wrong.
 fn start(world: &World) -> Daemon {
     let hsmd = world.spawn_off();
-    eventually("the sockets", SOON, || {
-        listens(&world.socket("admin")) && request(&world.socket("edge"), "GET", "/chain", "").status == 200
+    eventually("the token", SOON, || {
+        let health = || request(&world.socket("admin"), "GET", "/health", "").body;
+        listens(&world.socket("admin")) && health().contains("\"state\":{\"name\":\"ready\"")
     });
     hsmd
 }

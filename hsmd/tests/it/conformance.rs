@@ -1,12 +1,7 @@
 //! The one suite that every backend passes, and what goes beyond it by what a device can do.
 
 use aws_lc_rs::digest;
-use cryptoki::{
-    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
-    object::{Attribute, ObjectClass},
-    session::UserType,
-    slot::Slot,
-};
+use cryptoki::object::{Attribute, ObjectClass};
 use hsmd::token::backend::{
     Backend, Fault, Inventory, Key, KeyIds, Rung,
     pkcs11::{Settings, Token},
@@ -16,7 +11,7 @@ use keychain::{Code, PublicKey, VerifyingKey};
 use crate::faults;
 use crate::support::{
     memory::Device,
-    softhsm::{MODULE, PIN, SoftHsm, TOKEN},
+    softhsm::{MODULE, PIN, SoftHsm, log_in_inside, named_inside},
 };
 
 /// `connect` makes a new connection to one and the same empty device.
@@ -186,24 +181,21 @@ fn softhsm_inside() {
 #[test]
 #[ignore = "run by `SoftHsm::objects` in a process of its own"]
 fn objects_inside() {
-    let module = Pkcs11::new(MODULE).unwrap();
-    let label = std::env::var(TOKEN).unwrap();
-    let is_ours = |slot: &&Slot| module.get_token_info(**slot).unwrap().label() == label;
-    // SoftHSM passes over a token that another process is just logging in to.
-    let slot = (0..100).find_map(|_| {
-        module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
-        let slots = module.get_slots_with_initialized_token().unwrap();
-        let found = slots.iter().find(is_ours).copied();
-        if found.is_none() {
-            module.clone().finalize().unwrap();
-            std::thread::park_timeout(std::time::Duration::from_millis(20));
-        }
-        found
-    });
-    let session = module.open_ro_session(slot.unwrap()).unwrap();
-    session.login(UserType::User, Some(&PIN.to_owned().into())).unwrap();
+    let session = log_in_inside();
     // Not counted: what SoftHSM leaves if it is killed before the object that it makes has a class.
     let keys = [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY];
     let count = |class| session.find_objects(&[Attribute::Class(class)]).unwrap().len();
     println!("objects: {}", keys.map(count).iter().sum::<usize>());
+}
+
+/// Destroys both objects of the key whose id the environment names.
+#[test]
+#[ignore = "run by `SoftHsm::destroy` in a process of its own"]
+fn destroy_inside() {
+    let session = log_in_inside();
+    let objects = named_inside(&session);
+    for object in &objects {
+        session.destroy_object(*object).unwrap();
+    }
+    println!("destroyed: {}", objects.len());
 }

@@ -7,11 +7,9 @@ use serde_json::Value;
 
 use crate::support::{
     daemon::{Answer, request, try_request},
-    eventually, trail,
+    eventually, page, trail,
     world::{Database, World, service_key, sign_request},
 };
-
-const PAGE: &str = include_str!("../../RECOVERY.md");
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -30,8 +28,7 @@ fn is_here(world: &World) -> bool {
 
 /// Runs the page's commands, as an operator types them on the host of `world`.
 fn take(world: &World) -> Answer {
-    let (_, rest) = PAGE.split_once("<!-- standby -->\n```sh\n").unwrap();
-    let commands: Vec<_> = rest.split_once("```").unwrap().0.lines().collect();
+    let commands = page::commands("standby");
     let [show, take] = commands[..] else { panic!("{commands:?}") };
     assert_eq!(show, "opsctl hsm lease show");
     let fence = lease(world)["fence"].as_u64().unwrap();

@@ -19,6 +19,9 @@ use crate::support::{
 /// Within this after a fault's end hsmd signs again.
 pub const SOON: Duration = Duration::from_secs(5);
 
+/// How the configuration names the second token of [`Place::pair`].
+const SPARE: &str = "token_label = \"spare\"";
+
 /// A world whose module is the fault module.
 pub struct Place {
     pub world: World,
@@ -28,7 +31,10 @@ pub struct Place {
 
 impl Place {
     pub fn new() -> Self {
-        let world = World::new(Database::Sqlite);
+        Self::around(World::new(Database::Sqlite))
+    }
+
+    fn around(world: World) -> Self {
         let folder = world.path().join("fault");
         fs::create_dir(&folder).unwrap();
         let config = fs::read_to_string(world.config()).unwrap();
@@ -41,9 +47,18 @@ impl Place {
     pub fn pair() -> Self {
         let place = Self::new();
         place.world.softhsm.add_token("spare");
-        place.add_second("token_label = \"spare\"");
+        place.add_second(SPARE);
         place.world.softhsm.pair(place.world.path());
         place
+    }
+
+    /// A copy of the whole host, without faults. hsmd must not run.
+    pub fn copy(&self) -> Self {
+        let copy = Self::around(self.world.copy());
+        if fs::read_to_string(self.world.config()).unwrap().contains(SPARE) {
+            copy.add_second(SPARE);
+        }
+        copy
     }
 
     /// Adds the second token's table to the configuration.

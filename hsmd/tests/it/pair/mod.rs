@@ -7,3 +7,5 @@ mod hang;
 mod rules;
 mod stale;
 mod tokens;
+
+pub use drill::gone;

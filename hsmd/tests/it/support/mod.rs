@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod disk;
 pub mod ledger;
 pub mod memory;
+pub mod page;
 pub mod servers;
 pub mod softhsm;
 pub mod trail;

@@ -6,7 +6,16 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
+
+use cryptoki::{
+    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
+    object::{Attribute, ObjectHandle},
+    session::{Session, UserType},
+    slot::Slot,
+};
+use hsmd::token::backend::KeyId;
 
 pub const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 pub const PIN: &str = "7340-abcd";
@@ -14,8 +23,11 @@ pub const PIN: &str = "7340-abcd";
 /// The PIN of each token's security officer.
 pub const SO_PIN: &str = "so-7340-abcd";
 
-/// The variable that names the token whose objects are counted.
-pub const TOKEN: &str = "KEELSON_TOKEN";
+/// The variable that names the token whose objects are counted or destroyed.
+const TOKEN: &str = "KEELSON_TOKEN";
+
+/// The variable that names the id of the key that is destroyed.
+const DESTROYED: &str = "KEELSON_DESTROYED_KEY";
 
 pub struct SoftHsm {
     folder: PathBuf,
@@ -112,6 +124,13 @@ impl SoftHsm {
         count.expect(&listed).parse().unwrap()
     }
 
+    /// Destroys both objects of the key under an id on the token with that label.
+    pub fn destroy(&self, label: &str, id: KeyId) {
+        let id = id.number().to_string();
+        let done = self.run_with("conformance::destroy_inside", &[(TOKEN, label), (DESTROYED, &id)]);
+        assert!(done.contains("destroyed: 2"), "{done}");
+    }
+
     /// Runs an ignored test of this binary with this token in its environment; answers what it printed.
     pub fn run_inside(&self, test: &str) -> String {
         self.run_with(test, &[])
@@ -129,4 +148,32 @@ impl SoftHsm {
         assert!(done.status.success() && told.contains("1 passed"), "{told}");
         told
     }
+}
+
+/// A session of the user with the token that the environment names, in a process of its own: SoftHSM reads its
+/// environment once.
+pub fn log_in_inside() -> Session {
+    let module = Pkcs11::new(MODULE).unwrap();
+    let label = std::env::var(TOKEN).unwrap();
+    let is_ours = |slot: &&Slot| module.get_token_info(**slot).unwrap().label() == label;
+    // SoftHSM passes over a token that another process is just logging in to.
+    let slot = (0..100).find_map(|_| {
+        module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+        let slots = module.get_slots_with_initialized_token().unwrap();
+        let found = slots.iter().find(is_ours).copied();
+        if found.is_none() {
+            module.clone().finalize().unwrap();
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        found
+    });
+    let session = module.open_rw_session(slot.unwrap()).unwrap();
+    session.login(UserType::User, Some(&PIN.to_owned().into())).unwrap();
+    session
+}
+
+/// The objects under the id that the environment names.
+pub fn named_inside(session: &Session) -> Vec<ObjectHandle> {
+    let id: u16 = std::env::var(DESTROYED).unwrap().parse().unwrap();
+    session.find_objects(&[Attribute::Id(id.to_be_bytes().to_vec())]).unwrap()
 }

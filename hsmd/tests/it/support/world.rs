@@ -273,11 +273,17 @@ operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "revoke
 
     /// Reports the whole chain as published, and heads; answers what hsmd made of that.
     pub fn report(&self, heads: &[&Head]) -> String {
+        self.report_with(&[], heads)
+    }
+
+    /// The same with events that hsmd did not make.
+    pub fn report_with(&self, events: &[&SignedEvent], heads: &[&Head]) -> String {
         let chain = self.chain();
         let (newest, held) = (chain.last().unwrap().id(), chain.len());
-        let heads: Vec<_> = heads.iter().map(|head| head.text()).collect();
-        let heads = heads.join(",");
-        let body = format!("{{\"events\":[],\"heads\":[{heads}],\"held\":{held},\"newest\":\"{newest}\"}}");
+        let heads = heads.iter().map(|head| head.text()).collect::<Vec<_>>().join(",");
+        let events = events.iter().map(|event| event.text()).collect::<Vec<_>>().join(",");
+        let body =
+            format!("{{\"events\":[{events}],\"heads\":[{heads}],\"held\":{held},\"newest\":\"{newest}\"}}");
         let answer = request(&self.socket("publish"), "POST", "/published", &body).ok();
         answer.trim_matches(['{', '}']).trim_start_matches("\"finding\":").trim_matches('"').to_owned()
     }
