@@ -212,20 +212,24 @@ impl Follower {
         }
         if !heard.lost.is_empty() {
             metrics::counter!("verifier_heads_irregular_total", "kind" => "lost").increment(1);
-            tracing::error!(%event, number, lost = heard.lost.to_json(), "a head lacks what an earlier one denies or revokes; it goes on counting");
+            tracing::error!(
+                %event, number, lost = heard.lost.to_json(),
+                "a head lacks what an earlier one denies or revokes, which goes on counting; no head shows freshness \
+                 until one lists it again: see hsmd's health, and `opsctl rotate` if the ledger is right"
+            );
         }
         if heard.order != Order::Newer {
             self.reject(fingerprint); // heard once is enough
         }
         match self.heard.entry(event) {
-            Entry::Vacant(place) => drop(place.insert(Spoken { newest: head, others: Vec::new() })),
+            Entry::Vacant(place) => drop(place.insert(Spoken::first(head))),
             Entry::Occupied(mut place) => place.get_mut().add(head, &heard),
         }
     }
 
     /// When a head showed last that nothing newer than `chain` existed.
     fn shown(&self, chain: &Chain, before: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
-        let newest = chain.head().and_then(|event| self.heard.get(&event.id())).map(|spoken| &spoken.newest);
+        let newest = chain.head().and_then(|event| self.heard.get(&event.id())).and_then(Spoken::complete);
         let is_newer = |head: &&Head| before.is_none_or(|before| head.issued_at() > before);
         let shows = newest.filter(is_newer).filter(|head| {
             head.verify(chain, WINDOW, now).is_ok_and(|proven| proven.age(chain, now).is_ok())
@@ -285,12 +289,25 @@ impl Follower {
 /// The heads of one event that were heard and count.
 struct Spoken {
     newest: Head,
+    /// Whether the newest lacks what an earlier one lists and what has not ended.
+    lacks: bool,
     /// What the newest does not say alone.
     others: Vec<String>,
 }
 
 impl Spoken {
+    const fn first(head: Head) -> Self {
+        Self { newest: head, lacks: false, others: Vec::new() }
+    }
+
+    /// The newest head, unless it lacks something: a signer that forgot a denial cannot say that none is missing.
+    fn complete(&self) -> Option<&Head> {
+        (!self.lacks).then_some(&self.newest)
+    }
+
     fn add(&mut self, head: Head, heard: &Heard) {
+        let lacks = !heard.lost.is_empty();
+        self.lacks = if heard.order == Order::Newer { lacks } else { self.lacks || lacks };
         if heard.order == Order::Newer {
             let before = std::mem::replace(&mut self.newest, head);
             if heard.lost.is_empty() {

@@ -196,6 +196,32 @@ async fn without_a_recent_head_nothing_is_admitted() {
     until("the log to say so", async || world.edge.log().contains("shows again").then_some(())).await;
 }
 
+/// A head that lacks what an earlier one lists shows nothing fresh. One that lists it again does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_lost_an_entry_is_no_proof_of_freshness() {
+    let mut world = World::start_with("head_max_age = \"2h\"").await;
+    world.edge.terminate();
+    assert!(world.edge.ended().await.success());
+    world.forget_state();
+    let listed = revoking(&key(150), soon());
+    let head = |number, minutes: u64, entries: &Entries| {
+        world.hsm.hsm.lock().unwrap().head(number, entries, ago(minutes * 60))
+    };
+    let (first, lacking, whole) =
+        (head(2, 61, &listed), head(3, 2, &Entries::default()), head(4, 1, &listed));
+    publish_head(&world.directory, &first).await;
+    world.restart();
+    world.edge.ready().await;
+    publish_head(&world.directory, &lacking).await;
+    let reported = "verifier_heads_irregular_total{kind=\"lost\"} 1";
+    until(reported, async || world.metrics().await.contains(reported).then_some(())).await;
+    let health = world.daemon_page("readyz").await;
+    assert!(health.contains("head: none for half of head_max_age"), "{health}");
+    publish_head(&world.directory, &whole).await;
+    until("a fresh head", async || world.daemon_page("readyz").await.contains("head: ok").then_some(()))
+        .await;
+}
+
 /// A directory that is rolled back while the edge is away: what was denied before goes on being denied.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denial_outlives_a_restart_beside_a_directory_that_was_rolled_back() {

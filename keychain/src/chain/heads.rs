@@ -30,7 +30,7 @@ impl Chain {
                 (Order::Newer, Entries::default())
             }
             Some(mut joined) => {
-                let outcome = joined.take(head, |id| self.denial_ended(id, head.issued_at()));
+                let outcome = joined.take(head, |id, at| self.denial_ended(id, at));
                 self.heads.insert(head.event_id(), joined);
                 outcome
             }

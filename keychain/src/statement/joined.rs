@@ -33,17 +33,23 @@ pub struct Heard {
 pub struct Joined {
     number: u64,
     body: Digest,
+    issued_at: Timestamp,
     entries: Entries,
 }
 
 impl Joined {
     /// The first head of an event.
     pub fn first(head: &Head) -> Self {
-        Self { number: head.number(), body: Digest::of(head.body()), entries: head.entries().clone() }
+        let (number, body) = (head.number(), Digest::of(head.body()));
+        Self { number, body, issued_at: head.issued_at(), entries: head.entries().clone() }
     }
 
     /// Takes in a further head of the same event. Nothing that was stated is lost, whatever the order.
-    pub fn take(&mut self, head: &Head, denial_ended: impl Fn(&Digest) -> bool) -> (Order, Entries) {
+    pub fn take(
+        &mut self,
+        head: &Head,
+        denial_ended: impl Fn(&Digest, Timestamp) -> bool,
+    ) -> (Order, Entries) {
         let body = Digest::of(head.body());
         let order = match head.number().cmp(&self.number) {
             std::cmp::Ordering::Greater => Order::Newer,
@@ -51,13 +57,15 @@ impl Joined {
             std::cmp::Ordering::Equal if body == self.body => Order::Same,
             std::cmp::Ordering::Equal => Order::Theft,
         };
-        let lost = match order {
-            Order::Newer => self.entries.missing_from(head.entries(), head.issued_at(), denial_ended),
-            Order::Older => head.entries().missing_from(&self.entries, head.issued_at(), denial_ended),
-            Order::Same | Order::Theft => Entries::default(),
+        // The newest of them had to list the entries that had not ended when it was issued.
+        let (earlier, newest, issued_at) = match order {
+            Order::Newer => (&self.entries, head.entries(), head.issued_at()),
+            Order::Older => (head.entries(), &self.entries, self.issued_at),
+            Order::Same | Order::Theft => (&self.entries, &self.entries, self.issued_at),
         };
+        let lost = earlier.missing_from(newest, issued_at, |id| denial_ended(id, issued_at));
         if order == Order::Newer {
-            (self.number, self.body) = (head.number(), body);
+            (self.number, self.body, self.issued_at) = (head.number(), body, head.issued_at());
         }
         // Beyond the bound only a holder of the key gets who breaks the rules: the taint is the cure.
         if self.entries.keys.len().saturating_add(self.entries.services.len())

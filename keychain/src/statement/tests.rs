@@ -50,7 +50,11 @@ fn seal(draft: &Draft, signer: u8) -> String {
 }
 
 fn head(event: &Event, signer: u8, number: u64, entries: &Entries) -> Head {
-    let (issued_at, expiration) = (at(2 * HOUR), at(14 * HOUR));
+    head_of(event, signer, number, entries, at(2 * HOUR))
+}
+
+fn head_of(event: &Event, signer: u8, number: u64, entries: &Entries, issued_at: Timestamp) -> Head {
+    let expiration = at(14 * HOUR);
     let new = NewHead { event, number, issued_at, expiration, entries, audit: None };
     Head::parse(&seal(&new.draft().unwrap(), signer)).unwrap()
 }
@@ -207,9 +211,15 @@ fn the_order_of_heads_is_by_number() {
     let other = head(newest, 3, 1, &denying(&[events[0].id()]));
     let none = Entries::default();
     let both = joined(&[&said, other.entries()]);
+    // A revocation that ended between the two is not lost, whichever is read first.
+    let brief = revoking(9, 5 * HOUR / 2);
+    let before = head(newest, 3, 1, &brief);
+    let after = head_of(newest, 3, 2, &none, at(11 * HOUR / 4));
     for (first, second, order, lost, stated) in [
         (&one, &two, Order::Newer, &said, &said),
         (&two, &one, Order::Older, &said, &said),
+        (&before, &after, Order::Newer, &none, &none),
+        (&after, &before, Order::Older, &none, &none),
         (&one, &one, Order::Same, &none, &said),
         (&one, &other, Order::Theft, &none, &both),
         (&other, &one, Order::Theft, &none, &both),
