@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keychain::acknowledgement::Instance;
 use keychain::{Digest, Refusal, limits};
 use serde::Deserialize;
 use systemd::config::Span;
@@ -32,6 +33,9 @@ const REFRESH_LIFETIME_MAX: Duration = Duration::from_hours(12);
 pub struct Config {
     /// The HSM identity: the chain's prefix, as `opsctl identity export` prints it.
     pub identity: Digest,
+    /// Which of several processes of authd this is, as hsmd's policy names it.
+    #[serde(default = "Instance::only")]
+    pub instance: Instance,
     /// Where devices reach authd.
     pub listen: Address,
     /// `sqlite:///path` or `postgres://…`.

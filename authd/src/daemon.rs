@@ -11,6 +11,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
+use edge::acknowledger::{Acknowledger, Speaker};
 use edge::clock;
 use edge::endorser::Endorser;
 use edge::own_key::{self, OwnKey, Plan};
@@ -51,6 +52,7 @@ pub struct Daemon {
     ended: JoinHandle<std::io::Result<()>>,
     admin: Option<ServerHandle>,
     outbox: JoinHandle<()>,
+    _acknowledger: Acknowledger,
     // Ends with the daemon: whoever follows the directory hears of it through this.
     _updates: Updates,
 }
@@ -65,12 +67,22 @@ impl Daemon {
         let directory = Directory::connect(&config.redis).map_err(Failure::config)?;
         let updates = Updates::follow(&directory);
         let service = Data::new(service(config, store, directory, &updates).await?);
+        let acknowledger = acknowledge(config, &service);
         let socket = config.listen.bind().map_err(Failure::unavailable)?;
         let address = socket.tcp_address();
         let (server, ended) = serve(&service, socket)?;
         let admin = admin(config, policy, &service)?;
         let outbox = tokio::spawn(outbox::run(service.clone().into_inner(), updates.subscribe()));
-        Ok(Self { service, address, server, ended, admin, outbox, _updates: updates })
+        Ok(Self {
+            service,
+            address,
+            server,
+            ended,
+            admin,
+            outbox,
+            _acknowledger: acknowledger,
+            _updates: updates,
+        })
     }
 
     /// What the operations work with.
@@ -144,6 +156,17 @@ async fn service(
         revoked: Notify::new(),
         store_answers: AtomicBool::new(true),
     })
+}
+
+/// Tells operators which head is applied here.
+fn acknowledge(config: &Config, service: &Service) -> Acknowledger {
+    let speaker = Speaker {
+        instance: config.instance.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        response: service.response.clone(),
+        access: Some(service.access.clone()),
+    };
+    Acknowledger::start(speaker, service.directory.clone(), service.trust.clone())
 }
 
 /// No endorsement, no service: asks until there is one, and says what it waits for.

@@ -53,6 +53,7 @@
 //! could be sent again after it, or to another edge before the same app. Path and query are not signed
 //! unless the request names an `audience`.
 
+pub mod acknowledger;
 pub mod clock;
 pub mod ecma;
 pub mod endorser;

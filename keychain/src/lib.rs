@@ -5,7 +5,7 @@
 //! that they committed to beforehand. This crate holds every rule of that protocol and nothing else:
 //! what the bytes are ([`cesr`], [`json`], [`signed`]), what makes a chain valid and a generation live
 //! ([`chain`]), what an endorsement proves ([`endorsement`]) and what the newest generation
-//! states beside ([`statement`]), what the audit trail of the HSM service is ([`audit`]), what the messages mean ([`message`],
+//! states beside ([`statement`]), what verifiers acknowledge of it ([`acknowledgement`]), what the audit trail of the HSM service is ([`audit`]), what the messages mean ([`message`],
 //! [`token`], [`access`]), and how a refusal is spelt ([`error`]). `PROTOCOL.md` beside this crate is the
 //! statement that code and tests cite.
 //!
@@ -25,6 +25,7 @@
 //! - Nothing here panics on any input.
 
 pub mod access;
+pub mod acknowledgement;
 pub mod audit;
 pub mod cesr;
 pub mod chain;

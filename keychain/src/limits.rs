@@ -35,8 +35,14 @@ pub const REVOKED_SERVICES_MAX: usize = 32;
 /// than a head can list at a time, and those that have ended are dropped.
 pub const REVOCATIONS_JOINED_MAX: usize = 1024;
 
-/// Longest name of a service: `edge:` and 64 characters, rounded up.
+/// Longest name of a service: `keysd:` and 64 characters, rounded up.
 pub const SERVICE_MAX: usize = 72;
+
+/// Longest name of one instance of a service.
+pub const INSTANCE_MAX: usize = 64;
+
+/// Longest acknowledgement: two endorsements of 4 KiB, and what is around them. An honest one is under 2 KiB.
+pub const ACKNOWLEDGEMENT_MAX: usize = 12 * 1024;
 
 /// How long a head may be counted at most, whatever staleness a verifier is configured with: the default of 12 h.
 /// It is signed anew every few minutes.

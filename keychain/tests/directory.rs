@@ -14,8 +14,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use keychain::acknowledgement::Instance;
 use keychain::directory::{Change, Changes, Db, Directory, ENTRIES_MAX, Error, VALUE_MAX};
-use keychain::limits::HEAD_MAX;
+use keychain::limits::{ACKNOWLEDGEMENT_MAX, HEAD_MAX};
 use keychain::{Digest, PublicKey, SigningKey};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -378,6 +379,37 @@ async fn a_restarted_server_is_found_again_by_calls_and_changes() {
     assert_eq!(next(&mut changes).await, Change::Reconnected);
     directory.publish(Db::Response, &key(2), "x", HOUR).await.unwrap();
     assert_eq!(next(&mut changes).await, Change::Key(key(2).to_string()));
+}
+
+/// An idle follower hears of no acknowledgement: their names begin with neither prefix that is tracked.
+#[tokio::test]
+async fn acknowledgements_wake_no_follower() {
+    let redis = Redis::start().await;
+    let directory = redis.directory();
+    let mut changes = connected(&redis).await;
+    let instances: Vec<_> = (0..500).map(|place| Instance::parse(&format!("E{place}")).unwrap()).collect();
+    for instance in &instances {
+        directory.acknowledge("edge:shop", instance, "text", HOUR).await.unwrap();
+    }
+    directory.publish(Db::Response, &key(1), "x", HOUR).await.unwrap();
+    assert_eq!(next(&mut changes).await, Change::Key(key(1).to_string()), "the first that is heard");
+    let who: Vec<_> = instances.iter().map(|instance| ("edge:shop", instance)).collect();
+    let read = directory.acknowledgements(&who).await.unwrap();
+    assert!(read.len() == 500 && read.iter().all(|one| one.as_deref() == Some("text")));
+}
+
+/// Whatever stands under a name, the others are read.
+#[tokio::test]
+async fn an_acknowledgement_that_cannot_be_read_hides_no_other() {
+    let redis = Redis::start().await;
+    let directory = redis.directory();
+    let instances = ["a", "b", "c", "d"].map(|name| Instance::parse(name).unwrap());
+    directory.acknowledge("authd", &instances[0], "good", HOUR).await.unwrap();
+    redis.command::<i64>(7, &["LPUSH", "ack:authd:b", "x"]).await;
+    redis.command::<String>(7, &["SET", "ack:authd:c", &"x".repeat(ACKNOWLEDGEMENT_MAX + 1)]).await;
+    let who = instances.each_ref().map(|instance| ("authd", instance));
+    let read = directory.acknowledgements(&who).await.unwrap();
+    assert_eq!(read, [Some("good".to_owned()), None, None, None]);
 }
 
 #[tokio::test]

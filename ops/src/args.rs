@@ -3,7 +3,9 @@
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::{account, audit, chain, dev, generation, hsm, probe, revocation, services, status, tls};
+use crate::{
+    account, audit, chain, dev, generation, hsm, probe, revocation, services, status, tls, verifiers,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -89,6 +91,7 @@ Examples:
   opsctl tls issue client --dir ca --san URI:keelson:edge:far --out far
   opsctl tls issue server --dir ca --san DNS:hsm.example --out remote --key remote.key     renew";
 const STATUS: &str = "Example: opsctl status --json --endpoints dev.json";
+const WATCH: &str = "Example: opsctl watch --endpoints dev.json";
 const PROBE: &str = "\
 Examples:
   opsctl probe --endpoints dev.json
@@ -181,6 +184,9 @@ pub(crate) enum Command {
     /// What is up, and how the chain stands
     #[command(before_help = STATUS)]
     Status(status::Options),
+    /// Which verifiers have acknowledged the newest head, whenever that changes, until interrupted
+    #[command(before_help = WATCH)]
+    Watch(verifiers::Watch),
     /// Walk every operation against a deployment with a device of its own, and clean up after it
     #[command(before_help = PROBE)]
     Probe(probe::Options),
@@ -352,6 +358,11 @@ mod tests {
             ("taint", false),
             ("taint --reason drill --yes", true),
             ("taint --reason  --yes", false),
+            ("taint --reason drill --yes --wait 1m", true),
+            ("taint --reason drill --yes --wait 0s", false),
+            ("taint --reason drill --yes --wait 2h", false),
+            ("taint --reason drill --yes --no-wait", true),
+            ("taint --reason drill --yes --no-wait --wait 1s", false),
             ("hsm recover", true),
             ("hsm recover --take all --yes", true),
             ("hsm recover --take some", false),

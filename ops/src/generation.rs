@@ -15,6 +15,7 @@ use crate::failure::{Exit, Failure, OrFail};
 use crate::out;
 use crate::statements::Stated;
 use crate::talk::Talk;
+use crate::verifiers::Wait;
 
 /// How many of the identity's last characters confirm a taint.
 const TAIL: usize = 6;
@@ -49,6 +50,8 @@ pub(crate) struct Taint {
     /// The compromised generation; naming it makes a repetition harmless [default: the current one]
     #[arg(long, value_name = "E…")]
     generation: Option<Digest>,
+    #[command(flatten)]
+    wait: Wait,
     /// Do not ask for confirmation (needed without a terminal)
     #[arg(long)]
     yes: bool,
@@ -120,7 +123,7 @@ pub(crate) async fn taint(options: &Taint, talk: Talk) -> Result<(), Failure> {
                     format!("the head does not deny {generation}: try again"),
                 ));
             }
-            talk.say(format!("denied: the head of {} names generation {generation}", stated.issued_at));
+            talk.say(format!("stated: the head of {} denies generation {generation}", stated.issued_at));
         }
         Some("ended") => talk.say(format!(
             "generation {generation} is beyond the window of every verifier: nothing was left to deny"
@@ -128,23 +131,23 @@ pub(crate) async fn taint(options: &Taint, talk: Talk) -> Result<(), Failure> {
         _ => {}
     }
     let after = chain_in_any_case(&hsmd, talk).await?;
-    report(&before, &after, &answer, options.json, talk)
+    report(&before, &after, &answer, options.json, talk)?;
+    if done.effect.as_deref() == Some("ended") {
+        return Ok(());
+    }
+    options.wait.acknowledged(&options.deployment, &hsmd, Vec::new(), talk).await
 }
 
 /// Says what a taint of this generation is going to do.
 fn explain(chain: &Proved, generation: &Digest, talk: Talk) -> Result<(), Failure> {
     if chain.head()?.id() == *generation {
-        talk.say(format!(
-            "every key that generation {generation} endorsed is refused from now on, everywhere;"
-        ));
+        talk.say(format!("every key that generation {generation} endorsed is to be refused, everywhere;"));
         talk.say("services make themselves new keys within seconds, and devices refresh");
     } else {
         talk.say(format!(
             "generation {generation} was left before; unless it was tainted then, heads deny it:"
         ));
-        talk.say(
-            "verifiers that read heads refuse what it endorsed from now on; public devices read none and",
-        );
+        talk.say("verifiers that read heads are to refuse what it endorsed; public devices read none and");
         talk.say("trust its response keys until their window of 12 h 1 min has passed. Current keys stay");
     }
     Ok(())

@@ -43,6 +43,7 @@ mod statements;
 mod status;
 mod talk;
 mod tls;
+mod verifiers;
 
 use std::process::ExitCode;
 
@@ -147,6 +148,7 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
             RoleVerb::Grant(options) => account::grant(&options, talk).await,
             RoleVerb::Revoke(options) => account::withdraw(&options, talk).await,
         },
+        Command::Watch(options) => verifiers::watch(&options, talk).await,
         Command::Status(options) => status::status(&options).await,
         Command::Probe(options) => probe::probe(&options).await,
         Command::Dev(options) => dev::run(&options, talk).await,

@@ -9,6 +9,7 @@ use crate::generation::{chain, confirm, reason, to_json};
 use crate::out;
 use crate::statements::Stated;
 use crate::talk::Talk;
+use crate::verifiers::Wait;
 
 /// Options of `opsctl revoke-key`.
 #[derive(Debug, clap::Args)]
@@ -21,6 +22,8 @@ pub(crate) struct RevokeKey {
     /// Why, for the audit log
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: String,
+    #[command(flatten)]
+    wait: Wait,
     /// Do not ask for confirmation (needed without a terminal)
     #[arg(long)]
     yes: bool,
@@ -72,6 +75,6 @@ pub(crate) async fn revoke_key(options: &RevokeKey, talk: Talk) -> Result<(), Fa
             out::line(key);
         }
     }
-    talk.say("revoked: a signed statement is on its way to every verifier");
-    Ok(())
+    talk.say(format!("stated: the head of {} revokes them", stated.issued_at));
+    options.wait.acknowledged(&options.deployment, &hsmd, Vec::new(), talk).await
 }

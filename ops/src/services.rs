@@ -8,12 +8,15 @@ use crate::generation::{chain, confirm, reason, to_json};
 use crate::out;
 use crate::statements::Stated;
 use crate::talk::Talk;
+use crate::verifiers::Wait;
 
 /// Options of `opsctl revoke-service`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RevokeService {
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 /// Options of `opsctl open-service`.
@@ -27,7 +30,7 @@ pub(crate) struct OpenService {
 struct Options {
     #[command(flatten)]
     deployment: Deployment,
-    /// The service, as its endorsements name it: `authd`, or `edge:` and a name
+    /// The service, as its endorsements name it: `authd`, or `edge:` or `keysd:` and a name
     #[arg(value_name = "SERVICE")]
     service: String,
     /// Why, for the audit log
@@ -52,7 +55,7 @@ struct Request<'a> {
 
 /// `opsctl revoke-service`.
 pub(crate) async fn revoke_service(
-    RevokeService { options }: &RevokeService,
+    RevokeService { options, wait }: &RevokeService,
     talk: Talk,
 ) -> Result<(), Failure> {
     talk.say(format!("every key of `{}` is to be refused, and none endorsed until", options.service));
@@ -64,8 +67,8 @@ pub(crate) async fn revoke_service(
         let missing = format!("hsmd states no revocation of {}: see its log", options.service);
         return Err(Failure::new(Exit::No, missing));
     }
-    talk.say("revoked: a signed head is on its way to every verifier");
-    Ok(())
+    talk.say(format!("stated: the head of {} revokes it", stated.issued_at));
+    wait.acknowledged(&options.deployment, &hsmd, Vec::new(), talk).await
 }
 
 /// `opsctl open-service`.

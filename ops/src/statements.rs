@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keychain::Timestamp;
 use keychain::chain::{Chain, Settings, windows};
-use keychain::statement::{Entries, Head};
+use keychain::statement::{Entries, Head, HeadPlace};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -20,6 +20,9 @@ pub(crate) struct Stated {
     /// How long ago the head showed that nothing newer existed.
     pub(crate) age: Duration,
     pub(crate) entries: Entries,
+    pub(crate) place: HeadPlace,
+    /// The chain with this head heard.
+    pub(crate) chain: Chain,
 }
 
 #[derive(Deserialize)]
@@ -38,7 +41,8 @@ impl Stated {
     fn prove(body: &str, chain: &Proved) -> Result<Self, Failure> {
         let answer: Answer<'_> = serde_json::from_str(body)
             .or_fail(Exit::Data, || "hsmd's statements have not the form that they should have")?;
-        let now = clock::now();
+        // hsmd's newest event counts whatever this machine's clock says.
+        let now = clock::now().max(chain.head()?.event().created_at);
         let settings = Settings { skew: clock::SKEW, ..Settings::default() };
         let mut verifier = Chain::new(chain.identity(), settings);
         verifier.merge(chain.events().iter().cloned(), now);
@@ -47,6 +51,9 @@ impl Stated {
         let head = Head::parse(head.get()).or_fail(Exit::No, wrong)?;
         let proven = head.verify(&verifier, windows::AUTHD, now).or_fail(Exit::No, wrong)?;
         let age = proven.age(&verifier, now).or_fail(Exit::No, || "the head shows no freshness")?;
-        Ok(Self { issued_at: head.issued_at(), age, entries: head.entries().clone() })
+        let (issued_at, entries, place) = (head.issued_at(), head.entries().clone(), HeadPlace::of(&head));
+        let mut heard = verifier.clone();
+        heard.hear(&proven, now);
+        Ok(Self { issued_at, age, entries, place, chain: heard })
     }
 }

@@ -12,6 +12,7 @@ use crate::failure::{Exit, Failure, OrFail};
 use crate::generation;
 use crate::out;
 use crate::statements::Stated;
+use crate::verifiers::{self, RowStatus};
 
 /// The version of what `--json` prints.
 const JSON_VERSION: u32 = 1;
@@ -29,6 +30,7 @@ pub(crate) struct Options {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Status {
     version: u32,
     ready: bool,
@@ -37,6 +39,11 @@ struct Status {
     chain: ChainStatus,
     head: HeadStatus,
     daemons: BTreeMap<String, DaemonStatus>,
+    /// Every verifier that ought to be there, and what it acknowledged.
+    verifiers: Vec<RowStatus>,
+    /// Why they are not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verifiers_problem: Option<String>,
 }
 
 /// The state of the chain, of which hsmd/RECOVERY.md has a section.
@@ -100,12 +107,26 @@ pub(crate) async fn status(options: &Options) -> Result<(), Failure> {
     for (name, address) in metrics(&options.deployment)? {
         daemons.insert(name, ask(&options.deployment, &address).await);
     }
-    let ready = chain.is_ok() && daemons.values().all(|daemon| daemon.ready);
-    let status = Status { version: JSON_VERSION, ready, state, chain: describe(chain)?, head, daemons };
+    let surveyed = verifiers::survey(&options.deployment).await;
+    let rows = surveyed.as_deref().unwrap_or_default();
+    let all_there = rows.iter().all(|row| row.verdict.is_settled() && row.silent_for.is_none());
+    let ready = chain.is_ok() && surveyed.is_ok() && all_there && daemons.values().all(|daemon| daemon.ready);
+    let now = clock::now();
+    let status = Status {
+        version: JSON_VERSION,
+        ready,
+        state,
+        chain: describe(chain)?,
+        head,
+        daemons,
+        verifiers: rows.iter().map(|row| RowStatus::new(row, now)).collect(),
+        verifiers_problem: surveyed.as_ref().err().map(ToString::to_string),
+    };
     if options.json {
         print_json(&status)?;
     } else {
         print(&status);
+        verifiers::print(rows, now).iter().for_each(out::line);
     }
     if ready { Ok(()) } else { Err(Failure::new(Exit::No, "not everything is ready")) }
 }
@@ -214,6 +235,9 @@ fn print(status: &Status) {
         out::line(format_args!("chain       {problem}"));
     }
     print_head(&status.head);
+    if let Some(problem) = &status.verifiers_problem {
+        out::line(format_args!("verifiers   {problem}"));
+    }
     for (name, daemon) in &status.daemons {
         out::line(format_args!("{name:16}{}", if daemon.ready { "ready" } else { "NOT READY" }));
         for line in &daemon.detail {

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use keychain::Digest;
+use keychain::acknowledgement::Instance;
 use serde::Deserialize;
 use systemd::config::{self, Span};
 use systemd::listen::Address;
 
+use crate::endorser::{self, Endorser};
 use crate::trust;
 
 /// The file as it stands.
@@ -15,6 +17,14 @@ use crate::trust;
 pub struct Config {
     /// The HSM identity: the prefix of the key chain that everything is verified against.
     pub identity: Digest,
+    /// hsmd's endorsement socket: `unix:/path`, or `https://host:port`. With it keysd follows hsmd beside the directory,
+    /// and acknowledges what it applied with a key of its own; without it neither.
+    pub endorse: Option<String>,
+    /// The certificates for an hsmd on another host.
+    pub endorse_tls: Option<endorser::Tls>,
+    /// Which of several processes of one keysd this is, as hsmd's policy names it.
+    #[serde(default = "Instance::only")]
+    pub instance: Instance,
     /// Where devices reach it.
     pub listen: Address,
     /// The key directory.
@@ -38,9 +48,19 @@ pub struct Config {
 }
 
 impl Config {
+    /// The way to hsmd, if there is to be one.
+    pub fn endorser(&self) -> Result<Option<Endorser>, endorser::Error> {
+        match (&self.endorse, &self.endorse_tls) {
+            (Some(address), tls) => Endorser::new(address, tls.as_ref()).map(Some),
+            (None, Some(_)) => Err(endorser::TlsError::Unasked.into()),
+            (None, None) => Ok(None),
+        }
+    }
+
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, config::Error> {
         let config: Self = config::load(path)?;
+        config.endorser().map_err(|error| config::Error::value(path, "endorse", error.to_string()))?;
         match trust::head_max_age(config.head_max_age, config.insecure_any_head_age) {
             Ok(_) => Ok(config),
             Err(error) => Err(config::Error::value(path, "head_max_age", error.to_string())),

@@ -7,12 +7,14 @@
 mod config;
 mod copy;
 
+use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use keychain::acknowledgement::Instance;
 use keychain::directory::Directory;
 use keychain::{Code, PublicKey, Refusal};
 use systemd::exit::Failure;
@@ -20,6 +22,10 @@ use systemd::telemetry::{Health, Metrics};
 use systemd::{listen, notify, shutdown};
 use tokio::sync::Semaphore;
 
+use crate::acknowledger::{Acknowledger, Speaker};
+use crate::endorser::Endorser;
+use crate::own_key::{OwnKey, Plan};
+use crate::task::Task;
 use crate::trust::{self, TrustFeed};
 use crate::updates::Updates;
 use crate::{clock, http};
@@ -35,6 +41,12 @@ const WAITING_MAX: usize = 256;
 
 /// How long requests in progress may take to end when keysd is stopped.
 const DRAIN_SECONDS: u64 = 5;
+
+/// The age at which the key for acknowledgements is replaced.
+const CYCLE: Duration = Duration::from_hours(6);
+
+/// Pause before it is asked for again.
+const KEY_PAUSE: Duration = Duration::from_secs(1);
 
 /// What `/` answers.
 const INDEX: &str = r#"{"routes":["/","/health","/keys","/keys/{publicKey}","/hsm/keys"]}"#;
@@ -56,17 +68,49 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     }
     let metrics = Metrics::install("keysd")?;
     let updates = Updates::follow(&directory);
-    let feed = TrustFeed::start(&directory, &updates, None, &trust_settings(&config)?)?;
+    let endorser = config.endorser().map_err(Failure::config)?;
+    let feed = TrustFeed::start(&directory, &updates, endorser.clone(), &trust_settings(&config)?)?;
     let copy = Copy::start(&directory, &updates, feed.clone());
     notify::status("waiting for the key chain in the directory");
     tokio::select! {
         () = first_listing(&feed, &copy) => {}
         () = shutdown::signal() => return Ok(()),
     }
+    let _speaker = endorser.map(|endorser| {
+        Task::spawn(speak(config.instance.clone(), endorser, directory.clone(), updates, feed.clone()))
+    });
     let health_feed = feed.clone();
     metrics.serve(&config.metrics, move || health(&health_feed))?;
     let shared = web::Data::new(Shared { copy, feed, waiting: Semaphore::new(WAITING_MAX) });
     serve(&config, shared).await
+}
+
+/// Acknowledges what is applied here, once there is a key for it. What is served waits for none of it.
+async fn speak(
+    instance: Instance,
+    endorser: Endorser,
+    directory: Directory,
+    updates: Updates,
+    feed: TrustFeed,
+) {
+    let mut is_told = false;
+    let key = loop {
+        let (endorser, directory) = (endorser.clone(), directory.clone());
+        match OwnKey::start(Plan::unlisted(CYCLE), endorser, directory, &updates, feed.clone()).await {
+            Ok(key) => break key,
+            Err(error) if !is_told => {
+                is_told = true;
+                let error = &error as &dyn Error;
+                tracing::warn!(error, "no key for acknowledgements yet; trying again");
+            }
+            Err(_told) => {}
+        }
+        tokio::time::sleep(KEY_PAUSE).await;
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let speaker = Speaker { instance, version, response: key, access: None };
+    let _acknowledger = Acknowledger::start(speaker, directory, feed);
+    std::future::pending::<()>().await;
 }
 
 async fn first_listing(feed: &TrustFeed, copy: &Copy) {

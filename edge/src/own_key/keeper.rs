@@ -41,7 +41,7 @@ impl Keeper {
         Self { maker, current, published: vec![first], candidate: None, due, pause: PAUSE_FIRST }
     }
 
-    pub(super) async fn run(mut self, mut updates: Subscription) {
+    pub(super) async fn run(mut self, mut updates: Subscription, mut orders: watch::Receiver<u64>) {
         let mut chain = self.maker.feed.version();
         let mut lost = Update::default();
         loop {
@@ -50,6 +50,7 @@ impl Keeper {
             tokio::select! {
                 update = updates.next() => lost.merge(&update),
                 _ = chain.changed() => self.ask_at_once_if_dead(),
+                Ok(()) = orders.changed() => self.due = clock::now(),
                 () = tokio::time::sleep(wait.min(retry)) => {}
             }
             if self.due <= clock::now() {

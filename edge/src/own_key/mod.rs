@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::endorser::{self, Endorser};
 use crate::task::Task;
-use crate::trust::TrustFeed;
+use crate::trust::{TrustFeed, TrustState};
 use crate::updates::Updates;
 use keeper::Keeper;
 
@@ -45,17 +45,24 @@ pub struct Plan {
     /// Longest random delay before a key is asked for after its generation died, so that a fleet does
     /// not ask at once. authd, which others wait for, takes none.
     pub spread: Duration,
+    /// Whether its endorsement stands in the directory, where those who verify answers look for it.
+    pub listed: bool,
 }
 
 impl Plan {
     /// The plan for a key that signs access tokens.
     pub const fn access(cycle: Duration) -> Self {
-        Self { purpose: Purpose::Access, cycle, spread: Duration::ZERO }
+        Self { purpose: Purpose::Access, cycle, spread: Duration::ZERO, listed: true }
     }
 
     /// The plan for a key that signs answers.
     pub const fn response(cycle: Duration) -> Self {
-        Self { purpose: Purpose::Response, cycle, spread: Duration::from_millis(300) }
+        Self { purpose: Purpose::Response, cycle, spread: Duration::from_millis(300), listed: true }
+    }
+
+    /// The plan for a response key that signs no answers: no device is to find it.
+    pub const fn unlisted(cycle: Duration) -> Self {
+        Self { listed: false, ..Self::response(cycle) }
     }
 
     /// The window of those who verify what the key signs.
@@ -136,6 +143,8 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct OwnKey {
     current: watch::Receiver<Arc<Endorsed>>,
+    /// How often a new key was ordered.
+    orders: Arc<watch::Sender<u64>>,
     plan: Plan,
     feed: TrustFeed,
     _task: Arc<Task>,
@@ -158,9 +167,10 @@ impl OwnKey {
         maker.publish(&first).await?;
         let first = Arc::new(first);
         let (sender, current) = watch::channel(Arc::clone(&first));
+        let (orders, ordered) = watch::channel(0);
         let keeper = Keeper::new(maker, first, sender);
-        let task = Arc::new(Task::spawn(keeper.run(subscription)));
-        Ok(Self { current, plan, feed, _task: task })
+        let task = Arc::new(Task::spawn(keeper.run(subscription, ordered)));
+        Ok(Self { current, orders: Arc::new(orders), plan, feed, _task: task })
     }
 
     /// Tries [`Self::start`] until it works, and tells the log and the service manager what it waits for.
@@ -200,10 +210,43 @@ impl OwnKey {
     /// The key to sign with, if verifiers accept it at `now`; otherwise `Unavailable`, because an answer
     /// that nobody can check is none.
     pub fn usable(&self, now: Timestamp) -> Result<Arc<Endorsed>, Refusal> {
+        self.usable_under(&self.feed.state(), now)
+    }
+
+    /// The same for those who accept what `trust` does.
+    pub(crate) fn usable_under(&self, trust: &TrustState, now: Timestamp) -> Result<Arc<Endorsed>, Refusal> {
         let key = self.current();
-        match self.feed.state().check(&key.endorsement, self.plan.window(), now) {
+        match trust.check(&key.endorsement, self.plan.window(), now) {
             Ok(()) => Ok(key),
             Err(_) => Err(Refusal::new(Code::Unavailable, "this service's own key is not endorsed now")),
+        }
+    }
+
+    /// When the generation that endorsed `key` is live no more for those who verify what it signs; none as long as it
+    /// is the newest.
+    pub(crate) fn generation_end(&self, trust: &TrustState, key: &Endorsed) -> Option<Timestamp> {
+        trust.chain().live_until(&key.endorsement.generation_id, self.plan.window()).ok().flatten()
+    }
+
+    /// Tells of each new key, to wait on.
+    pub(crate) fn changes(&self) -> watch::Receiver<Arc<Endorsed>> {
+        self.current.clone()
+    }
+
+    /// Orders a new key, and waits `most` for it to be in use. The old one signs until then, and what it signed stays
+    /// good; nothing that is under way is dropped.
+    pub async fn roll(&self, most: Duration) -> Result<Arc<Endorsed>, Refusal> {
+        let mut current = self.current.clone();
+        let old = current.borrow_and_update().public_key();
+        self.orders.send_modify(|orders| *orders = orders.wrapping_add(1));
+        let is_new = |key: &Arc<Endorsed>| key.public_key() != old;
+        match tokio::time::timeout(most, current.wait_for(is_new)).await {
+            Ok(Ok(key)) => Ok(Arc::clone(&key)),
+            // It goes on trying: hsmd or the directory does not answer.
+            _ => Err(Refusal::new(
+                Code::Unavailable,
+                "no new key was endorsed yet; it is still being asked for",
+            )),
         }
     }
 
@@ -269,12 +312,18 @@ impl Maker {
 
     /// Puts a key's endorsement into the directory for the rest of its life.
     async fn publish(&self, key: &Endorsed) -> Result<(), directory::Error> {
+        if !self.plan.listed {
+            return Ok(());
+        }
         let left = key.endorsement.subject.expiration.since(crate::clock::now());
         self.directory.publish(self.plan.db(), &key.public_key(), key.endorsement.text(), left).await
     }
 
     /// Whether a key's endorsement stands in the directory as published.
     async fn is_published(&self, key: &Endorsed) -> Result<bool, directory::Error> {
+        if !self.plan.listed {
+            return Ok(true);
+        }
         let found = self.directory.endorsement(self.plan.db(), &key.public_key()).await?;
         Ok(found.as_deref() == Some(key.endorsement.text()))
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use keychain::Digest;
+use keychain::acknowledgement::Instance;
 use serde::Deserialize;
 use systemd::config::{self, ByteSize, Span};
 use systemd::listen::Address;
@@ -17,6 +18,9 @@ pub struct Config {
     pub identity: Digest,
     /// The name of this edge, for its log.
     pub name: String,
+    /// Which of several processes of one service this is, as hsmd's policy names it.
+    #[serde(default = "Instance::only")]
+    pub instance: Instance,
     /// Where devices reach it.
     pub listen: Address,
     /// The app behind it: `http://host:port` or `unix:/path`.
@@ -268,6 +272,7 @@ mod tests {
             ("nonce_capacity = 1", "nonce_capacity"),
             ("cycle = \"12h\"", "cycle"),
             ("default = \"allow\"", "default"),
+            ("instance = \"two words\"", "instance"),
             ("max_reqest = \"1MiB\"", "max_reqest"),
         ] {
             let error = load(&format!("{LEAST}\n{line}")).unwrap_err();

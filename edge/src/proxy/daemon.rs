@@ -17,6 +17,7 @@ use super::app::{App, AppSettings};
 use super::config::Config;
 use super::routes::Routes;
 use super::{IN_PROGRESS_MAX, LONG_BODIES_MAX, Places, Shared, handle};
+use crate::acknowledger::{Acknowledger, Speaker};
 use crate::endorser::Endorser;
 use crate::gate::Gate;
 use crate::own_key::{OwnKey, Plan};
@@ -62,7 +63,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         OwnKey::await_first(
             Plan::response(config.cycle.duration()),
             endorser,
-            directory,
+            directory.clone(),
             &updates,
             feed.clone(),
         )
@@ -72,6 +73,13 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         key = ready => key,
         () = shutdown::signal() => return Ok(()),
     };
+    let speaker = Speaker {
+        instance: config.instance.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        response: key.clone(),
+        access: None,
+    };
+    let _acknowledger = Acknowledger::start(speaker, directory, feed.clone());
     let (health_feed, health_key) = (feed.clone(), key.clone());
     metrics.serve(&config.metrics, move || health(&health_feed, &health_key))?;
     let shared = web::Data::new(Shared {

@@ -1,6 +1,8 @@
 //! The edge and keysd from outside: real processes, a real redis-server, an HSM service, authd and app made by the test.
 
 #[cfg(test)]
+mod acknowledgements;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod heads;

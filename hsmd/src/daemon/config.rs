@@ -5,6 +5,7 @@ mod hsm;
 mod listen;
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -239,6 +240,8 @@ impl Config {
             allows: Allows::Endorsements {
                 service: self.insecure_plain_http_service.clone(),
                 purposes: vec![(Purpose::Response, Purpose::Response.longest_lifetime())],
+                // A laboratory's: nobody ought to be there.
+                instances: BTreeSet::new(),
             },
             rate: LABORATORY_RATE,
         }

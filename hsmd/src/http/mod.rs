@@ -84,6 +84,7 @@ fn routes(role: Role) -> impl FnOnce(&mut web::ServiceConfig) {
                 config.service(border::resource("/restored", web::get().to(restored::restored)));
                 config.service(border::resource("/take-over", web::post().to(restored::take_over)));
                 config.service(border::resource("/copy-stopped", web::post().to(restored::copy_stopped)));
+                config.service(border::resource("/services", web::get().to(services::services)));
                 config.service(border::resource("/revoke-service", web::post().to(services::revoke_service)));
                 config.service(border::resource("/open-service", web::post().to(services::open_service)));
                 let revoke_keys = web::post().to(statements::revoke_keys);

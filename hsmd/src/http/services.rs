@@ -1,4 +1,5 @@
-//! `POST /revoke-service` and `POST /open-service`: whole services that are compromised.
+//! `GET /services`: which services ought to be there; `POST /revoke-service` and `POST /open-service`: those that are
+//! compromised.
 
 use std::{sync::Arc, time::Instant};
 
@@ -11,6 +12,32 @@ use crate::{
     ledger::RevokedService,
     policy::{Operation, Service},
 };
+
+/// The services of the policy, with the processes that ought to be there: whoever may ask anything here needs it to say
+/// who has not acknowledged a declaration.
+pub(super) async fn services(request: HttpRequest, door: web::Data<Door>) -> HttpResponse {
+    if let Err(refusal) = door.policy.demand_known(caller(&request)) {
+        return border::refused(&refusal);
+    }
+    let policy = door.policy.current();
+    let services: Vec<_> = policy
+        .services()
+        .into_iter()
+        .map(|(service, expected)| {
+            let purposes: Vec<_> =
+                expected.purposes.iter().map(|purpose| json::string(purpose.as_str())).collect();
+            let instances: Vec<_> = expected.instances.iter().map(|one| json::string(one.as_str())).collect();
+            format!(
+                "{{\"service\":{},\"purposes\":[{}],\"instances\":[{}],\"closed\":{}}}",
+                json::string(service),
+                purposes.join(","),
+                instances.join(","),
+                door.statements.demand_open(service).is_err()
+            )
+        })
+        .collect();
+    border::json(200, format!("{{\"services\":[{}]}}", services.join(",")))
+}
 
 pub(super) async fn revoke_service(
     request: HttpRequest,
@@ -49,7 +76,9 @@ async fn change(
     let body = border::read(payload).await?;
     let authority = door.policy.permit(operation, caller(request))?;
     let mut object = Object::parse_bytes(&body)?;
-    let bad = |_| Refusal::new(Code::InvalidMessage, "`service` is not `authd`, nor `edge:` and a name");
+    let bad = |_| {
+        Refusal::new(Code::InvalidMessage, "`service` is not `authd`, nor `edge:` or `keysd:` and a name")
+    };
     let service = Service::try_from(object.string("service")?.to_owned()).map_err(bad)?;
     let reason = generation::take_reason(&mut object)?;
     object.finish()?;

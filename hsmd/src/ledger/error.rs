@@ -58,15 +58,6 @@ pub enum Error {
     /// The line is longer than one may be.
     #[error("a line of the audit trail would be longer than {} bytes", limits::AUDIT_LINE_MAX)]
     Long,
-    /// The tables were not brought up to date in time.
-    #[error(
-        "the database of the ledger did not bring its tables up to date within {seconds} s: see why it does not answer, \
-         or what else holds its tables"
-    )]
-    Migrating {
-        /// How long was waited.
-        seconds: u64,
-    },
     /// The newest event names the key.
     #[error("the newest event names the key that is to be destroyed")]
     Named,

@@ -238,7 +238,7 @@ impl Ledger {
         (millis != i64::MIN).then(|| Timestamp::from_unix_millis(millis))
     }
 
-    /// Keeps a text under a name, or forgets it: a latch.
+    /// Keeps a text under a name, or forgets it: a latch, a slot's serial number.
     pub async fn keep_note(
         &self,
         name: &'static str,

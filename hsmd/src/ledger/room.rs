@@ -38,48 +38,9 @@ enum Overwrite {
     InPlace,
     /// Into another one, which must be free.
     Elsewhere(&'static str),
-    /// As the file system does that lies below, which is not seen from here; by its magic number, if it has said one.
-    Unknown(Option<u32>),
+    /// As the file system does that lies below, which is not seen from here.
+    Unknown,
 }
-
-impl Overwrite {
-    const LABELS: [&'static str; 3] = ["in-place", "elsewhere", "unknown"];
-
-    /// The label of metrics.
-    const fn label(self) -> &'static str {
-        match self {
-            Self::InPlace => "in-place",
-            Self::Elsewhere(_) => "elsewhere",
-            Self::Unknown(_) => "unknown",
-        }
-    }
-
-    /// Why a full disk can stop a taint of a ledger in `folder`, if it can.
-    fn no_promise(self, folder: &Path) -> Option<String> {
-        let folder = folder.display();
-        let because = match self {
-            Self::InPlace => return None,
-            Self::Elsewhere(name) => format!("`{folder}` is on {name}, which never overwrites in place"),
-            Self::Unknown(magic) => {
-                let name = match magic {
-                    Some(OVERLAYFS) => "overlayfs".to_owned(),
-                    Some(NFS) => "NFS".to_owned(),
-                    Some(FUSE) => "FUSE".to_owned(),
-                    Some(other) => format!("a file system of type {other:#x}"),
-                    None => "a file system that does not say its type".to_owned(),
-                };
-                format!("`{folder}` is on {name}, of which it is not known whether it overwrites in place")
-            }
-        };
-        Some(format!(
-            "{because}: a full disk can stop a taint; move the ledger to ext4 or XFS, or watch the room"
-        ))
-    }
-}
-
-const OVERLAYFS: u32 = 0x794c_7630;
-const NFS: u32 = 0x6969;
-const FUSE: u32 = 0x6573_5546;
 
 /// By the magic number that `statfs` answers.
 const fn overwrite(magic: u32) -> Overwrite {
@@ -90,15 +51,15 @@ const fn overwrite(magic: u32) -> Overwrite {
         0xca45_1a4e => Overwrite::Elsewhere("bcachefs"),
         0xf2f5_2010 => Overwrite::Elsewhere("F2FS"),
         0x0000_3434 => Overwrite::Elsewhere("NILFS"),
-        other => Overwrite::Unknown(Some(other)),
+        _ => Overwrite::Unknown,
     }
 }
 
 /// The room under the ledger.
 pub(super) struct Room {
     folder: Option<PathBuf>,
-    /// How the file system writes to the blocks that the chain's room is made of.
-    overwrite: Overwrite,
+    /// The name of a file system on which what the chain writes needs new blocks.
+    copies_on_write: Option<&'static str>,
     /// The WAL.
     wal: Option<PathBuf>,
     /// Bytes of it that are not in the database yet, if they are many.
@@ -112,13 +73,13 @@ pub(super) struct Room {
 impl Room {
     pub(super) fn new(file: Option<&Path>, floor: u64) -> Self {
         let folder = file.and_then(Path::parent).map(Path::to_owned);
-        let overwrite = folder.as_deref().map_or(Overwrite::Unknown(None), overwrite_in);
+        let copies_on_write = folder.as_deref().and_then(copies_on_write);
         let wal = file.map(|file| {
             let mut wal = file.as_os_str().to_owned();
             wal.push("-wal");
             PathBuf::from(wal)
         });
-        Self { folder, overwrite, wal, backlog: 0, floor, first: None, refused: false }
+        Self { folder, copies_on_write, wal, backlog: 0, floor, first: None, refused: false }
     }
 
     /// Why a full disk can stop a taint here, if it can.
@@ -128,15 +89,13 @@ impl Room {
                 "on PostgreSQL a full disk can stop a taint: watch the room of its server".to_owned(),
             );
         };
-        self.overwrite.no_promise(folder)
-    }
-
-    /// Tells by metrics how the file system writes; nothing on PostgreSQL.
-    pub(super) fn note_overwrite(&self) {
-        for label in Overwrite::LABELS.into_iter().filter(|_| self.folder.is_some()) {
-            let is = f64::from(u8::from(label == self.overwrite.label()));
-            metrics::gauge!("hsmd_ledger_overwrites", "how" => label).set(is);
-        }
+        self.copies_on_write.map(|name| {
+            format!(
+                "`{}` is on {name}, which never overwrites in place: a full disk can stop a taint; move the ledger to \
+                 ext4 or XFS, or watch the room",
+                folder.display()
+            )
+        })
     }
 
     /// Bytes that are free; nothing on PostgreSQL, or if the system does not say.
@@ -175,10 +134,20 @@ impl Room {
     }
 }
 
-/// Failure to learn it is no promise.
-fn overwrite_in(folder: &Path) -> Overwrite {
-    let magic = rustix::fs::statfs(folder).ok().and_then(|found| u32::try_from(found.f_type).ok());
-    magic.map_or(Overwrite::Unknown(None), overwrite)
+fn copies_on_write(folder: &Path) -> Option<&'static str> {
+    let found = rustix::fs::statfs(folder).ok()?;
+    let overwrite = u32::try_from(found.f_type).map_or(Overwrite::Unknown, overwrite);
+    match overwrite {
+        Overwrite::InPlace => None,
+        Overwrite::Elsewhere(name) => Some(name),
+        Overwrite::Unknown => {
+            tracing::warn!(
+                folder = %folder.display(),
+                "it is not known whether this file system overwrites in place; only then a full disk stops no taint"
+            );
+            None
+        }
+    }
 }
 
 /// For how many days the room above the floor is enough, if `before` became `free` in so many seconds; nothing if that
@@ -265,7 +234,7 @@ mod tests {
         }
         // overlayfs, NFS, FUSE: what lies below decides.
         for magic in [0x794c_7630, 0x6969, 0x6573_5546, 0] {
-            assert_eq!(overwrite(magic), Overwrite::Unknown(Some(magic)), "{magic:x}");
+            assert_eq!(overwrite(magic), Overwrite::Unknown, "{magic:x}");
         }
     }
 
@@ -274,23 +243,9 @@ mod tests {
         let mut room = Room::new(None, 0);
         assert!(room.no_promise().unwrap().contains("PostgreSQL"));
         room.folder = Some(PathBuf::from("/var/lib/hsmd"));
-        for (overwrite, label, because) in [
-            (Overwrite::InPlace, "in-place", None),
-            (Overwrite::Elsewhere("btrfs"), "elsewhere", Some("`/var/lib/hsmd` is on btrfs, which never")),
-            (
-                Overwrite::Unknown(Some(OVERLAYFS)),
-                "unknown",
-                Some("`/var/lib/hsmd` is on overlayfs, of which"),
-            ),
-            (Overwrite::Unknown(Some(7)), "unknown", Some("a file system of type 0x7, of which")),
-            (Overwrite::Unknown(None), "unknown", Some("does not say its type, of which")),
-        ] {
-            room.overwrite = overwrite;
-            let warning = room.no_promise();
-            assert_eq!(warning.is_some(), because.is_some(), "{warning:?}");
-            assert!(because.is_none_or(|because| warning.as_ref().unwrap().contains(because)), "{warning:?}");
-            assert!(overwrite.label() == label && Overwrite::LABELS.contains(&label));
-        }
+        assert_eq!(room.no_promise(), None);
+        room.copies_on_write = Some("btrfs");
+        assert!(room.no_promise().unwrap().contains("`/var/lib/hsmd` is on btrfs"));
     }
 
     #[test]

@@ -1,19 +1,11 @@
 //! The tables. A migration that has been released is never changed: add another.
 
-use std::time::Duration;
-
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr};
 use sea_orm_migration::prelude::*;
 
-use super::Error;
-
-/// How long that may take. A migration of a released ledger that takes longer has a bound of its own.
-const MIGRATE_MAX: Duration = Duration::from_secs(15);
-
-/// Brings the tables up to date. A database that freezes in the midst of it is named, and the start ends.
-pub(super) async fn run(database: &DatabaseConnection) -> Result<(), Error> {
-    let migrated = tokio::time::timeout(MIGRATE_MAX, Migrator::up(database, None)).await;
-    migrated.map_err(|_| Error::Migrating { seconds: MIGRATE_MAX.as_secs() })?.map_err(Error::from)
+/// Brings the tables up to date.
+pub(super) async fn run(database: &DatabaseConnection) -> Result<(), DbErr> {
+    Migrator::up(database, None).await
 }
 
 const TABLES: &str = "

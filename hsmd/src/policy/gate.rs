@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keychain::{Code, Refusal, Timestamp, endorsement::SignRequest};
 use systemd::listen::Address;
 
-use super::{Authority, Caller, Operation, Permission, PolicyFile, Role};
+use super::{Authority, Caller, Operation, Permission, Policy, PolicyFile, Role};
 
 /// A socket, as the policy tells it from others: its address as configured, and what it is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,11 @@ impl Gate {
     /// What the socket is for.
     pub const fn role(&self) -> Role {
         self.entrance.role
+    }
+
+    /// The policy in force.
+    pub fn current(&self) -> Arc<Policy> {
+        self.file.current()
     }
 
     /// Refuses a caller that may do nothing here, before a byte of its request is read.

@@ -18,10 +18,11 @@ mod row;
 mod san;
 mod service;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc, time::Duration};
 
 use keychain::{
     Code, Digest, Refusal, Timestamp,
+    acknowledgement::Instance,
     endorsement::{Purpose, SignRequest},
 };
 use systemd::listen::Address;
@@ -58,6 +59,8 @@ pub enum Allows {
         service: Service,
         /// What the keys may be for, each with the longest life.
         purposes: Vec<(Purpose, Duration)>,
+        /// The processes that ought to be there. None for a service that nobody serves under.
+        instances: BTreeSet<Instance>,
     },
     /// What operators, or the publisher, ask for: all through sockets of one role.
     Operations(Vec<Operation>),
@@ -90,10 +93,19 @@ impl Allows {
 
     /// Service and longest life of a key for `purpose`.
     fn endorses(&self, purpose: Purpose) -> Option<(&Service, Duration)> {
-        let Self::Endorsements { service, purposes } = self else { return None };
+        let Self::Endorsements { service, purposes, .. } = self else { return None };
         let (_, longest) = purposes.iter().find(|(allowed, _)| *allowed == purpose)?;
         Some((service, *longest))
     }
+}
+
+/// What ought to be there of one service, over all its rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// What each of its processes has keys for.
+    pub purposes: BTreeSet<Purpose>,
+    /// Its processes.
+    pub instances: BTreeSet<Instance>,
 }
 
 /// A policy: what one reading of the file gave.
@@ -138,6 +150,19 @@ impl Policy {
     /// How many rows it has.
     pub const fn rows(&self) -> usize {
         self.rows.len()
+    }
+
+    /// Each service that has rows here, with the processes that ought to be there.
+    pub fn services(&self) -> BTreeMap<&str, Expected> {
+        let mut services: BTreeMap<&str, Expected> = BTreeMap::new();
+        for (rule, _) in &self.rows {
+            if let Allows::Endorsements { service, purposes, instances } = &rule.allows {
+                let expected = services.entry(service.as_str()).or_default();
+                expected.purposes.extend(purposes.iter().map(|(purpose, _)| *purpose));
+                expected.instances.extend(instances.iter().cloned());
+            }
+        }
+        services
     }
 
     /// Whether both have the same rows.

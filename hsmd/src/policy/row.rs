@@ -1,12 +1,15 @@
 //! A row of `policy.toml` as written, and what requests are judged by made of it.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
-use keychain::endorsement::Purpose;
+use keychain::{acknowledgement::Instance, endorsement::Purpose};
 use serde::Deserialize;
 use systemd::{config::Span, listen::Address};
 
 use super::{Allows, Operation, Rate, Role, Rule, San, Service, User, Who};
+
+/// Most processes of one service that a row names.
+const INSTANCES_MAX: usize = 256;
 
 /// A caller, as the file names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,7 @@ pub(super) struct Written {
     purposes: Option<Vec<PurposeName>>,
     longest_access: Option<Span>,
     longest_response: Option<Span>,
+    instances: Option<Vec<Instance>>,
     rate: Option<Rate>,
     burst: Option<u32>,
 }
@@ -73,7 +77,7 @@ impl TryFrom<Written> for Rule<Named> {
         check_operations(&written.operations)?;
         let allows = if written.operations.contains(&Operation::Endorse) {
             let (service, purposes) = endorsements(&written)?;
-            Allows::Endorsements { service, purposes }
+            Allows::Endorsements { service, purposes, instances: instances(written.instances)? }
         } else {
             demand_no_endorsements(&written)?;
             Allows::Operations(written.operations)
@@ -155,6 +159,17 @@ fn endorsements(written: &Written) -> Result<(Service, Vec<(Purpose, Duration)>)
     Ok((service.clone(), purposes))
 }
 
+/// The names of the processes; the only one has a name too.
+fn instances(names: Option<Vec<Instance>>) -> Result<BTreeSet<Instance>, String> {
+    let names = names.unwrap_or_else(|| vec![Instance::only()]);
+    if names.len() > INSTANCES_MAX {
+        return Err(format!("key `instances`: more than {INSTANCES_MAX}"));
+    }
+    let count = names.len();
+    let instances: BTreeSet<Instance> = names.into_iter().collect();
+    if instances.len() == count { Ok(instances) } else { Err("key `instances`: one stands twice".to_owned()) }
+}
+
 fn longest(name: PurposeName, written: &Written) -> Result<(Purpose, Duration), String> {
     let (purpose, key, own) = match name {
         PurposeName::Access => (Purpose::Access, "longest_access", written.longest_access),
@@ -177,6 +192,7 @@ fn demand_no_endorsements(written: &Written) -> Result<(), String> {
         ("purposes", written.purposes.is_some()),
         ("longest_access", written.longest_access.is_some()),
         ("longest_response", written.longest_response.is_some()),
+        ("instances", written.instances.is_some()),
     ] {
         if given {
             return Err(format!("key `{key}`: is for operation endorse; leave it out"));

@@ -4,12 +4,12 @@ use std::fmt;
 
 use serde::Deserialize;
 
-/// `authd`, or `edge:` and a name (`PROTOCOL.md#endorsement`).
+/// `authd`, or `edge:` or `keysd:` and a name (`PROTOCOL.md#endorsement`).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Service(String);
 
-/// Longest name after `edge:`; it stands in every endorsement.
+/// Longest name after `edge:` or `keysd:`; it stands in every endorsement.
 const NAME_MAX: usize = 64;
 
 impl Service {
@@ -33,14 +33,14 @@ impl TryFrom<String> for Service {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let name = text.strip_prefix("edge:").unwrap_or_default();
+        let name = text.strip_prefix("edge:").or_else(|| text.strip_prefix("keysd:")).unwrap_or_default();
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-        let edge = !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(plain);
-        if text == "authd" || edge {
+        let is_named = !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(plain);
+        if text == "authd" || is_named {
             return Ok(Self(text));
         }
         Err(format!(
-            "`{text}` is no service: write `authd`, or `edge:` and up to {NAME_MAX} letters, digits, `-`, `.`, `_`"
+            "`{text}` is no service: write `authd`, or `edge:` or `keysd:` and up to {NAME_MAX} letters, digits, `-`, `.`, `_`"
         ))
     }
 }

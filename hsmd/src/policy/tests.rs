@@ -102,6 +102,7 @@ fn scope() -> Scope {
         allows: Allows::Endorsements {
             service: Service::insecure(),
             purposes: vec![(Purpose::Response, HALF)],
+            instances: BTreeSet::new(),
         },
         rate: row::usual_rate(Role::Endorse),
     };
@@ -408,6 +409,8 @@ fn a_policy_that_cannot_be_meant_is_refused_with_its_line_key_and_fix() {
         (instead("\"response\"", "\"head\""), vec!["line 5", "`purposes`", "`response`"]),
         (instead("\"response\"", "\"response\", \"response\""), vec!["`purposes`", "twice"]),
         (more("longest_response = \"13h\""), vec!["`longest_response`", "12h 1m"]),
+        (more("instances = [\"a b\"]"), vec!["instance"]),
+        (more("instances = [\"a\", \"a\"]"), vec!["`instances`", "stands twice"]),
         (more("longest_response = \"0s\""), vec!["`longest_response`", "more than zero"]),
         (more("longest_access = \"1h\""), vec!["`longest_access`", "`purposes`"]),
         (more("rate = \"often\""), vec!["line 6", "`rate`", "60/min"]),
@@ -439,7 +442,7 @@ fn a_policy_that_cannot_be_meant_is_refused_with_its_line_key_and_fix() {
 #[test]
 fn services_are_named_plainly() {
     let service = |name: &str| Service::try_from(name.to_owned());
-    for name in ["authd", "edge:a", "edge:demo-1.eu_west"] {
+    for name in ["authd", "edge:a", "edge:demo-1.eu_west", "keysd:a"] {
         assert_eq!(service(name).unwrap().as_str(), name);
     }
     let long = format!("edge:{}", "a".repeat(65));
@@ -448,4 +451,27 @@ fn services_are_named_plainly() {
     {
         assert!(service(name).is_err(), "{name}");
     }
+}
+
+#[test]
+fn who_ought_to_be_there_is_read_from_all_rows_of_a_service() {
+    let text = format!(
+        "{OWNER}{}{}{}",
+        "[[allow]]\nuser = 1\noperations = [\"endorse\"]\nservice = \"authd\"\npurposes = [\"access\", \"response\"]\n",
+        "[[allow]]\nsan = \"DNS:b.example\"\noperations = [\"endorse\"]\nservice = \"authd\"\npurposes = [\"response\"]\n\
+         instances = [\"b\", \"c\"]\n",
+        "[[allow]]\nuser = 2\noperations = [\"endorse\"]\nservice = \"keysd:a\"\npurposes = [\"response\"]\ninstances = []\n",
+    );
+    let policy = Stage::new(&text).policy.current();
+    let services = policy.services();
+    let found: Vec<_> = services
+        .iter()
+        .map(|(service, expected)| {
+            let instances: Vec<_> = expected.instances.iter().map(Instance::as_str).collect();
+            (*service, instances.join(","), expected.purposes.len())
+        })
+        .collect();
+    let expected =
+        [("authd", "b,c,main".into(), 2), ("edge:insecure", String::new(), 1), ("keysd:a", String::new(), 1)];
+    assert_eq!(found, expected);
 }

@@ -13,7 +13,7 @@ use keychain::endorsement::Purpose;
 
 use crate::support::{
     daemon::{Answer, request},
-    eventually, warnings,
+    eventually,
     world::{Database, World, service_key, sign_request},
 };
 
@@ -121,7 +121,7 @@ fn the_policy_is_exchanged_under_open_connections_and_a_bad_one_is_not_taken() {
     assert_eq!((edge.verdict(), other.verdict()), ("200".into(), "403 BA303".into()));
     request(&world.socket("admin"), "POST", "/rotate", "{}").ok();
     let health = request(&world.socket("edge"), "GET", "/health", "").ok();
-    assert!(warnings(&health).is_empty(), "{health}");
+    assert!(health.contains("\"warnings\":{}"), "{health}");
     hsmd.stop();
 }
 

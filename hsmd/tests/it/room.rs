@@ -49,11 +49,13 @@ fn a_full_disk_stops_no_taint() {
 
 /// The same on the file system that most hosts have, whose journal takes room too.
 #[test]
-#[ignore = "run by `tests/run --full`, since it takes root and a loop device"]
 fn a_full_ext4_stops_no_taint() {
     let world = World::new(Database::Sqlite);
     let folder = world.path().join("disk");
-    fill_up(&world, &folder, &Disk::ext4("32M", &folder));
+    match Disk::ext4("32M", &folder) {
+        Some(disk) => fill_up(&world, &folder, &disk),
+        None => println!("ext4 is not tried: there is no loop device, or no right to mount one"),
+    }
 }
 
 fn fill_up(world: &World, folder: &Path, disk: &Disk) {
@@ -182,34 +184,6 @@ fn freeze_and_thaw() {
     });
     assert_eq!(world.softhsm.objects(), 4);
     hsmd.stop();
-}
-
-/// A database that freezes while a start brings the tables up to date is named, and the start ends.
-#[tokio::test]
-async fn a_migration_that_does_not_end_is_named() {
-    use sea_orm::{ConnectionTrait as _, Database as Connection};
-    let folder = tempfile::tempdir().unwrap();
-    let server = crate::support::servers::postgres(folder.path());
-    let database = Connection::connect(&server.url).await.unwrap();
-    for statement in [
-        "CREATE FUNCTION freeze() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(600); END'",
-        "CREATE EVENT TRIGGER freezing ON ddl_command_start EXECUTE FUNCTION freeze()",
-    ] {
-        database.execute_unprepared(statement).await.unwrap();
-    }
-    let start = Instant::now();
-    let open = || {
-        hsmd::ledger::Ledger::open(crate::support::ledger::settings(
-            &server.url,
-            &folder.path().join("ledger"),
-        ))
-    };
-    let Err(error) = open().await else { panic!("opened") };
-    assert!(matches!(error, hsmd::ledger::Error::Migrating { .. }), "{error}");
-    assert!(error.to_string().starts_with("the database of the ledger did not"), "{error}");
-    assert!(start.elapsed() < LATER * 2, "{:?}", start.elapsed());
-    database.execute_unprepared("DROP EVENT TRIGGER freezing").await.unwrap();
-    open().await.unwrap().close().await.unwrap();
 }
 
 /// An end does not wait for it either.

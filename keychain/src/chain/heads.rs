@@ -8,7 +8,7 @@ use crate::{
     cesr::Digest,
     endorsement::Endorsement,
     error::Refusal,
-    statement::{Entries, Heard, Joined, Order, ProvenHead},
+    statement::{Entries, HeadPlace, Heard, Joined, Order, ProvenHead},
     time::Timestamp,
 };
 
@@ -44,6 +44,18 @@ impl Chain {
             self.epoch = self.epoch.saturating_add(1);
         }
         Heard { order, lost, changed }
+    }
+
+    /// The newest head heard of the newest event: what this chain has applied. None until one of that event was heard.
+    pub fn newest_head(&self) -> Option<HeadPlace> {
+        let event = self.head()?;
+        let joined = self.heads.get(&event.id())?;
+        Some(HeadPlace {
+            event_id: event.id(),
+            sequence_number: event.event().sequence_number,
+            number: joined.number(),
+            digest: joined.body(),
+        })
     }
 
     /// What is denied and revoked, as far as heads were heard.

@@ -13,6 +13,7 @@
 //!
 //! It needs Redis 7 or later (`PEXPIRE … GT`) and no configuration of the server.
 
+mod acknowledgements;
 mod changes;
 mod error;
 mod lane;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use redis::{Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
 
 use crate::cesr::{Digest, PublicKey};
-use crate::limits::HEAD_MAX;
+use crate::limits::{ACKNOWLEDGEMENT_MAX, HEAD_MAX};
 
 pub use changes::{BATCH_MAX, Change, Changes};
 pub use error::{Cause, Error};
@@ -75,6 +76,7 @@ impl Directory {
             revoked: lane(3, VALUE_MAX)?,
             chain: lane(CHAIN, VALUE_MAX)?,
             statements: lane(STATEMENTS, HEAD_MAX)?,
+            acknowledgements: lane(ACKNOWLEDGEMENTS, ACKNOWLEDGEMENT_MAX)?,
             // Pushes need RESP3, and come for every database whichever this one is.
             feed: open(info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_db(4))?,
         };
@@ -235,12 +237,14 @@ struct Lanes {
     revoked: Lane,
     chain: Lane,
     statements: Lane,
+    acknowledgements: Lane,
     feed: Client,
 }
 
-/// The database of events, and that of heads.
+/// The database of events, that of heads, and that of acknowledgements.
 const CHAIN: i64 = 4;
 const STATEMENTS: i64 = 5;
+const ACKNOWLEDGEMENTS: i64 = 7;
 
 /// The value of a denial: peers test only that there is one.
 const DENIED: &str = "1";

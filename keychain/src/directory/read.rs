@@ -142,6 +142,19 @@ async fn values(
     Ok(entries)
 }
 
+/// The values under these names, in their order; nothing for one that is not there or cannot be read.
+pub(super) async fn each(
+    lane: &Lane,
+    operation: &'static str,
+    names: Vec<String>,
+) -> Result<Vec<Option<String>>, Error> {
+    let read = async {
+        let mut found = values(lane, operation, names.clone()).await?.into_iter().collect::<BTreeMap<_, _>>();
+        Ok(names.iter().map(|name| found.remove(name)).collect())
+    };
+    timeout(SCAN_DEADLINE, read).await.unwrap_or(Err(Error::Slow { operation }))
+}
+
 /// Asks for a value up to one byte more than allowed, so that a longer one is seen to be longer without
 /// being sent.
 fn cut(pipeline: &mut redis::Pipeline, name: &str, most: usize) {

@@ -28,6 +28,31 @@ pub struct Heard {
     pub changed: bool,
 }
 
+/// One head, told apart from every other one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadPlace {
+    /// The event that it is of.
+    pub event_id: Digest,
+    /// That event's sequence number.
+    pub sequence_number: u64,
+    /// Its place among the heads of that event.
+    pub number: u64,
+    /// The digest of its body: nobody knows it before the head was made.
+    pub digest: Digest,
+}
+
+impl HeadPlace {
+    /// The place of a head as received: nothing is proven about it here.
+    pub fn of(head: &Head) -> Self {
+        Self {
+            event_id: head.event_id(),
+            sequence_number: head.sequence_number(),
+            number: head.number(),
+            digest: Digest::of(head.body()),
+        }
+    }
+}
+
 /// What the heads of one event stated so far.
 #[derive(Clone, Debug)]
 pub struct Joined {
@@ -81,6 +106,11 @@ impl Joined {
     /// The number of the newest head heard.
     pub const fn number(&self) -> u64 {
         self.number
+    }
+
+    /// The digest of that head's body.
+    pub const fn body(&self) -> Digest {
+        self.body
     }
 
     /// All that was stated.

@@ -13,7 +13,7 @@ use crate::cesr::{Digest, Signature};
 
 pub use entries::{Entries, ServiceRevocation};
 pub use head::{Head, LastLine, NewHead, ProvenHead};
-pub use joined::{Heard, Joined, Order};
+pub use joined::{HeadPlace, Heard, Joined, Order};
 
 /// A statement to be signed by the chain's newest generation.
 #[derive(Clone, Debug)]

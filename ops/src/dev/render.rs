@@ -12,6 +12,7 @@ use crate::failure::{Exit, Failure, OrFail};
 /// The token's label and the service name of the socket that tests and people use.
 pub(crate) const TOKEN_LABEL: &str = "keelson";
 const LABORATORY: &str = "edge:dev";
+const KEYSD: &str = "keysd:dev";
 
 /// `hsmd.toml`.
 #[derive(Debug, Serialize)]
@@ -59,6 +60,8 @@ struct Allow {
     service: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     purposes: Option<&'static [&'static str]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instances: Option<[&'static str; 0]>,
     rate: &'static str,
 }
 
@@ -92,6 +95,7 @@ impl Door {
         let (service, purposes): (_, &[_]) = match service {
             Service::Authd => ("authd".to_owned(), &["access", "response"]),
             Service::Edge(name) => (format!("edge:{name}"), &["response"]),
+            Service::Keysd => (KEYSD.to_owned(), &["response"]),
             Service::Laboratory => (LABORATORY.to_owned(), &["response"]),
         };
         Self { socket, role: "endorse", service: Some((service, purposes)) }
@@ -125,8 +129,18 @@ impl Door {
             ],
         };
         let (service, purposes) = self.service.clone().unzip();
+        // Tests and people have keys endorsed there: nobody ought to be there.
+        let instances = service.as_deref().filter(|service| *service == LABORATORY).map(|_| []);
         // What is tried out here may be load: the token is its only limit.
-        Allow { user, socket: unix(&self.socket), operations, service, purposes, rate: "1000000/s" }
+        Allow {
+            user,
+            socket: unix(&self.socket),
+            operations,
+            service,
+            purposes,
+            instances,
+            rate: "1000000/s",
+        }
     }
 }
 
@@ -141,6 +155,7 @@ impl Policy {
 pub(crate) enum Service<'a> {
     Authd,
     Edge(&'a str),
+    Keysd,
     Laboratory,
 }
 
@@ -161,6 +176,14 @@ pub(crate) struct Verifier {
     pub(crate) redis: String,
     pub(crate) metrics: SocketAddr,
     pub(crate) state: PathBuf,
+}
+
+/// `keysd.toml`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Keysd {
+    #[serde(flatten)]
+    pub(crate) verifier: Verifier,
+    pub(crate) endorse: String,
 }
 
 /// `authd.toml`.
@@ -291,6 +314,7 @@ mod tests {
             Door::admin(socket("admin")),
             Door::endorse(socket("authd"), Service::Authd),
             Door::endorse(socket("edge"), Service::Edge("python")),
+            Door::endorse(socket("keysd"), Service::Keysd),
             Door::endorse(socket("endorse"), Service::Laboratory),
             Door::publish(socket("publish")),
         ];
@@ -327,7 +351,8 @@ mod tests {
             admin: Admin { listen: unix(&socket("accounts")), mode: "0600", policy },
         };
         write(&file("authd"), &authd).unwrap();
-        write(&file("keysd"), &verifier).unwrap();
+        let keysd = Keysd { verifier: verifier.clone(), endorse: endorse.clone() };
+        write(&file("keysd"), &keysd).unwrap();
         let edge = Edge {
             verifier,
             endorse,

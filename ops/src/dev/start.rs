@@ -12,7 +12,7 @@ use super::endpoints::Endpoints;
 use super::fleet::Fleet;
 use super::layout::{Layout, secret, write_private};
 use super::port::Port;
-use super::render::{self, Authd, Edge, Hsmd, Policy, Publisher, SAMPLE_ROUTE, Service, Verifier};
+use super::render::{self, Authd, Edge, Hsmd, Keysd, Policy, Publisher, SAMPLE_ROUTE, Service, Verifier};
 use super::token::Token;
 use crate::chain::Proved;
 use crate::door::{Address, Door};
@@ -121,6 +121,7 @@ impl<'a> System<'a> {
             render::Door::admin(self.layout.socket("admin")),
             render::Door::endorse(self.layout.socket("endorse"), Service::Laboratory),
             render::Door::endorse(self.layout.socket("authd"), Service::Authd),
+            render::Door::endorse(self.layout.socket("keysd"), Service::Keysd),
             render::Door::publish(self.layout.socket("publish")),
         ];
         for name in self.edges.keys() {
@@ -184,7 +185,10 @@ impl<'a> System<'a> {
     }
 
     fn keysd(&self, identity: &str) -> Result<Program, Failure> {
-        let configuration = self.verifier("keysd", identity, &self.keys)?;
+        let configuration = Keysd {
+            verifier: self.verifier("keysd", identity, &self.keys)?,
+            endorse: render::unix(&self.layout.socket("keysd")),
+        };
         self.daemon("keysd", "keysd", &configuration)
     }
 

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod accounts;
+mod acknowledged;
 mod apps;
 mod audit;
 mod directory;

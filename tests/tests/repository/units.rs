@@ -287,7 +287,7 @@ fn users_and_folders_are_those_that_the_units_name() {
     }
     let members = group("hsmd-endorse").unwrap();
     let members: BTreeSet<_> = members.split(':').nth(3).unwrap().split(',').collect();
-    assert_eq!(members, BTreeSet::from(["authd", "edge", "hsm-publisher"]));
+    assert_eq!(members, BTreeSet::from(["authd", "edge", "hsm-publisher", "keysd"]));
     for operators in ["hsmd-admin", "authd-admin"] {
         assert!(group(operators).unwrap().ends_with(':'), "nobody is an operator until made one");
     }

@@ -321,7 +321,6 @@ impl Journal {
         let short = days.filter(|days| *days < 30);
         let short = short.map(|days| format!("room for {days} days is left under the ledger"));
         let no_promise = self.room.no_promise();
-        self.room.note_overwrite();
         metrics::gauge!("hsmd_ledger_room_promised").set(f64::from(u8::from(no_promise.is_none())));
         self.shared.warn("room", short.or(no_promise));
         self.say(self.room.shortage().unwrap_or(Condition::Writing));

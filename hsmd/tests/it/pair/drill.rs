@@ -66,7 +66,7 @@ fn each_key_is_on_both_tokens() {
     }
     assert_eq!(place.chain().unwrap().len(), 7);
     let (status, health) = place.health();
-    assert!(status == 200 && support::warnings(&health).is_empty(), "{health}");
+    assert!(status == 200 && health.contains("\"warnings\":{}"), "{health}");
     hsmd.stop();
 }
 
@@ -103,7 +103,7 @@ fn either_token_is_lost_and_comes_back() {
         assert!(page.contains(&format!("hsmd_token_answers{{token=\"{name}\"}} 0")), "{page}");
         place.lift();
         eventually("both keys on both tokens", BACK, || objects(&place) == [4, 4]);
-        eventually("no warning", BACK, || support::warnings(&place.health().1).is_empty());
+        eventually("no warning", BACK, || place.health().1.contains("\"warnings\":{}"));
         assert_eq!(tokens(&place), MIRRORED);
         assert_eq!(rotate(&place).0, 200);
         assert_eq!(objects(&place), [4, 4]);
@@ -176,7 +176,7 @@ fn a_lost_token_is_replaced() {
         assert!(place.signs());
         assert_eq!(rotate(&place).0, 200, "{}", hsmd.log());
         assert_eq!(objects(&place), [4, 4]);
-        eventually("no warning", BACK, || support::warnings(&place.health().1).is_empty());
+        eventually("no warning", BACK, || place.health().1.contains("\"warnings\":{}"));
         assert!(exchanged(0));
         // The survivor was needed for it, and is not any more.
         place.plan(gone(LABELS[1 - lost]));
@@ -204,7 +204,7 @@ fn a_second_token_is_added_to_a_chain() {
     assert!(place.health().1.contains("\"mirroredFrom\":3"), "{}", place.health().1);
     assert_eq!(rotate(&place).0, 200);
     assert_eq!(tokens(&place), MIRRORED);
-    eventually("no warning", SOON, || support::warnings(&place.health().1).is_empty());
+    eventually("no warning", SOON, || place.health().1.contains("\"warnings\":{}"));
     assert_eq!(objects(&place), [4, 4]);
     let told = place.world.softhsm.ceremony("pair", &place.world.config());
     assert!(told.contains("paired already"), "{told}");

@@ -51,14 +51,6 @@ pub fn install_program(from: &Path, to: &Path) {
     assert!(done.unwrap().success());
 }
 
-/// The parts that the answer of `GET /health` warns of. Not the room, which is the machine's: its file system may not
-/// overwrite in place.
-pub fn warnings(health: &str) -> Vec<String> {
-    let health: serde_json::Value = serde_json::from_str(health).unwrap();
-    let parts = health["warnings"].as_object().unwrap().keys();
-    parts.filter(|part| *part != "room").cloned().collect()
-}
-
 /// An operator's word about the tokens that `config` names: `retry-pin` or `accept-token`.
 pub fn operators_word(verb: &str, config: &Path) {
     let program = env!("CARGO_BIN_EXE_hsm-backup");

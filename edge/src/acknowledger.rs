@@ -1,0 +1,145 @@
+//! Tells operators which head this service has applied (`PROTOCOL.md#acknowledgement`).
+//!
+//! It writes when trust or an own key changes, after the change is in force, and at an interval. What is written is
+//! signed by a key that is live under the head that it names: with no such key nothing is written, and the reader sees
+//! that this service lags. No request waits for any of it.
+
+use std::error::Error;
+use std::time::Duration;
+
+use keychain::Timestamp;
+use keychain::acknowledgement::{Budget, BudgetEnd, Instance, NewAcknowledgement};
+use keychain::directory::Directory;
+use keychain::limits;
+use tokio::time::Instant;
+
+use crate::clock;
+use crate::own_key::{Endorsed, OwnKey};
+use crate::task::Task;
+use crate::trust::{TrustFeed, TrustState};
+
+/// How often it is written though nothing changed: a reader takes three times as long without one for silence.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Shortest pause between two writes: what changes within it is told at once.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Pause after a directory that did not take it.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long it stands: as long as any key can live that signed it, so that a reader sees since when a service is silent.
+const TTL: Duration = limits::RESPONSE_KEY_LIFETIME;
+
+/// What an acknowledger speaks for.
+#[derive(Debug, Clone)]
+pub struct Speaker {
+    /// Which of several processes of the service this one is.
+    pub instance: Instance,
+    /// The version of the program.
+    pub version: &'static str,
+    /// Signs what is acknowledged.
+    pub response: OwnKey,
+    /// Signs tokens, where there is such a key.
+    pub access: Option<OwnKey>,
+}
+
+/// Acknowledges in the background, as long as it is kept.
+#[derive(Debug)]
+pub struct Acknowledger {
+    _task: Task,
+}
+
+impl Acknowledger {
+    /// Begins to acknowledge what `feed` applies.
+    pub fn start(speaker: Speaker, directory: Directory, feed: TrustFeed) -> Self {
+        Self { _task: Task::spawn(run(speaker, directory, feed)) }
+    }
+}
+
+async fn run(speaker: Speaker, directory: Directory, feed: TrustFeed) {
+    let mut trust = feed.version();
+    let mut response = speaker.response.changes();
+    let mut access = speaker.access.as_ref().map_or_else(|| speaker.response.changes(), OwnKey::changes);
+    let mut is_told = true;
+    loop {
+        trust.mark_unchanged();
+        response.mark_unchanged();
+        access.mark_unchanged();
+        let begun = Instant::now();
+        let mut wait = INTERVAL;
+        let now = clock::now();
+        if let Some((service, text)) = speaker.compose(&feed.state(), now) {
+            match directory.acknowledge(&service, &speaker.instance, &text, TTL).await {
+                Ok(()) => {
+                    is_told = true;
+                    metrics::gauge!("verifier_acknowledged_timestamp_seconds").set(seconds(now));
+                }
+                Err(error) => {
+                    wait = RETRY;
+                    if std::mem::take(&mut is_told) {
+                        let error = &error as &dyn Error;
+                        tracing::warn!(error, "the directory did not take an acknowledgement; trying again");
+                    }
+                }
+            }
+        }
+        // A directory that refuses is not asked anew for every change.
+        let soonest = begun + if is_told { PAUSE } else { RETRY };
+        tokio::select! {
+            Ok(()) = trust.changed() => {}
+            Ok(()) = response.changed() => {}
+            Ok(()) = access.changed() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+        tokio::time::sleep_until(soonest).await;
+    }
+}
+
+impl Speaker {
+    /// The service and what it acknowledges; nothing without a head of the newest event, or without live keys.
+    fn compose(&self, trust: &TrustState, now: Timestamp) -> Option<(String, String)> {
+        let head = trust.chain().newest_head()?;
+        let response = self.response.usable_under(trust, now).ok()?;
+        let access = self.access.as_ref().map(|key| key.usable_under(trust, now)).transpose().ok()?;
+        let service = response.endorsement().service.clone()?;
+        let keys: Vec<&Endorsed> = std::iter::once(&response).chain(&access).map(AsRef::as_ref).collect();
+        let endorsements: Vec<_> = keys.iter().map(|key| key.endorsement()).collect();
+        let new = NewAcknowledgement {
+            service: &service,
+            instance: &self.instance,
+            head,
+            issued_at: now,
+            budget: self.budget(trust, &keys, now),
+            version: self.version,
+            endorsements: &endorsements,
+        };
+        match new.sign(response.signing_key()) {
+            Ok(text) => Some((service, text)),
+            Err(refusal) => {
+                tracing::error!(%refusal, "an acknowledgement could not be signed");
+                None
+            }
+        }
+    }
+
+    /// Until when this service goes on with everything else down.
+    fn budget(&self, trust: &TrustState, keys: &[&Endorsed], now: Timestamp) -> Budget {
+        let plans = std::iter::once(&self.response).chain(&self.access);
+        let generations = plans.zip(keys).map(|(own, key)| own.generation_end(trust, key));
+        let expirations = [BudgetEnd::ResponseKey, BudgetEnd::AccessKey].into_iter().zip(keys);
+        let expirations = expirations.map(|(end, key)| (key.endorsement().subject.expiration, end));
+        let head = trust.fresh_for(now).map(|left| (now.plus(left), BudgetEnd::Head));
+        let ends = expirations
+            .chain(generations.flatten().map(|end| (end, BudgetEnd::Generation)))
+            .chain(head)
+            .min_by_key(|(until, _)| *until);
+        let (until, ended_by) = ends.unwrap_or((now, BudgetEnd::ResponseKey));
+        Budget { until, ended_by }
+    }
+}
+
+/// Seconds since 1970, as metrics have times.
+#[expect(clippy::cast_precision_loss, reason = "exact until the year 287396")]
+fn seconds(time: Timestamp) -> f64 {
+    time.unix_millis() as f64 / 1000.0
+}

@@ -1,0 +1,127 @@
+//! Waiting until every verifier has acknowledged a declaration, and naming those that have not.
+
+use std::time::{Duration, Instant};
+
+use systemd::config::Span;
+
+use super::judge::{Goal, Row};
+use super::{Acknowledgements, Follow, table};
+use crate::clock;
+use crate::deployment::Deployment;
+use crate::door::Door;
+use crate::failure::{Exit, Failure};
+use crate::talk::Talk;
+
+/// Pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Longest time that may be waited for.
+const WAIT_MAX: Duration = Duration::from_hours(1);
+
+/// Whether a command waits for the verifiers.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Wait {
+    /// How long the verifiers may take to acknowledge before those that have not are named (exit code 2)
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = span)]
+    wait: Span,
+    /// Do not wait: nothing is said about what arrived
+    #[arg(long, conflicts_with = "wait")]
+    no_wait: bool,
+}
+
+fn span(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse()?;
+    if span.duration().is_zero() || span.duration() > WAIT_MAX {
+        return Err(format!("give more than zero and at most {}", Span::from(WAIT_MAX)));
+    }
+    Ok(span)
+}
+
+impl Wait {
+    /// Waits until every verifier has acknowledged a head that hsmd made after it answered to a declaration.
+    /// `above` names services whose keys must be later endorsements than these numbers.
+    pub(crate) async fn acknowledged(
+        &self,
+        deployment: &Deployment,
+        hsmd: &Door,
+        above: Vec<(String, u64)>,
+        talk: Talk,
+    ) -> Result<(), Failure> {
+        if self.no_wait {
+            talk.say("declared; not waited for: `opsctl status` says who has acknowledged it");
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let mut goal = Goal { heads: Vec::new(), above };
+        let mut seen: Result<Vec<Row>, Failure> = Ok(Vec::new());
+        let (limit, mut follow) = (self.wait.duration(), None);
+        let directory = match Acknowledgements::of(deployment) {
+            Ok(directory) => directory,
+            Err(failure) => return Err(self.laggards(Err(failure), talk)),
+        };
+        loop {
+            let left = limit.saturating_sub(begun.elapsed());
+            let look = look(&directory, hsmd, &mut follow, &mut goal);
+            match tokio::time::timeout(left, look).await {
+                Ok(rows) => seen = rows,
+                Err(_late) => return Err(self.laggards(seen, talk)),
+            }
+            let all = seen.as_ref().is_ok_and(|rows| rows.iter().all(|row| row.verdict.is_settled()));
+            if all {
+                let rows = seen?;
+                say(&rows, talk);
+                talk.say(format!("acknowledged by all after {:.1} s", begun.elapsed().as_secs_f32()));
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_EVERY.min(limit.saturating_sub(begun.elapsed()))).await;
+        }
+    }
+
+    /// Who has not acknowledged it, as a failure.
+    fn laggards(&self, seen: Result<Vec<Row>, Failure>, talk: Talk) -> Failure {
+        let rows = match seen {
+            Ok(rows) if !rows.is_empty() => rows,
+            Ok(_) => {
+                return Failure::new(Exit::Partial, "declared, but it is not known who has acknowledged it");
+            }
+            Err(failure) => {
+                let what = "declared, but it is not known who has acknowledged it";
+                return Failure::new(Exit::Partial, format!("{what}: {failure}"));
+            }
+        };
+        say(&rows, talk);
+        let late: Vec<_> = rows.iter().filter(|row| !row.verdict.is_settled()).map(table::laggard).collect();
+        let what = format!(
+            "declared, but {} of {} verifiers have not acknowledged it within {}: {}",
+            late.len(),
+            rows.len(),
+            self.wait,
+            late.join(", ")
+        );
+        Failure::new(Exit::Partial, what)
+    }
+}
+
+async fn look<'a>(
+    directory: &Acknowledgements,
+    hsmd: &'a Door,
+    follow: &mut Option<Follow<'a>>,
+    goal: &mut Goal,
+) -> Result<Vec<Row>, Failure> {
+    let follow = match follow {
+        Some(follow) => follow,
+        None => follow.insert(Follow::start(hsmd).await?),
+    };
+    let view = follow.view().await?;
+    // Each of these was made after the declaration, and states it.
+    if !goal.heads.contains(&view.head) {
+        goal.heads.push(view.head);
+    }
+    directory.judge(&view, goal).await
+}
+
+fn say(rows: &[Row], talk: Talk) {
+    for line in table::print(rows, clock::now()) {
+        talk.say(line);
+    }
+}

@@ -1,0 +1,116 @@
+//! A declaration ends when every verifier has acknowledged it, or names those that have not.
+
+use std::process::Output;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tests::World;
+use tests::process::{command, send};
+use tests::world::binary;
+
+/// Every verifier of a laboratory.
+const VERIFIERS: [&str; 6] =
+    ["authd", "edge:python", "edge:ruby", "edge:rust", "edge:typescript", "keysd:dev"];
+
+fn opsctl(world: &World, arguments: &[&str]) -> Output {
+    let mut program = command(binary("opsctl"));
+    program.args(arguments).arg("--endpoints").arg(world.endpoints_file());
+    program.output().unwrap()
+}
+
+fn declare(world: &World, arguments: &[&str]) -> Output {
+    opsctl(world, &[arguments, &["--reason", "drill", "--yes"]].concat())
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A process of a laboratory, stopped as a host is that swaps itself to death; it goes on when this is dropped.
+struct Stopped(u32);
+
+impl Stopped {
+    fn edge(world: &World, name: &str) -> Self {
+        let file = world.endpoints_file().with_file_name(format!("dev/run/edge-{name}.pid"));
+        let id = std::fs::read_to_string(file).unwrap().parse().unwrap();
+        send(id, Signal::STOP);
+        Self(id)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        send(self.0, Signal::CONT);
+    }
+}
+
+/// The states of the verifiers, as `opsctl status` prints them.
+fn states(world: &World) -> Vec<(String, String)> {
+    let output = opsctl(world, &["status", "--json"]);
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |row: &Value, member: &str| row[member].as_str().unwrap().to_owned();
+    let rows = status["verifiers"].as_array().unwrap();
+    rows.iter().map(|row| (text(row, "service"), text(row, "state"))).collect()
+}
+
+/// A taint, a revoked key and a revoked service end with 0 once all have acknowledged them; a service that is revoked
+/// itself is not waited for.
+#[tokio::test]
+async fn a_declaration_ends_when_every_verifier_has_acknowledged_it() {
+    let world = World::start().await;
+    let tainted = declare(&world, &["taint", "--wait", "30s"]);
+    assert_eq!(tainted.status.code(), Some(0), "{}", said(&tainted));
+    let generation = String::from_utf8(tainted.stdout.clone()).unwrap();
+    let generation = generation.trim().get(..8).unwrap();
+    for verifier in VERIFIERS {
+        let line = said(&tainted).lines().find(|line| line.starts_with(verifier)).unwrap().to_owned();
+        assert!(line.contains("acknowledged") && line.contains(generation), "{line}");
+    }
+    assert!(said(&tainted).contains("acknowledged by all"), "{}", said(&tainted));
+    assert_eq!(states(&world), VERIFIERS.map(|one| (one.to_owned(), "acknowledged".to_owned())));
+
+    let revoked = declare(&world, &["revoke-service", "edge:ruby", "--wait", "30s"]);
+    assert_eq!(revoked.status.code(), Some(0), "{}", said(&revoked));
+    let ruby = said(&revoked).lines().find(|line| line.starts_with("edge:ruby")).unwrap().to_owned();
+    assert!(ruby.contains("revoked"), "{ruby}");
+
+    let unasked = declare(&world, &["taint", "--no-wait"]);
+    assert_eq!(unasked.status.code(), Some(0), "{}", said(&unasked));
+    for output in [&tainted, &unasked] {
+        assert!(!said(output).contains("denied"), "{}", said(output));
+    }
+}
+
+/// An edge that does not run on is named, also when somebody puts back what it acknowledged before; once it runs again
+/// it catches up by itself.
+#[tokio::test]
+async fn a_verifier_that_has_not_acknowledged_is_named() {
+    let world = World::start().await;
+    let stopped = Stopped::edge(&world, "ruby");
+    let tainted = declare(&world, &["taint", "--wait", "5s"]);
+    assert_eq!(tainted.status.code(), Some(2), "{}", said(&tainted));
+    let last = said(&tainted).lines().last().unwrap().to_owned();
+    assert!(
+        last.contains("1 of 6 verifiers") && last.contains("edge:ruby (") && last.contains("tainted"),
+        "{last}"
+    );
+    for verifier in VERIFIERS.iter().filter(|one| **one != "edge:ruby") {
+        assert!(!last.contains(verifier), "{last}");
+    }
+    drop(stopped);
+    let declared = declare(&world, &["taint", "--wait", "30s"]);
+    assert_eq!(declared.status.code(), Some(0), "{}", said(&declared));
+}
+
+/// A directory that hangs acknowledges nothing: the declaration is made, and not said to have arrived.
+#[tokio::test]
+async fn without_the_directory_nothing_is_said_to_have_arrived() {
+    let world = World::start().await;
+    let mut redis = world.directory(0).await;
+    let () = redis::cmd("CLIENT").arg(&["PAUSE", "60000", "ALL"]).query_async(&mut redis).await.unwrap();
+    let tainted = declare(&world, &["taint", "--wait", "4s"]);
+    assert_eq!(tainted.status.code(), Some(2), "{}", said(&tainted));
+    assert!(said(&tainted).contains("not known who has acknowledged"), "{}", said(&tainted));
+    let chain = world.endorse().get("/chain").await.json();
+    assert_eq!(chain[1]["payload"]["taintPrevious"], true);
+}
