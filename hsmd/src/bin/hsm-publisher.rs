@@ -1,4 +1,4 @@
-//! The binary: follows hsmd's chain and statements and the directory's changes, and publishes what is owed.
+//! The binary: follows hsmd's chain and statements and the directory's changes, and publishes what is pending.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use std::{
 
 use hsmd::{
     clock::{Clock as _, System},
-    publisher::{Carrier, Config, Found, Source, StatementCarrier, Told, follow, follow_statements},
+    publisher::{Carrier, Config, Found, Received, Source, StatementCarrier, follow, follow_statements},
 };
 use keychain::{
     chain::SignedEvent,
@@ -27,17 +27,17 @@ use tokio::{sync::mpsc, time};
 /// How often the whole copy is compared, in case a change was not pushed.
 const SWEEP: Duration = Duration::from_secs(30);
 
-/// How often hsmd is told what is published.
+/// How often it is reported to hsmd what is published.
 const REPORT: Duration = Duration::from_mins(1);
 
 /// How often while hsmd says that something is wrong with it.
 const REPORT_AGAIN: Duration = Duration::from_secs(10);
 
-/// How soon what is owed is tried again, and how often the watchdog is told.
+/// How soon what is pending is tried again, and how often the watchdog is pinged.
 const TICK: Duration = Duration::from_millis(250);
 
 /// Answers of hsmd that wait while the directory is slow; hsmd is asked again only once there is room.
-const TOLD_MAX: usize = 4;
+const ANSWERS_MAX: usize = 4;
 
 type Shared = Arc<Mutex<Health>>;
 
@@ -57,8 +57,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let metrics = Metrics::install("hsm-publisher")?;
     let health = Shared::default();
-    let told = Arc::clone(&health);
-    let metrics = metrics.serve(&config.metrics, move || read(&told))?;
+    let served = Arc::clone(&health);
+    let metrics = metrics.serve(&config.metrics, move || read(&served))?;
     let source = Source::new(&config.socket()).map_err(Failure::software)?;
     let report_to = Source::new(&config.report_socket()).map_err(Failure::software)?;
     tokio::select! {
@@ -76,9 +76,9 @@ fn say_ok() {
 }
 
 async fn carry(source: Source, report_to: Source, directory: Directory, health: &Shared) {
-    let (to, mut events) = mpsc::channel(TOLD_MAX);
+    let (to, mut events) = mpsc::channel(ANSWERS_MAX);
     let chain = tokio::spawn(follow(source.clone(), to));
-    let (to, mut statements) = mpsc::channel(TOLD_MAX);
+    let (to, mut statements) = mpsc::channel(ANSWERS_MAX);
     let stated = tokio::spawn(follow_statements(source, to));
     let mut changes = directory.changes();
     let mut carried = Carried {
@@ -92,12 +92,12 @@ async fn carry(source: Source, report_to: Source, directory: Directory, health: 
     let mut state = State::default();
     loop {
         let done = tokio::select! {
-            Some(told) = events.recv() => match told {
+            Some(answer) = events.recv() => match answer {
                 Ok(events) => {
                     state.hsmd = None;
                     carried.learn_events(events).await
                 }
-                // An hsmd that comes back may have another ledger: it is told first what is published.
+                // An hsmd that comes back may have another ledger: it gets a report of what is published first.
                 Err(error) => {
                     state.hsmd = Some(Failure::unavailable(error).to_string());
                     carried.reports.reported = None;
@@ -105,10 +105,10 @@ async fn carry(source: Source, report_to: Source, directory: Directory, health: 
                     Ok(())
                 }
             },
-            Some(told) = statements.recv() => match told {
-                Ok(told) => {
+            Some(answer) = statements.recv() => match answer {
+                Ok(received) => {
                     state.statements = None;
-                    carried.learn_statements(told).await
+                    carried.learn_statements(received).await
                 }
                 Err(error) => {
                     state.statements = Some(Failure::unavailable(error).to_string());
@@ -125,15 +125,15 @@ async fn carry(source: Source, report_to: Source, directory: Directory, health: 
         };
         let settled = match done {
             Ok(()) => carried.settle().await,
-            // What changed is not known any more: look at everything once the directory answers.
+            // What changed is not known any more: everything is compared once the directory answers.
             Err(error) => {
-                carried.owe_everything();
+                carried.mark_all_pending();
                 Err(error)
             }
         };
         state.report = carried.reports.problem.clone();
         state.directory = settled.err().map(|error| Failure::unavailable(error).to_string());
-        state.tell(&carried.chain, health);
+        state.show(&carried.chain, health);
     }
     chain.abort();
     stated.abort();
@@ -147,12 +147,12 @@ struct Carried {
     reports: Reports,
 }
 
-/// What hsmd is told of the directory.
+/// What is reported to hsmd of the directory.
 struct Reports {
     source: Source,
-    /// When it was told last.
+    /// When it was sent last.
     reported: Option<time::Instant>,
-    /// Why it could not be told, or what it found wrong.
+    /// Why it could not be sent, or what hsmd found wrong.
     problem: Option<String>,
 }
 
@@ -179,26 +179,26 @@ impl Carried {
         self.report_first().await
     }
 
-    async fn learn_statements(&mut self, told: Told) -> Result<(), directory::Error> {
+    async fn learn_statements(&mut self, received: Received) -> Result<(), directory::Error> {
         let reported = self.report_first().await;
-        self.statements.learn(told);
+        self.statements.learn(received);
         reported
     }
 
-    /// Tells hsmd sooner than at the next sweep, while something is wrong.
+    /// Reports sooner than at the next sweep, while something is wrong.
     async fn report_again(&mut self) -> Result<(), directory::Error> {
         let is_wrong = self.reports.reported.is_some() && self.reports.problem.is_some();
         if is_wrong && self.reports.is_due() { self.sweep().await } else { Ok(()) }
     }
 
-    /// Tells hsmd what is published, if it was not told since it was there.
+    /// Reports what is published, if that was not done since hsmd was there.
     async fn report_first(&mut self) -> Result<(), directory::Error> {
         if self.reports.reported.is_some() { Ok(()) } else { self.sweep().await }
     }
 
-    fn owe_everything(&mut self) {
-        self.chain.owe_everything();
-        self.statements.owe_everything();
+    fn mark_all_pending(&mut self) {
+        self.chain.mark_all_pending();
+        self.statements.mark_all_pending();
     }
 
     /// Events first: a head never stands there before the event that it names.
@@ -214,7 +214,7 @@ impl Carried {
 }
 
 impl Reports {
-    /// An operator may be deciding about what was found: hsmd is told again soon what came of that.
+    /// An operator may be deciding about what was found: the next report follows soon.
     fn is_due(&self) -> bool {
         let every = if self.problem.is_some() { REPORT_AGAIN } else { REPORT };
         self.reported.is_none_or(|reported| reported.elapsed() >= every)
@@ -227,9 +227,10 @@ impl Reports {
             Ok(finding) => {
                 Some(format!("what is published is not what hsmd made: {finding}; see its health"))
             }
-            Err(error) => {
-                Some(format!("hsmd cannot be told what is published: {}", Failure::unavailable(error)))
-            }
+            Err(error) => Some(format!(
+                "it cannot be reported to hsmd what is published: {}",
+                Failure::unavailable(error)
+            )),
         };
     }
 }
@@ -238,7 +239,7 @@ impl Reports {
 #[derive(Default)]
 struct State {
     hsmd: Option<String>,
-    /// Whether the statements can be read. Without them the chain is still carried, so this is told but makes
+    /// Whether the statements can be read. Without them the chain is still carried, so this is shown but makes
     /// nothing unready: verifiers can do without new heads for hours.
     statements: Option<String>,
     directory: Option<String>,
@@ -250,7 +251,7 @@ struct State {
 }
 
 impl State {
-    fn tell(&mut self, carrier: &Carrier, health: &Shared) {
+    fn show(&mut self, carrier: &Carrier, health: &Shared) {
         let ok = |problem: &Option<String>| problem.clone().unwrap_or_else(|| "ok".to_owned());
         let parts = [
             ("hsmd", &self.hsmd),

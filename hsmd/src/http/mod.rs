@@ -9,7 +9,7 @@ mod audit;
 mod border;
 mod chain;
 mod clock;
-mod crowd;
+mod connections;
 mod generation;
 mod handshake;
 mod health;

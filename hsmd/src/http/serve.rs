@@ -22,7 +22,7 @@ use systemd::listen::{self, Socket};
 
 use super::{
     Door, border,
-    crowd::{Crowd, Place},
+    connections::{Connections, Permit},
     handshake::{Bounded, Handshakes},
     routes,
 };
@@ -71,8 +71,8 @@ pub fn serve(listener: Listener) -> io::Result<Server> {
 
 fn serve_plain(socket: Socket, door: web::Data<Door>) -> io::Result<Server> {
     let role = door.policy.role();
-    let (gate, crowd) = (door.policy.clone(), Crowd::default());
-    let app = move || App::new().app_data(door.clone()).configure(routes(role)).wrap_fn(refuse_beyond);
+    let (gate, connections) = (door.policy.clone(), Connections::default());
+    let app = move || App::new().app_data(door.clone()).configure(routes(role)).wrap_fn(refuse_over_limit);
     let server = HttpServer::new(app)
         .workers(1)
         .max_connections(CONNECTIONS_MAX)
@@ -80,7 +80,7 @@ fn serve_plain(socket: Socket, door: web::Data<Door>) -> io::Result<Server> {
         .keep_alive(IDLE_MAX)
         .shutdown_timeout(DRAIN_MAX)
         .disable_signals()
-        .on_connect(move |connection, data| remember_caller(connection, data, &gate, &crowd));
+        .on_connect(move |connection, data| remember_caller(connection, data, &gate, &connections));
     Ok(listen::attach(server, socket)?.run())
 }
 
@@ -88,7 +88,8 @@ fn serve_plain(socket: Socket, door: web::Data<Door>) -> io::Result<Server> {
 /// handshake: `HttpServer` has no place for it.
 fn serve_tls(socket: TcpListener, tls: ServerConfig, door: web::Data<Door>) -> io::Result<Server> {
     let role = door.policy.role();
-    let (gate, crowd, handshakes) = (door.policy.clone(), Crowd::default(), Handshakes::default());
+    let (gate, connections, handshakes) =
+        (door.policy.clone(), Connections::default(), Handshakes::default());
     let server = Server::build()
         .workers(1)
         .max_concurrent_connections(CONNECTIONS_MAX)
@@ -96,9 +97,9 @@ fn serve_tls(socket: TcpListener, tls: ServerConfig, door: web::Data<Door>) -> i
         .disable_signals();
     let shutdown = server.graceful_shutdown_signal();
     let stack = move || {
-        let app = App::new().app_data(door.clone()).configure(routes(role)).wrap_fn(refuse_beyond);
+        let app = App::new().app_data(door.clone()).configure(routes(role)).wrap_fn(refuse_over_limit);
         let app = app.into_factory().map_err(|error: actix_web::Error| error.error_response());
-        let (gate, crowd, shutdown) = (gate.clone(), crowd.clone(), shutdown.clone());
+        let (gate, connections, shutdown) = (gate.clone(), connections.clone(), shutdown.clone());
         let http = HttpService::build()
             .client_request_timeout(HEAD_MAX)
             .client_disconnect_timeout(CLOSE_MAX)
@@ -108,7 +109,7 @@ fn serve_tls(socket: TcpListener, tls: ServerConfig, door: web::Data<Door>) -> i
                 async move { shutdown.notified().await }
             })
             .on_connect_ext(move |connection: &TlsStream<TcpStream>, data: &mut Extensions| {
-                remember_caller(connection, data, &gate, &crowd);
+                remember_caller(connection, data, &gate, &connections);
             })
             .h1(map_config(app, |()| AppConfig::default()));
         let mut acceptor = Acceptor::new(tls.clone());
@@ -126,16 +127,16 @@ fn serve_tls(socket: TcpListener, tls: ServerConfig, door: web::Data<Door>) -> i
 
 /// Notes who connected, once, at accept: the kernel's word, which a process cannot change afterwards, or the
 /// certificate that a handshake proved.
-fn remember_caller(connection: &dyn Any, data: &mut Extensions, gate: &Gate, crowd: &Crowd) {
+fn remember_caller(connection: &dyn Any, data: &mut Extensions, gate: &Gate, connections: &Connections) {
     note_caller(connection, data);
     let caller = data.get::<Caller>();
     let name = caller.map_or_else(String::new, Caller::to_string);
     let is_known = gate.demand_known(caller).is_ok();
-    let place = crowd.enter(name, is_known);
-    if place.is_far_beyond() {
+    let permit = connections.admit(name, is_known);
+    if permit.is_far_over() {
         close(connection);
     }
-    data.insert(place);
+    data.insert(permit);
 }
 
 /// Ends a connection without a word: whoever opens them by the hundred is not waited for.
@@ -168,15 +169,15 @@ fn note_caller(connection: &dyn Any, data: &mut Extensions) {
     }
 }
 
-/// Refuses what comes over a connection that its caller has no place for, and ends it.
-fn refuse_beyond<S>(
+/// Refuses what comes over a connection for which its caller has no permit, and ends it.
+fn refuse_over_limit<S>(
     request: ServiceRequest,
     service: &S,
 ) -> impl Future<Output = Result<ServiceResponse, actix_web::Error>> + use<S>
 where
     S: Service<ServiceRequest, Response = ServiceResponse, Error = actix_web::Error>,
 {
-    let next = if request.conn_data::<Place>().is_some_and(Place::is_beyond) {
+    let next = if request.conn_data::<Permit>().is_some_and(Permit::is_over) {
         Err(request)
     } else {
         Ok(service.call(request))

@@ -15,7 +15,7 @@ pub struct Config {
     /// hsmd's socket for endorsements, which tells the chain too.
     #[serde(default = "default_endorse")]
     endorse: Address,
-    /// hsmd's socket for the publisher, which is told what is published.
+    /// hsmd's socket for the publisher's reports of what is published.
     #[serde(default = "default_publish")]
     publish: Address,
     /// The key directory.
@@ -44,7 +44,7 @@ impl Config {
         unix(&self.endorse)
     }
 
-    /// hsmd's socket that is told what is published.
+    /// hsmd's socket that takes reports of what is published.
     pub fn report_socket(&self) -> PathBuf {
         unix(&self.publish)
     }

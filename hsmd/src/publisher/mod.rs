@@ -4,7 +4,7 @@
 //! withhold. It publishes everything at start and after every reconnection, each new event
 //! and head as it comes, and whatever disappears or changes in the directory again, byte for byte. It
 //! deletes nothing but the endorsements of revoked keys and services (`PROTOCOL.md#directory-revoked-keys`), and events
-//! that stand beside the chain (`PROTOCOL.md#contested-published`). At its start, and every minute, it tells hsmd what
+//! that stand beside the chain (`PROTOCOL.md#contested-published`). At its start, and every minute, it reports to hsmd what
 //! was published before it writes: so hsmd learns that its ledger was restored, or that a copy of it signs.
 
 mod carrier;
@@ -15,4 +15,4 @@ mod statements;
 pub use carrier::{Carrier, Found};
 pub use config::Config;
 pub use source::{Source, follow, follow_statements};
-pub use statements::{StatementCarrier, Told};
+pub use statements::{Received, StatementCarrier};

@@ -1,4 +1,4 @@
-//! The chain and the statements as hsmd tells them.
+//! The chain and the statements as hsmd serves them.
 
 use std::{path::Path, time::Duration};
 
@@ -6,7 +6,7 @@ use keychain::{Refusal, chain::SignedEvent, statement::Head};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use super::{Found, Told};
+use super::{Found, Received};
 
 /// How long one question waits for the next event. Below hsmd's own bound of 60 s.
 const WAIT: Duration = Duration::from_secs(50);
@@ -34,7 +34,7 @@ pub enum Error {
     #[error("the answer has not the form that hsmd gives it")]
     Json(#[from] serde_json::Error),
     /// An event does not verify, or a statement cannot be read.
-    #[error("what hsmd told does not verify")]
+    #[error("what hsmd served does not verify")]
     Event(#[from] Refusal),
     /// The answer is longer than any chain.
     #[error("the answer is longer than {ANSWER_MAX} bytes")]
@@ -71,11 +71,11 @@ impl Source {
     }
 
     /// The newest statements, waiting while their version is `after`.
-    pub async fn statements(&self, after: Option<u64>) -> Result<Told, Error> {
-        Told::parse(&self.get("statements", after).await?)
+    pub async fn statements(&self, after: Option<u64>) -> Result<Received, Error> {
+        Received::parse(&self.get("statements", after).await?)
     }
 
-    /// Tells hsmd what is published; answers what it made of that.
+    /// Reports to hsmd what is published; answers its finding.
     pub async fn report(&self, found: &Found, heads: &[Head]) -> Result<String, Error> {
         let events: Vec<_> = found.events.iter().map(SignedEvent::text).collect();
         let heads: Vec<_> = heads.iter().map(Head::text).collect();
@@ -111,39 +111,36 @@ impl Source {
 /// Follows the chain for ever: hands over the whole of it first, and again after every interruption, and in
 /// between what is new. An outage is handed over too.
 pub async fn follow(source: Source, to: mpsc::Sender<Result<Vec<SignedEvent>, Error>>) {
-    let mut newest = None;
-    let mut pause = PAUSE.0;
-    loop {
-        let told = source.events(newest).await;
-        if let Ok(events) = &told {
-            newest = events.iter().map(|event| event.event().sequence_number).max().or(newest);
-            pause = PAUSE.0;
-        } else {
-            newest = None;
-            tokio::time::sleep(pause).await;
-            pause = pause.saturating_mul(2).min(PAUSE.1);
-        }
-        if to.send(told).await.is_err() {
-            return;
-        }
-    }
+    let newest = |events: &Vec<SignedEvent>| events.iter().map(|event| event.event().sequence_number).max();
+    follow_by(source, |source: Source, after| async move { source.events(after).await }, newest, to).await;
 }
 
 /// Follows the statements for ever, in the same way.
-pub async fn follow_statements(source: Source, to: mpsc::Sender<Result<Told, Error>>) {
+pub async fn follow_statements(source: Source, to: mpsc::Sender<Result<Received, Error>>) {
+    let ask = |source: Source, after| async move { source.statements(after).await };
+    follow_by(source, ask, |received| Some(received.version), to).await;
+}
+
+/// Asks for what comes after the newest number that was received, over and over, until nobody receives any more.
+async fn follow_by<T, F: Future<Output = Result<T, Error>>>(
+    source: Source,
+    ask: impl Fn(Source, Option<u64>) -> F,
+    newest_of: impl Fn(&T) -> Option<u64>,
+    to: mpsc::Sender<Result<T, Error>>,
+) {
     let mut newest = None;
     let mut pause = PAUSE.0;
     loop {
-        let told = source.statements(newest).await;
-        if let Ok(told) = &told {
-            newest = Some(told.version);
+        let answer = ask(source.clone(), newest).await;
+        if let Ok(received) = &answer {
+            newest = newest_of(received).or(newest);
             pause = PAUSE.0;
         } else {
             newest = None;
             tokio::time::sleep(pause).await;
             pause = pause.saturating_mul(2).min(PAUSE.1);
         }
-        if to.send(told).await.is_err() {
+        if to.send(answer).await.is_err() {
             return;
         }
     }

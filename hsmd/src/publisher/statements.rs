@@ -16,7 +16,7 @@ use super::source;
 
 /// What hsmd answered about its statements.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct Received {
     /// To be named when asking for the next.
     pub version: u64,
     head: Option<Head>,
@@ -29,7 +29,7 @@ struct Answer<'a> {
     head: Option<&'a RawValue>,
 }
 
-impl Told {
+impl Received {
     /// Reads the answer to `GET /statements`.
     pub fn parse(body: &[u8]) -> Result<Self, source::Error> {
         let answer: Answer<'_> = serde_json::from_slice(body)?;
@@ -45,10 +45,10 @@ impl Told {
 pub struct StatementCarrier {
     directory: Directory,
     head: Option<Head>,
-    /// The head with the highest number that hsmd ever told of the same event: a restored ledger tells lower ones.
+    /// The head with the highest number that hsmd ever served of the same event: a restored ledger serves lower ones.
     highest: Option<Head>,
     /// Whether the directory is not known to hold the head.
-    is_owed: bool,
+    is_pending: bool,
     /// Revoked keys whose endorsements are not known to be gone.
     keys_to_withdraw: BTreeSet<PublicKey>,
     /// Whether endorsements of revoked services are not known to be gone.
@@ -62,15 +62,15 @@ impl StatementCarrier {
             directory,
             head: None,
             highest: None,
-            is_owed: false,
+            is_pending: false,
             keys_to_withdraw: BTreeSet::new(),
             is_service_to_withdraw: false,
         }
     }
 
-    /// Takes in what hsmd told. It is published by the next [`Self::settle`].
-    pub fn learn(&mut self, told: Told) {
-        let Some(head) = told.head else { return };
+    /// Takes in what hsmd served. It is published by the next [`Self::settle`].
+    pub fn learn(&mut self, received: Received) {
+        let Some(head) = received.head else { return };
         let before = self.head.as_ref().map(|head| head.entries().clone()).unwrap_or_default();
         let now = head.entries();
         self.keys_to_withdraw.extend(now.keys.keys().filter(|key| !before.keys.contains_key(*key)));
@@ -83,27 +83,27 @@ impl StatementCarrier {
             self.highest = Some(head.clone());
         }
         self.head = Some(head);
-        self.is_owed = true;
+        self.is_pending = true;
     }
 
-    /// The newest head that hsmd told.
+    /// The newest head that hsmd served.
     pub const fn head(&self) -> Option<&Head> {
         self.head.as_ref()
     }
 
-    /// The heads of the event `id` that stand in the directory, or that hsmd told before: for hsmd, which alone can
+    /// The heads of the event `id` that stand in the directory, or that hsmd served before: for hsmd, which alone can
     /// judge them.
     pub async fn found(&self, id: &Digest) -> Result<Vec<Head>, Error> {
         let published = self.directory.head(id).await?.and_then(|text| Head::parse(&text).ok());
-        let told = self.highest.clone().filter(|head| head.event_id() == *id);
-        Ok(published.into_iter().chain(told).collect())
+        let received = self.highest.clone().filter(|head| head.event_id() == *id);
+        Ok(published.into_iter().chain(received).collect())
     }
 
     /// Takes in what changed in the directory. A service that does not know yet puts its revoked key back at
     /// once, so that is left to [`Self::sweep`]: two that write against each other would never rest.
     pub fn notice(&mut self, changes: &BTreeSet<Change>) {
         let own = self.head.as_ref().map(|head| head.event_id().to_string());
-        self.is_owed |= changes.iter().any(|change| match change {
+        self.is_pending |= changes.iter().any(|change| match change {
             Change::Flushed | Change::Reconnected => true,
             Change::Key(name) => own.as_ref() == Some(name),
         });
@@ -111,15 +111,15 @@ impl StatementCarrier {
 
     /// Reads everything again.
     pub fn sweep(&mut self) {
-        self.owe_everything();
+        self.mark_all_pending();
         let revoked = self.entries();
         self.is_service_to_withdraw |= !revoked.services.is_empty();
         self.keys_to_withdraw.extend(revoked.keys.keys());
     }
 
-    /// Owes the directory the head.
-    pub const fn owe_everything(&mut self) {
-        self.is_owed = true;
+    /// The directory is not known to hold anything: the head is written again.
+    pub const fn mark_all_pending(&mut self) {
+        self.is_pending = true;
     }
 
     /// Publishes the head and withdraws the endorsements of what it revokes. `event` finds an event of the chain.
@@ -128,9 +128,9 @@ impl StatementCarrier {
         now: Timestamp,
         event: impl Fn(&Digest) -> Option<SignedEvent>,
     ) -> Result<(), Error> {
-        if self.is_owed {
+        if self.is_pending {
             self.settle_head(event).await?;
-            self.is_owed = false;
+            self.is_pending = false;
         }
         while let Some(key) = self.keys_to_withdraw.first().copied() {
             for db in [Db::Access, Db::Response] {
@@ -148,9 +148,9 @@ impl StatementCarrier {
         Ok(())
     }
 
-    /// Whether a head was told, and the directory holds everything as far as is known.
+    /// Whether a head was served, and the directory holds everything as far as is known.
     pub fn is_settled(&self) -> bool {
-        let has_rest = self.is_owed || self.is_service_to_withdraw || !self.keys_to_withdraw.is_empty();
+        let has_rest = self.is_pending || self.is_service_to_withdraw || !self.keys_to_withdraw.is_empty();
         self.head.is_some() && !has_rest
     }
 

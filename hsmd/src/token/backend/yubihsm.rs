@@ -473,7 +473,7 @@ impl Backend for Device {
     }
 
     fn log(&self) -> DeviceLog {
-        self.journal.told()
+        self.journal.shared()
     }
 
     fn reconnect(&mut self, rung: Rung) -> Result<(), Fault> {

@@ -47,7 +47,7 @@ pub struct Journal {
     capacity: u32,
     /// The authentication key may not read the log.
     forbidden: bool,
-    told: DeviceLog,
+    shared: DeviceLog,
 }
 
 /// One batch of entries, as a line of the file.
@@ -100,13 +100,13 @@ impl Journal {
             commands: 0,
             capacity: u32::from(CAPACITY),
             forbidden: false,
-            told: DeviceLog::default(),
+            shared: DeviceLog::default(),
         })
     }
 
-    /// Where it is told what was kept.
-    pub(super) fn told(&self) -> DeviceLog {
-        self.told.clone()
+    /// What was kept, shared with those who write it into the audit trail.
+    pub(super) fn shared(&self) -> DeviceLog {
+        self.shared.clone()
     }
 
     /// Which device the next entries are of, and how many it holds.
@@ -177,7 +177,7 @@ impl Journal {
         metrics::counter!("hsmd_device_log_entries_total").increment(entries);
         tracing::info!(device, entries, newest = newest.to_hex(), "kept the device's log");
         let newest = newest.to_hex();
-        self.told.add(Kept { device: device.clone(), entries, newest, gaps: u64::from(lost) });
+        self.shared.add(Kept { device: device.clone(), entries, newest, gaps: u64::from(lost) });
         self.kept = Some((device, digest));
         Ok(())
     }
