@@ -8,15 +8,12 @@
 //! KEELSON_FAULTS=all cargo test --profile ci -p hsmd --test it -- --nocapture --test-threads 1 faults::matrix faults::mirrored race::
 //! ```
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Mutex,
-    time::Instant,
-};
-
 use p11fault::{CALLS, CODES, MIRROR_CALLS, Mode, Plan, Rule};
 
-use super::place::{Place, SOON};
+use super::{
+    cases::survive,
+    place::{Place, SOON},
+};
 use crate::support::{daemon::Daemon, eventually};
 
 /// Whether everything is to be tried, not the short form.
@@ -105,65 +102,22 @@ fn short() -> Vec<Case> {
 #[test]
 fn every_fault_is_survived() {
     let cases = if everything() { whole() } else { short() };
-    let (queue, outcomes) = (Mutex::new(VecDeque::from(cases)), Mutex::new(Vec::new()));
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..WORKERS {
-            scope.spawn(|| work(&queue, &outcomes));
+    survive("one token", (cases, WORKERS), (CALLS.to_vec(), |case| case.call), |case, running| {
+        if case.operation == Operation::FirstStart {
+            return started(&Place::new(), case, None).0;
         }
-    });
-    let outcomes = outcomes.into_inner().unwrap();
-    let lost: Vec<_> =
-        outcomes.iter().filter_map(|(case, met, lost)| Some((case, met, lost.as_ref()?))).collect();
-    let tried = outcomes.iter().filter(|(_, met, _)| *met).count();
-    let calls: BTreeSet<_> = outcomes.iter().filter(|(_, met, _)| *met).map(|(case, ..)| case.call).collect();
-    println!(
-        "{} cases in {} s; faults tried: {tried}, survived: {}",
-        outcomes.len(),
-        start.elapsed().as_secs(),
-        tried - lost.len()
-    );
-    for (case, _, why) in &lost {
-        println!("not survived: {case:?}: {why}");
-    }
-    assert!(lost.is_empty(), "{} faults were not survived; the first: {:?}", lost.len(), lost[0]);
-    assert_eq!(calls, CALLS.into_iter().collect(), "each call has failed at least once");
-}
-
-type Outcomes = Mutex<Vec<(Case, bool, Option<String>)>>;
-
-fn work(queue: &Mutex<VecDeque<Case>>, outcomes: &Outcomes) {
-    let mut kept: Option<(Place, Daemon)> = None;
-    loop {
-        let Some(case) = queue.lock().unwrap().pop_front() else { return };
-        let survived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            if case.operation == Operation::FirstStart {
-                let place = Place::new();
-                started(&place, &case, None).0
-            } else {
-                let (place, hsmd) = kept.take().unwrap_or_else(|| {
-                    let place = Place::new();
-                    let hsmd = place.start();
-                    (place, hsmd)
-                });
-                let (met, hsmd) = match case.operation {
-                    Operation::Start => started(&place, &case, Some(hsmd)),
-                    _ => running(&place, &case, hsmd),
-                };
-                kept = Some((place, hsmd));
-                met
-            }
-        }));
-        let (met, lost) = match survived {
-            Ok(met) => (met, None),
-            Err(panic) => {
-                kept = None;
-                let text = panic.downcast_ref::<String>().cloned();
-                (true, Some(text.unwrap_or_else(|| "a check failed".to_owned())))
-            }
+        let (place, hsmd) = running.take().unwrap_or_else(|| {
+            let place = Place::new();
+            let hsmd = place.start();
+            (place, hsmd)
+        });
+        let (met, hsmd) = match case.operation {
+            Operation::Start => started(&place, case, Some(hsmd)),
+            _ => running_on(&place, case, hsmd),
         };
-        outcomes.lock().unwrap().push((case, met, lost));
-    }
+        *running = Some((place, hsmd));
+        met
+    });
 }
 
 /// The fault comes while hsmd starts: it tells the chain and its state at once, and signs after the fault without a
@@ -197,7 +151,7 @@ fn started(place: &Place, case: &Case, before: Option<Daemon>) -> (bool, Daemon)
 }
 
 /// The fault comes while hsmd serves.
-fn running(place: &Place, case: &Case, hsmd: Daemon) -> (bool, Daemon) {
+fn running_on(place: &Place, case: &Case, hsmd: Daemon) -> (bool, Daemon) {
     let before: Vec<_> = place.chain().unwrap().iter().map(|event| event.text().to_owned()).collect();
     place.plan(case.plan());
     let ask = || match case.operation {

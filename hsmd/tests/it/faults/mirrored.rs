@@ -3,15 +3,12 @@
 //!
 //! A short form runs with every test run; all of it with `KEELSON_FAULTS=all`, as the matrix of one token.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use p11fault::{CALLS, CODES, MIRROR_CALLS, Mode, Plan, Rule};
 
 use super::{
+    cases::survive,
     matrix::{Case, Operation, everything},
     place::{Place, SOON},
 };
@@ -86,58 +83,16 @@ fn short() -> Vec<(usize, Case)> {
 #[test]
 fn every_fault_of_either_token_is_survived() {
     let cases = if everything() { whole() } else { short() };
-    let (queue, outcomes) = (Mutex::new(VecDeque::from(cases)), Mutex::new(Vec::new()));
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..WORKERS {
-            scope.spawn(|| work(&queue, &outcomes));
-        }
+    survive("mirrored", (cases, WORKERS), (calls(), |(_, case)| case.call), |(slot, case), running| {
+        let (place, hsmd) = running.take().unwrap_or_else(|| {
+            let place = Place::pair();
+            let hsmd = place.start();
+            (place, hsmd)
+        });
+        let (met, hsmd) = one(&place, *slot, case, hsmd);
+        *running = Some((place, hsmd));
+        met
     });
-    let outcomes = outcomes.into_inner().unwrap();
-    let tried: Vec<_> = outcomes.iter().filter(|(_, _, met, _)| *met).collect();
-    let lost: Vec<_> =
-        tried.iter().filter_map(|(slot, case, _, why)| Some((slot, case, why.as_ref()?))).collect();
-    println!(
-        "mirrored: {} cases in {} s; faults tried: {}, survived: {}",
-        outcomes.len(),
-        start.elapsed().as_secs(),
-        tried.len(),
-        tried.len() - lost.len()
-    );
-    for (slot, case, why) in &lost {
-        println!("not survived: {} {case:?}: {why}", LABELS[**slot]);
-    }
-    assert!(lost.is_empty(), "{} faults were not survived; the first: {:?}", lost.len(), lost[0]);
-    let met: BTreeSet<_> = tried.iter().map(|(_, case, ..)| case.call).collect();
-    assert_eq!(met, calls().into_iter().collect(), "each call has failed at least once");
-}
-
-type Outcomes = Mutex<Vec<(usize, Case, bool, Option<String>)>>;
-
-fn work(queue: &Mutex<VecDeque<(usize, Case)>>, outcomes: &Outcomes) {
-    let mut kept: Option<(Place, Daemon)> = None;
-    loop {
-        let Some((slot, case)) = queue.lock().unwrap().pop_front() else { return };
-        let survived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let (place, hsmd) = kept.take().unwrap_or_else(|| {
-                let place = Place::pair();
-                let hsmd = place.start();
-                (place, hsmd)
-            });
-            let (met, hsmd) = one(&place, slot, &case, hsmd);
-            kept = Some((place, hsmd));
-            met
-        }));
-        let (met, lost) = match survived {
-            Ok(met) => (met, None),
-            Err(panic) => {
-                kept = None;
-                let text = panic.downcast_ref::<String>().cloned();
-                (true, Some(text.unwrap_or_else(|| "a check failed".to_owned())))
-            }
-        };
-        outcomes.lock().unwrap().push((slot, case, met, lost));
-    }
 }
 
 /// The case's plan, for one token only.

@@ -1,5 +1,6 @@
 //! An HSM that fails: hsmd behind the fault module.
 
+mod cases;
 mod limits;
 mod matrix;
 mod mirrored;
