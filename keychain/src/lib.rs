@@ -5,7 +5,8 @@
 //! that they committed to beforehand. This crate holds every rule of that protocol and nothing else:
 //! what the bytes are ([`cesr`], [`json`], [`signed`]), what makes a chain valid and a generation live
 //! ([`chain`]), what an endorsement proves ([`endorsement`]) and what the newest generation
-//! states beside ([`statement`]), what verifiers acknowledge of it ([`acknowledgement`]), what the audit trail of the HSM service is ([`audit`]), what the messages mean ([`message`],
+//! states beside ([`statement`]), what verifiers acknowledge of it ([`acknowledgement`]), whom the auth server denies
+//! ([`feed`]), what the audit trail of the HSM service is ([`audit`]), what the messages mean ([`message`],
 //! [`token`], [`access`]), and how a refusal is spelt ([`error`]). `PROTOCOL.md` beside this crate is the
 //! statement that code and tests cite.
 //!
@@ -34,6 +35,7 @@ pub mod device;
 pub mod directory;
 pub mod endorsement;
 pub mod error;
+pub mod feed;
 pub mod json;
 pub mod key;
 pub mod limits;

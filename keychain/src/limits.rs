@@ -86,3 +86,15 @@ pub const CHALLENGE_LIFETIME: Duration = Duration::from_mins(1);
 
 /// Clock difference between machines that is tolerated unless configured otherwise.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
+
+/// Most entries of one batch of the denial feed, or of one chunk of its snapshots.
+pub const FEED_ENTRIES_MAX: usize = 1_000;
+
+/// Longest message or chunk of the denial feed: the most entries of the longest form are under 180 KiB.
+pub const FEED_VALUE_MAX: usize = 256 * 1024;
+
+/// Most denials that a reader of the feed holds, as many as database 3 may have.
+pub const FEED_DENIALS_MAX: usize = 1 << 20;
+
+/// Most chunks of a snapshot: all denials, in full chunks.
+pub const FEED_CHUNKS_MAX: usize = FEED_DENIALS_MAX.div_ceil(FEED_ENTRIES_MAX);

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use keychain::acknowledgement::Instance;
 use keychain::directory::{Change, Changes, Db, Directory, ENTRIES_MAX, Error, VALUE_MAX};
+use keychain::feed::Position;
 use keychain::limits::{ACKNOWLEDGEMENT_MAX, HEAD_MAX};
 use keychain::{Digest, PublicKey, SigningKey};
 use tempfile::TempDir;
@@ -469,4 +470,45 @@ async fn tls_is_spoken_where_the_address_asks_for_it() {
     assert_eq!(record, [0x16, 3, 1], "a TLS handshake record");
     let error = error.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn the_denial_feed_is_pushed_once_a_batch_and_read_without_holes() {
+    let redis = Redis::start().await;
+    let directory = redis.directory();
+    let identity = digest("prefix");
+    let mut changes = connected(&redis).await;
+    let place = |number| Position { epoch: 7, number };
+    let chunks: Vec<_> = (0..40).map(|number| (digest(&number.to_string()), number.to_string())).collect();
+    let digests: Vec<Digest> = chunks.iter().map(|(digest, _)| *digest).collect();
+    assert!(!directory.has_chunks(&digests).await.unwrap() && directory.has_chunks(&[]).await.unwrap());
+    directory.publish_chunks(&chunks).await.unwrap();
+    directory.publish_snapshot(&identity, "snapshot at 3").await.unwrap();
+    let newest = Change::Key(keychain::feed::name(&identity).to_string());
+    assert_eq!(next(&mut changes).await, newest);
+    for number in [4, 5, 7] {
+        directory.publish_batch(&identity, place(number), &format!("batch {number}")).await.unwrap();
+        assert_eq!(next(&mut changes).await, newest);
+    }
+    directory.publish_batch(&digest("other"), Position { epoch: 8, number: 6 }, "other").await.unwrap();
+    assert_eq!(next(&mut changes).await, Change::Key(keychain::feed::name(&digest("other")).to_string()));
+
+    assert_eq!(directory.newest_of_feed(&identity).await.unwrap().as_deref(), Some("batch 7"));
+    assert_eq!(directory.snapshot().await.unwrap().as_deref(), Some("snapshot at 3"));
+    assert_eq!(directory.batches(place(4), 16).await.unwrap(), ["batch 4", "batch 5"]);
+    assert_eq!(directory.batches(place(4), 1).await.unwrap(), ["batch 4"]);
+    assert!(directory.batches(place(6), 16).await.unwrap().is_empty());
+    assert!(directory.has_chunks(&digests).await.unwrap());
+    redis.command::<i64>(6, &["DEL", &format!("chunk:{}", digests[20])]).await;
+    assert!(!directory.has_chunks(&digests).await.unwrap());
+    let read = directory.chunks(&digests).await.unwrap();
+    let found = |index: usize| read[index].as_deref();
+    assert_eq!((read.len(), found(0), found(20), found(39)), (40, Some("0"), None, Some("39")));
+
+    let long = "x".repeat(keychain::limits::FEED_VALUE_MAX + 1);
+    assert!(directory.publish_batch(&identity, place(8), &long).await.is_err());
+    redis.command::<()>(6, &["SET", "batch:7:5", &long]).await;
+    assert_eq!(directory.batches(place(4), 16).await.unwrap(), ["batch 4"]);
+    let left: i64 = redis.command(6, &["TTL", "batch:7:4"]).await;
+    assert!((89_900..=90_000).contains(&left), "{left}");
 }

@@ -8,7 +8,7 @@
 //!
 //! Invariants:
 //! - every call ends within [`CALL_DEADLINE`] ([`SCAN_DEADLINE`] where a whole database is read);
-//! - no value longer than [`VALUE_MAX`] (a head: [`HEAD_MAX`]) and no foreign name crosses the wire: the server cuts and filters;
+//! - no value longer than [`VALUE_MAX`] (a head: [`HEAD_MAX`], the denial feed: [`FEED_VALUE_MAX`]) and no foreign name crosses the wire: the server cuts and filters;
 //! - every call may be repeated: a call whose connection broke is tried once more on a new one.
 //!
 //! It needs Redis 7 or later (`PEXPIRE … GT`) and no configuration of the server.
@@ -16,6 +16,7 @@
 mod acknowledgements;
 mod changes;
 mod error;
+mod feed;
 mod lane;
 mod read;
 mod statements;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use redis::{Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
 
 use crate::cesr::{Digest, PublicKey};
-use crate::limits::{ACKNOWLEDGEMENT_MAX, HEAD_MAX};
+use crate::limits::{ACKNOWLEDGEMENT_MAX, FEED_VALUE_MAX, HEAD_MAX};
 
 pub use changes::{BATCH_MAX, Change, Changes};
 pub use error::{Cause, Error};
@@ -76,6 +77,7 @@ impl Directory {
             revoked: lane(3, VALUE_MAX)?,
             chain: lane(CHAIN, VALUE_MAX)?,
             statements: lane(STATEMENTS, HEAD_MAX)?,
+            denials: lane(DENIALS, FEED_VALUE_MAX)?,
             acknowledgements: lane(ACKNOWLEDGEMENTS, ACKNOWLEDGEMENT_MAX)?,
             // Pushes need RESP3, and come for every database whichever this one is.
             feed: open(info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_db(4))?,
@@ -237,13 +239,15 @@ struct Lanes {
     revoked: Lane,
     chain: Lane,
     statements: Lane,
+    denials: Lane,
     acknowledgements: Lane,
     feed: Client,
 }
 
-/// The database of events, that of heads, and that of acknowledgements.
+/// The databases of events, of heads, of the denial feed, and of acknowledgements.
 const CHAIN: i64 = 4;
 const STATEMENTS: i64 = 5;
+const DENIALS: i64 = 6;
 const ACKNOWLEDGEMENTS: i64 = 7;
 
 /// The value of a denial: peers test only that there is one.

@@ -1,0 +1,128 @@
+//! One denial, or its end, and lists of them.
+
+use serde_json::value::RawValue;
+
+use crate::{
+    cesr::Digest,
+    error::{Code, Refusal},
+    json::Object,
+    limits,
+    time::Timestamp,
+};
+
+/// Why somebody is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// The identity is banned.
+    Ban,
+    /// The account was deleted.
+    Deletion,
+    /// The device was revoked.
+    Revocation,
+}
+
+impl Cause {
+    /// The word that stands for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ban => "ban",
+            Self::Deletion => "deletion",
+            Self::Revocation => "revocation",
+        }
+    }
+
+    /// The cause that the word stands for.
+    pub fn parse(word: &str) -> Result<Self, Refusal> {
+        [Self::Ban, Self::Deletion, Self::Revocation]
+            .into_iter()
+            .find(|cause| cause.as_str() == word)
+            .ok_or(Refusal::new(Code::InvalidMessage, "not a cause of a denial"))
+    }
+}
+
+/// Whose denial of whom, and why. Denials of one subject for different places do not touch each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The device or identity that is denied.
+    pub subject: Digest,
+    /// The account for which it is.
+    pub account: Digest,
+    /// For which cause.
+    pub cause: Cause,
+}
+
+/// What holds for a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Denied until that time; without one, until it is lifted.
+    Denied(Option<Timestamp>),
+    /// Not denied, or no longer.
+    Lifted,
+}
+
+/// All that holds for one place from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The place.
+    pub place: Place,
+    /// What holds for it.
+    pub standing: Standing,
+}
+
+impl Entry {
+    fn parse(raw: &str) -> Result<Self, Refusal> {
+        let mut object = Object::parse(raw)?;
+        let place = Place {
+            subject: object.parsed("subject", Digest::parse)?,
+            account: object.parsed("account", Digest::parse)?,
+            cause: object.parsed("cause", Cause::parse)?,
+        };
+        let until = object.take("until").map(until).transpose()?;
+        let standing = match (object.take("lifted"), until) {
+            (None, until) => Standing::Denied(until),
+            (Some("true"), None) => Standing::Lifted,
+            _ => return Err(Refusal::new(Code::InvalidMessage, "`lifted` is not `true` alone")),
+        };
+        Ok(Self { place, standing })
+    }
+
+    fn write(&self, to: &mut String) {
+        let Place { subject, account, cause } = self.place;
+        let end = match self.standing {
+            Standing::Denied(None) => String::new(),
+            Standing::Denied(Some(until)) => format!(",\"until\":\"{until}\""),
+            Standing::Lifted => ",\"lifted\":true".to_owned(),
+        };
+        let cause = cause.as_str();
+        to.push_str(&format!(
+            "{{\"subject\":\"{subject}\",\"account\":\"{account}\",\"cause\":\"{cause}\"{end}}}"
+        ));
+    }
+}
+
+/// Reads a JSON array of entries: those of a batch, or a chunk of a snapshot.
+pub fn parse_entries(raw: &str) -> Result<Vec<Entry>, Refusal> {
+    let raws: Vec<&RawValue> = serde_json::from_str(raw)
+        .map_err(|_| Refusal::new(Code::InvalidMessage, "the entries are not a JSON array"))?;
+    if raws.len() > limits::FEED_ENTRIES_MAX {
+        return Err(Refusal::new(Code::TooLarge, "more than 1,000 entries in one text"));
+    }
+    raws.into_iter().map(|raw| Entry::parse(raw.get())).collect()
+}
+
+/// Writes them.
+pub fn write_entries(entries: &[Entry]) -> String {
+    let mut text = String::from("[");
+    for (index, entry) in entries.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        entry.write(&mut text);
+    }
+    text.push(']');
+    text
+}
+
+fn until(raw: &str) -> Result<Timestamp, Refusal> {
+    Timestamp::parse(crate::json::plain_string(raw)?).map_err(|refusal| refusal.with("member", "until"))
+}

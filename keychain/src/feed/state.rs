@@ -1,0 +1,145 @@
+//! What a reader of the feed has accepted, and what it accepts next (`PROTOCOL.md#feed-reading`).
+
+use super::{
+    entry::{Cause, Entry, Place, Standing},
+    message::{Content, Position, Proven},
+    shards::Shards,
+};
+use crate::{cesr::Digest, limits, time::Timestamp};
+
+/// One denial of a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Denial {
+    account: Digest,
+    cause: Cause,
+    until: Option<Timestamp>,
+}
+
+impl Denial {
+    fn holds(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| until > now)
+    }
+}
+
+/// Who is denied. Clones are cheap and do not change with the original.
+#[derive(Clone, Debug, Default)]
+pub struct Denials(Shards<Vec<Denial>>);
+
+impl Denials {
+    /// Whether a device or identity is denied at `now`, for whatever cause.
+    pub fn denies(&self, subject: &Digest, now: Timestamp) -> bool {
+        self.0.get(subject).is_some_and(|denials| denials.iter().any(|denial| denial.holds(now)))
+    }
+
+    /// How many devices and identities are denied.
+    pub const fn count(&self) -> usize {
+        self.0.count()
+    }
+
+    /// All entries, for a copy on disk or a snapshot.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        self.0.iter().flat_map(|(subject, denials)| {
+            denials.iter().map(|denial| Entry {
+                place: Place { subject: *subject, account: denial.account, cause: denial.cause },
+                standing: Standing::Denied(denial.until),
+            })
+        })
+    }
+
+    /// Makes hold for a place what `entry` says.
+    pub fn set(&mut self, entry: &Entry) {
+        let Place { subject, account, cause } = entry.place;
+        let mut denials = self.0.get(&subject).cloned().unwrap_or_default();
+        denials.retain(|denial| (denial.account, denial.cause) != (account, cause));
+        if let Standing::Denied(until) = entry.standing {
+            denials.push(Denial { account, cause, until });
+        }
+        self.0.set(&subject, Some(denials).filter(|denials| !denials.is_empty()));
+    }
+
+    /// Leaves out what has ended at `now`.
+    pub fn drop_ended(&mut self, now: Timestamp) {
+        let left = |denials: &Vec<Denial>| {
+            let left: Vec<_> = denials.iter().filter(|denial| denial.holds(now)).copied().collect();
+            Some(left).filter(|left| !left.is_empty())
+        };
+        self.0.retain(left, |denials| denials.iter().all(|denial| denial.holds(now)));
+    }
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It leaves a gap to what was accepted: whom it denies is denied, what it lifts is not lifted.
+    Ahead,
+    /// It was the next one.
+    Next,
+    /// It says nothing new, or is a snapshot.
+    Old,
+    /// More are denied than a reader holds; nothing of it was taken.
+    TooMany,
+}
+
+/// All that a reader has accepted. A clone is cheap.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    position: Option<Position>,
+    issued_at: Option<Timestamp>,
+    denials: Denials,
+}
+
+impl State {
+    /// What was accepted at `position` by a message of `issued_at`.
+    pub const fn new(position: Position, issued_at: Timestamp, denials: Denials) -> Self {
+        Self { position: Some(position), issued_at: Some(issued_at), denials }
+    }
+
+    /// The place up to which everything is known; none before the first snapshot.
+    pub const fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// When the newest message that was taken was made.
+    pub const fn issued_at(&self) -> Option<Timestamp> {
+        self.issued_at
+    }
+
+    /// Who is denied.
+    pub const fn denials(&self) -> &Denials {
+        &self.denials
+    }
+
+    /// Takes in a batch as far as it counts here.
+    pub fn take(&mut self, batch: Proven<'_>) -> Taken {
+        let Content::Batch(entries) = batch.content() else { return Taken::Old };
+        if self.position.is_some_and(|position| batch.position() <= position) {
+            return Taken::Old;
+        }
+        if self.denials.count().saturating_add(entries.len()) > limits::FEED_DENIALS_MAX {
+            return Taken::TooMany;
+        }
+        if self.position.map(Position::next) == Some(batch.position()) {
+            for entry in entries {
+                self.denials.set(entry);
+            }
+            self.position = Some(batch.position());
+            self.issued_at = self.issued_at.max(Some(batch.issued_at()));
+            return Taken::Next;
+        }
+        for entry in entries.iter().filter(|entry| entry.standing != Standing::Lifted) {
+            self.denials.set(entry);
+        }
+        Taken::Ahead
+    }
+
+    /// Whether a snapshot at `position` says more than what was accepted. Within an epoch, a reader that has every
+    /// batch needs none.
+    pub fn wants(&self, position: Position) -> bool {
+        self.position.is_none_or(|mine| mine < position)
+    }
+
+    /// Leaves out what has ended at `now`.
+    pub fn drop_ended(&mut self, now: Timestamp) {
+        self.denials.drop_ended(now);
+    }
+}
