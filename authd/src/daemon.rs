@@ -31,15 +31,18 @@ use crate::challenge::Challenger;
 use crate::config::Config;
 use crate::http::{self, Places};
 use crate::issuer::Issuers;
-use crate::outbox;
 use crate::service::Service;
 use crate::store::{Fault, Store};
+use crate::{feed, outbox};
 
 /// Connections that a worker holds at once. Each may be sending a body of 64 KiB.
 const CONNECTIONS_MAX: usize = 2_048;
 
 /// How long a request begun before the end may still take, in seconds: longer than any wait of the store.
 const DRAIN_SECONDS: u64 = 15;
+
+/// How long the end waits until another authd may write the denial feed.
+const LEASE_WAIT: Duration = Duration::from_secs(1);
 
 /// Pause before own keys are asked for again: hsmd or its publisher may be starting as well.
 const RETRY: Duration = Duration::from_millis(250);
@@ -52,6 +55,7 @@ pub struct Daemon {
     ended: JoinHandle<std::io::Result<()>>,
     admin: Option<ServerHandle>,
     outbox: JoinHandle<()>,
+    feed: JoinHandle<()>,
     _acknowledger: Acknowledger,
     // Ends with the daemon: whoever follows the directory hears of it through this.
     _updates: Updates,
@@ -73,6 +77,7 @@ impl Daemon {
         let (server, ended) = serve(&service, socket)?;
         let admin = admin(config, policy, &service)?;
         let outbox = tokio::spawn(outbox::run(service.clone().into_inner(), updates.subscribe()));
+        let feed = tokio::spawn(feed::run(service.clone().into_inner(), updates.subscribe()));
         Ok(Self {
             service,
             address,
@@ -80,6 +85,7 @@ impl Daemon {
             ended,
             admin,
             outbox,
+            feed,
             _acknowledger: acknowledger,
             _updates: updates,
         })
@@ -115,6 +121,11 @@ impl Daemon {
             ended = self.ended => ended.map_err(Failure::software)?.map_err(Failure::io),
         };
         self.outbox.abort();
+        self.service.stopping.notify_one();
+        let feed = self.feed.abort_handle();
+        // Late, the lease ends by itself.
+        drop(tokio::time::timeout(LEASE_WAIT, self.feed).await);
+        feed.abort();
         ended
     }
 }
@@ -154,6 +165,8 @@ async fn service(
         lifetimes: config.lifetimes(),
         denial: config.denial(),
         revoked: Notify::new(),
+        denied: Notify::new(),
+        stopping: Notify::new(),
         store_answers: AtomicBool::new(true),
     })
 }

@@ -32,6 +32,8 @@
 //!   that reveals a spent key is refused.
 //! - *A refresh key is spent once*, by a unique row in the store; the copy in the directory decides nothing.
 //! - *A revocation is never lost*: it is written to the outbox in the transaction that decided it ([`outbox`]).
+//! - *A denial is signed*: the feed that edges follow ([`feed`]) has a position from the transaction that marks what it
+//!   tells, and one authd writes it at a time. Database 3 is a copy for public app servers.
 //! - *No endorsement, no service*: nothing is decided while the answer could not be checked.
 //! - *The unsigned operation costs no memory*: challenges are recognised, not remembered ([`challenge`]).
 //! - *Unknown, revoked and deleted look alike*, byte for byte. A ban is told only to those who prove a key.
@@ -47,6 +49,7 @@ pub mod admin;
 pub mod challenge;
 pub mod config;
 pub mod daemon;
+pub mod feed;
 pub mod http;
 pub mod issuer;
 pub mod operation;

@@ -1,4 +1,5 @@
-//! Tells the directory whom to deny (`PROTOCOL.md#directory-revoked`).
+//! Tells the directory whom to deny (`PROTOCOL.md#directory-revoked`): the copy for public app servers, and the first
+//! word of an authd that does not write the denial feed ([`crate::feed`]).
 //!
 //! The store wrote what is to be told in the transaction that decided it; this task carries it over, in
 //! order, and notes what arrived. At start, and whenever the directory may have forgotten, it tells again
@@ -79,37 +80,49 @@ async fn note(service: &Service) {
     }
 }
 
-/// Tells the directory one backlog, page by page.
+/// Tells the directory one backlog, page by page. What was declared meanwhile goes before the next page.
 pub async fn tell(store: &Store, directory: &Directory, backlog: Backlog) -> Result<(), Untold> {
     let mut after = 0;
     loop {
-        let now = clock::now();
-        let page = store.pending(backlog, after, now).await?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = last.id;
-        for entry in page.iter().filter(|entry| !entry.lifted) {
-            deny(directory, entry).await?;
+        if backlog == Backlog::All {
+            let mut unsent = 0;
+            while let Some(last) = tell_page(store, directory, Backlog::Unsent, unsent).await? {
+                unsent = last;
+            }
         }
-        let lifted: BTreeSet<Digest> =
-            page.iter().filter(|entry| entry.lifted).map(|entry| entry.subject).collect();
-        for subject in lifted {
-            settle(store, directory, &subject).await?;
-        }
-        let ids: Vec<i64> = page.iter().map(|entry| entry.id).collect();
-        let kept = store.mark_sent(&ids, now).await?;
-        // A denial that was taken back while it was told, and whose lift another authd told before it.
-        for entry in page.iter().filter(|entry| !entry.lifted && !kept.contains(&entry.id)) {
-            settle(store, directory, &entry.subject).await?;
+        match tell_page(store, directory, backlog, after).await? {
+            Some(last) => after = last,
+            None => return Ok(()),
         }
     }
 }
 
-async fn deny(directory: &Directory, entry: &Pending) -> Result<(), directory::Error> {
-    let left = entry.expires_at.map(|end| end.since(clock::now()));
-    match left {
-        Some(left) if left.is_zero() => Ok(()),
-        left => directory.revoke(&entry.subject, left).await,
+/// Tells the entries after the place `after`; the last one's place, if there are any.
+async fn tell_page(
+    store: &Store,
+    directory: &Directory,
+    backlog: Backlog,
+    after: i64,
+) -> Result<Option<i64>, Untold> {
+    let now = clock::now();
+    let page = store.pending(backlog, after, now).await?;
+    let Some(last) = page.ids.last() else { return Ok(None) };
+    let denied = page.entries.iter().filter(|entry| !entry.lifted);
+    let left = |entry: &Pending| (entry.subject, entry.expires_at.map(|end| end.since(now)));
+    let denied: Vec<_> =
+        denied.map(left).filter(|(_, left)| left.is_none_or(|left| !left.is_zero())).collect();
+    directory.revoke_all(&denied).await?;
+    let lifted: BTreeSet<Digest> =
+        page.entries.iter().filter(|entry| entry.lifted).map(|entry| entry.subject).collect();
+    for subject in lifted {
+        settle(store, directory, &subject).await?;
     }
+    let kept = store.mark_sent(&page.ids, now).await?;
+    // A denial that was taken back while it was told, and whose lift another authd told before it.
+    for entry in page.entries.iter().filter(|entry| !entry.lifted && !kept.contains(&entry.id)) {
+        settle(store, directory, &entry.subject).await?;
+    }
+    Ok(Some(*last))
 }
 
 /// Makes the directory say of a subject, of which a denial was taken back, what the store says of it. Another

@@ -51,6 +51,10 @@ pub struct Service {
     pub denial: Duration,
     /// Wakes the task that tells the directory of revocations.
     pub revoked: Notify,
+    /// Wakes the task that writes the denial feed.
+    pub denied: Notify,
+    /// Ends that task.
+    pub stopping: Notify,
     /// Whether the store answered when it was last asked, for `/readyz`.
     pub store_answers: AtomicBool,
 }
@@ -87,6 +91,12 @@ impl Service {
         }
     }
 
+    /// Wakes those who tell others whom to deny.
+    pub fn tell_denials(&self) {
+        self.denied.notify_one();
+        self.revoked.notify_one();
+    }
+
     async fn change_account(
         &self,
         request: &Verified,
@@ -105,7 +115,7 @@ impl Service {
         };
         let (repeated, revokes) = self.store.decide(&case, now, judge).await?;
         if revokes {
-            self.revoked.notify_one();
+            self.tell_denials();
         }
         Ok(Answer { nonce: request.nonce(), response: "{}".to_owned(), repeated })
     }

@@ -52,7 +52,7 @@ pub(super) async fn carry_out(
     };
     match service.store.decide(&case, now, judge).await {
         Ok((changed, subjects)) => {
-            service.revoked.notify_one();
+            service.tell_denials();
             Ok(Done { changed, subjects, told: told(service, &identity).await? })
         }
         Err(Failure::Refused(refusal)) => {

@@ -20,6 +20,7 @@ pub mod session;
 #[cfg(test)]
 mod tests;
 
+use keychain::feed::Cause;
 use keychain::message::{Authentication, Request, Verified};
 use keychain::{Code, Digest, PublicKey, Refusal, Timestamp};
 
@@ -113,34 +114,11 @@ pub struct Change {
     pub revoked: Vec<Digest>,
 }
 
-/// Why an account has a subject denied. A device may be denied by several accounts, and by one for several
-/// causes: a lift takes back that of one account for one cause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DenialCause {
-    /// The identity is banned, and its devices with it.
-    Ban,
-    /// The account is deleted.
-    Deletion,
-    /// The device is revoked.
-    Revocation,
-}
-
-impl DenialCause {
-    /// The word that stands for it in the store.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ban => "ban",
-            Self::Deletion => "deletion",
-            Self::Revocation => "revocation",
-        }
-    }
-}
-
 impl Change {
     /// Why the devices are denied.
-    pub fn denial_cause(&self) -> DenialCause {
+    pub fn denial_cause(&self) -> Cause {
         let deleted = self.account.as_ref().is_some_and(|account| account.state == AccountState::Deleted);
-        if deleted { DenialCause::Deletion } else { DenialCause::Revocation }
+        if deleted { Cause::Deletion } else { Cause::Revocation }
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use keychain::{Code, Digest, Refusal, Timestamp};
 
-use super::DenialCause;
 use crate::record::{
     AccountRecord, AccountState, Action, BanEnd, BanRecord, DeviceRecord, DeviceState, Mandate, RoleRecord,
 };
+use keychain::feed::Cause;
 
 /// Most roles that may be granted to one account: a token carries them all.
 const GRANTED_MAX: usize = 16;
@@ -69,9 +69,9 @@ pub struct Carried {
     /// The next record of granted roles.
     pub roles: Option<RoleRecord>,
     /// Denials taken back. They come before those that begin: a ban may follow another and end before it.
-    pub lifted: Vec<(Digest, DenialCause)>,
+    pub lifted: Vec<(Digest, Cause)>,
     /// Denials that begin, each with its end.
-    pub denied: Vec<(Digest, DenialCause, BanEnd)>,
+    pub denied: Vec<(Digest, Cause, BanEnd)>,
 }
 
 impl Order {
@@ -124,8 +124,8 @@ fn ban(
     }
     // Revoked devices have denials of their own, which last as long as their tokens.
     let subjects: Vec<Digest> = std::iter::once(identity).chain(active(standing)).collect();
-    let lifted = before.map_or_else(Vec::new, |_| with(&subjects, DenialCause::Ban));
-    let begins = |end| with(&subjects, DenialCause::Ban).into_iter().map(move |(who, why)| (who, why, end));
+    let lifted = before.map_or_else(Vec::new, |_| with(&subjects, Cause::Ban));
+    let begins = |end| with(&subjects, Cause::Ban).into_iter().map(move |(who, why)| (who, why, end));
     let denied = ban.map_or_else(Vec::new, |end| begins(end).collect());
     let record = BanRecord::new(before, identity, ban, mandate, now)?;
     Ok(Some(Carried { ban: Some(record), lifted, denied, ..Carried::default() }))
@@ -142,7 +142,7 @@ fn delete(
         return Ok(None);
     }
     let record = account.ordered(AccountState::Deleted, mandate, now)?;
-    let denied = active(standing).map(|device| (device, DenialCause::Deletion, end)).collect();
+    let denied = active(standing).map(|device| (device, Cause::Deletion, end)).collect();
     Ok(Some(Carried { account: Some(record), denied, ..Carried::default() }))
 }
 
@@ -152,7 +152,7 @@ fn restore(standing: &Standing, mandate: &Mandate<'_>, now: Timestamp) -> Result
         return Ok(None);
     }
     let record = account.ordered(AccountState::Active, mandate, now)?;
-    let lifted = active(standing).map(|device| (device, DenialCause::Deletion)).collect();
+    let lifted = active(standing).map(|device| (device, Cause::Deletion)).collect();
     Ok(Some(Carried { account: Some(record), lifted, ..Carried::default() }))
 }
 
@@ -182,10 +182,10 @@ fn revoke(
     for device in &standing.devices {
         if device.state == DeviceState::Active && is_meant(device) {
             carried.devices.push(device.revoked_by_order(mandate, now)?);
-            carried.denied.push((device.device, DenialCause::Revocation, end));
+            carried.denied.push((device.device, Cause::Revocation, end));
             // A lift of the ban asks for active devices: this one would stay denied under other accounts as well.
             if standing.ban.is_some() {
-                carried.lifted.push((device.device, DenialCause::Ban));
+                carried.lifted.push((device.device, Cause::Ban));
             }
         }
     }
@@ -227,6 +227,6 @@ fn active(standing: &Standing) -> impl Iterator<Item = Digest> {
     active.map(|device| device.device)
 }
 
-fn with(subjects: &[Digest], cause: DenialCause) -> Vec<(Digest, DenialCause)> {
+fn with(subjects: &[Digest], cause: Cause) -> Vec<(Digest, Cause)> {
     subjects.iter().map(|subject| (*subject, cause)).collect()
 }

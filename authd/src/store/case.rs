@@ -4,12 +4,13 @@ use keychain::{Code, Digest, Refusal, Timestamp};
 use sea_orm::ActiveValue::Set;
 use sea_orm::{DatabaseTransaction, EntityTrait};
 
-use super::outbox::{self, Place};
+use super::outbox;
 use super::tables::{account, challenge, device, refresh};
 use super::{Fault, rows, view};
 use crate::challenge::Challenge;
 use crate::operation::session::{Refresh, RefreshView, SessionView};
 use crate::operation::{Change, Needs, View};
+use keychain::feed::Place;
 
 /// What a judge wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ pub(super) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Accounts), Box::new(Orders)]
+        vec![Box::new(Accounts), Box::new(Orders), Box::new(Feeds)]
     }
 }
 
@@ -54,6 +54,29 @@ impl MigrationTrait for Orders {
         manager.create_table(roles()).await?;
         manager.create_table(audit_lines()).await?;
         create_indexes(manager, &ORDER_INDEXES).await
+    }
+
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+}
+
+/// The denial feed: its position and lease, and which rows of the outbox it has told.
+struct Feeds;
+
+impl MigrationName for Feeds {
+    fn name(&self) -> &'static str {
+        "m0003_feed"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Feeds {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.create_table(feeds()).await?;
+        let column = Table::alter().table("outbox").add_column(big_integer_null("fed_at")).to_owned();
+        manager.alter_table(column).await?;
+        create_indexes(manager, &[("outbox", &["fed_at", "id"], false)]).await
     }
 
     fn use_transaction(&self) -> Option<bool> {
@@ -214,6 +237,18 @@ fn outbox() -> TableCreateStatement {
         .col(boolean("lifted"))
         .col(big_integer_null("expires_at"))
         .col(big_integer_null("sent_at"))
+        .to_owned()
+}
+
+fn feeds() -> TableCreateStatement {
+    Table::create()
+        .table("feeds")
+        .col(text("name").primary_key())
+        .col(big_integer("epoch"))
+        .col(big_integer("position"))
+        .col(big_integer("fence"))
+        .col(text("holder"))
+        .col(big_integer("held_until"))
         .to_owned()
 }
 

@@ -18,6 +18,7 @@ mod audit;
 mod case;
 mod connect;
 mod fault;
+mod feed;
 mod migration;
 mod order;
 mod outbox;
@@ -39,8 +40,9 @@ use zeroize::Zeroizing;
 pub use audit::{Lines, Page};
 pub use case::{Account, Case, Refreshing, SessionOpening, Verdict};
 pub use fault::{Failure, Fault};
+pub use feed::{Batch, LEASE, Lease, Lost};
 pub use order::{Ordered, Ordering};
-pub use outbox::{Backlog, Pending};
+pub use outbox::{Backlog, Page as PendingPage, Pending};
 
 /// How often a transaction that lost a race is decided again. Each loss means that another one won, and
 /// the second decision already finds the winner's rows under the lock.

@@ -1,11 +1,12 @@
 //! An operator's order: the rows that it is judged by, and what it leads to, with its lines of the audit trail.
 
 use keychain::endorsement::Endorsement;
+use keychain::feed::Place;
 use keychain::{Digest, Timestamp};
 use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, PaginatorTrait, QueryFilter};
 
 use super::audit::{self, Lines};
-use super::outbox::{self, Place};
+use super::outbox;
 use super::tables::{account, ban, device, outbox as told, role};
 use super::{Case, Fault, Store, rows, signers, view};
 use crate::operation::order::{Carried, Standing};

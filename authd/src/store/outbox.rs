@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use keychain::feed::Place;
 use keychain::{Digest, Timestamp};
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::Expr;
@@ -16,7 +17,6 @@ use sea_orm::{
 
 use super::tables::outbox;
 use super::{Fault, Store, rows};
-use crate::operation::DenialCause;
 use crate::record::BanEnd;
 
 /// Most entries read in one go; there may be as many more as follow.
@@ -24,17 +24,6 @@ const PAGE: u64 = 256;
 
 /// How long a lift is repeated to a directory that comes back with the memory of what was lifted.
 const LIFT_REMEMBERED: std::time::Duration = std::time::Duration::from_hours(24);
-
-/// Whose denial of whom, and why: what a lift takes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    /// The device or identity that is denied.
-    pub(super) subject: Digest,
-    /// The account that has it denied.
-    pub(super) account: Digest,
-    /// For which cause.
-    pub(super) cause: DenialCause,
-}
 
 /// An entry that the directory is to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +36,15 @@ pub struct Pending {
     pub lifted: bool,
     /// Until when it has effect; a ban may have no end.
     pub expires_at: Option<Timestamp>,
+}
+
+/// Entries in the order in which they were decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Those that can be read.
+    pub entries: Vec<Pending>,
+    /// The places of all, also of those that cannot be read: the denial feed counts these and says which.
+    pub ids: Vec<i64>,
 }
 
 /// Which entries to read.
@@ -93,6 +91,7 @@ async fn put(
         lifted: Set(lifted),
         expires_at: Set(expires_at.map(Timestamp::unix_millis)),
         sent_at: Set(None),
+        fed_at: Set(None),
         ..Default::default()
     };
     outbox::Entity::insert(row).exec_without_returning(db).await?;
@@ -100,23 +99,25 @@ async fn put(
 }
 
 impl Store {
-    /// The next entries after the place `after`, in order.
-    pub async fn pending(&self, backlog: Backlog, after: i64, now: Timestamp) -> Result<Vec<Pending>, Fault> {
+    /// The next entries after the place `after`, in order. One that cannot be read hides no other.
+    pub async fn pending(&self, backlog: Backlog, after: i64, now: Timestamp) -> Result<Page, Fault> {
         let mut query = outbox::Entity::find().filter(outbox::Column::Id.gt(after)).filter(effective(now));
         if backlog == Backlog::Unsent {
             query = query.filter(outbox::Column::SentAt.is_null());
         }
         let rows = query.order_by_asc(outbox::Column::Id).limit(PAGE).all(&self.reader).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Pending {
-                    id: row.id,
-                    subject: rows::digest("outbox", &row.subject)?,
-                    lifted: row.lifted,
-                    expires_at: row.expires_at.map(Timestamp::from_unix_millis),
-                })
+        let entry = |row: &outbox::Model| {
+            Some(Pending {
+                id: row.id,
+                subject: rows::digest("outbox", &row.subject).ok()?,
+                lifted: row.lifted,
+                expires_at: row.expires_at.map(Timestamp::from_unix_millis),
             })
-            .collect()
+        };
+        Ok(Page {
+            entries: rows.iter().filter_map(entry).collect(),
+            ids: rows.iter().map(|row| row.id).collect(),
+        })
     }
 
     /// Notes that the directory was told these entries. Answers those that are still there.

@@ -249,6 +249,29 @@ pub(super) mod outbox {
         pub lifted: bool,
         pub expires_at: Option<i64>,
         pub sent_at: Option<i64>,
+        pub fed_at: Option<i64>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// The denial feed: its newest position, and which authd writes it. One row.
+pub(super) mod feed {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "feeds")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub name: String,
+        pub epoch: i64,
+        pub position: i64,
+        pub fence: i64,
+        pub holder: String,
+        pub held_until: i64,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -101,6 +101,12 @@ impl Stage {
         self.daemon.take().unwrap().run_until(std::future::ready(())).await.unwrap();
     }
 
+    /// Starts it again.
+    pub(crate) async fn restart(&mut self) {
+        let (daemon, auth) = self.another("authd").await;
+        (self.daemon, self.auth) = (Some(daemon), auth);
+    }
+
     /// Another authd on the same store and directory.
     pub(crate) async fn another(&self, name: &str) -> (Daemon, Http) {
         let daemon = Daemon::start(&load(&self.configuration(name))).await.unwrap();

@@ -4,12 +4,15 @@
 
 use std::time::Duration;
 
-use super::{Directory, Error, millis, read};
+use super::{Directory, Error, NAMES_PER_PAGE, millis, read};
 use crate::cesr::Digest;
 use crate::feed::{Position, name};
 
 /// How long everything of the feed is kept: longer than any key lives whose word it is.
 const KEPT: Duration = Duration::from_hours(25);
+
+/// How long a former snapshot can still be read.
+const RETIRED: Duration = Duration::from_mins(1);
 
 /// The name of the newest snapshot.
 const SNAPSHOT: &str = "snapshot";
@@ -60,6 +63,18 @@ impl Directory {
         self.lanes.denials.run("publish a snapshot of the denial feed", &set).await
     }
 
+    /// Lets chunks of a former snapshot go, once those who are reading it have had the time.
+    pub async fn retire_chunks(&self, digests: &[Digest]) -> Result<(), Error> {
+        for page in digests.chunks(NAMES_PER_PAGE) {
+            let mut expire = redis::pipe();
+            for digest in page {
+                expire.cmd("PEXPIRE").arg(chunk(digest)).arg(millis(RETIRED)).ignore();
+            }
+            self.lanes.denials.run::<()>("retire a snapshot's parts", &expire).await?;
+        }
+        Ok(())
+    }
+
     /// The newest message, unverified.
     pub async fn newest_of_feed(&self, identity: &Digest) -> Result<Option<String>, Error> {
         read::one(&self.lanes.denials, "read the denial feed", &newest(identity)).await
@@ -75,7 +90,7 @@ impl Directory {
     pub async fn batches(&self, first: Position, most: usize) -> Result<Vec<String>, Error> {
         let places = std::iter::successors(Some(first), |position| Some(position.next()));
         let names: Vec<String> = places.take(most).map(batch).collect();
-        let mut found = read::some(&self.lanes.denials, "read batches of the denial feed", &names).await?;
+        let mut found = read::each(&self.lanes.denials, "read batches of the denial feed", names).await?;
         let whole = found.iter().take_while(|text| text.is_some()).count();
         found.truncate(whole);
         Ok(found.into_iter().flatten().collect())
@@ -86,7 +101,7 @@ impl Directory {
         let mut found = Vec::with_capacity(digests.len());
         for page in digests.chunks(CHUNKS_PER_PAGE) {
             let names: Vec<String> = page.iter().map(chunk).collect();
-            found.extend(read::some(&self.lanes.denials, "read the denial feed's snapshot", &names).await?);
+            found.extend(read::each(&self.lanes.denials, "read the denial feed's snapshot", names).await?);
         }
         Ok(found)
     }

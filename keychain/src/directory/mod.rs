@@ -162,16 +162,19 @@ impl Directory {
     /// Denies a device or an identity to every edge: for `ttl`, or until lifted if there is none. A shorter
     /// denial never cuts a longer one short.
     pub async fn revoke(&self, who: &Digest, ttl: Option<Duration>) -> Result<(), Error> {
-        let who = who.to_string();
-        let mut set = redis::pipe();
-        if let Some(ttl) = ttl {
-            // In this order no expiry can fall between the two: what PEXPIRE finds, it leaves at `ttl` or more.
-            set.cmd("PEXPIRE").arg(&who).arg(millis(ttl)).arg("GT").ignore();
-            set.cmd("SET").arg(&who).arg(DENIED).arg("NX").arg("PX").arg(millis(ttl)).ignore();
-        } else {
-            set.cmd("SET").arg(&who).arg(DENIED).ignore();
+        self.revoke_all(&[(*who, ttl)]).await
+    }
+
+    /// The same for many.
+    pub async fn revoke_all(&self, all: &[(Digest, Option<Duration>)]) -> Result<(), Error> {
+        for page in all.chunks(NAMES_PER_PAGE) {
+            let mut set = redis::pipe();
+            for (who, ttl) in page {
+                deny(&mut set, &who.to_string(), *ttl);
+            }
+            self.lanes.revoked.run::<()>("revoke", &set).await?;
         }
-        self.lanes.revoked.run("revoke", &set).await
+        Ok(())
     }
 
     /// Denies for exactly `ttl`, or until lifted, whatever denial there was.
@@ -222,6 +225,17 @@ impl Directory {
             Db::Access => &self.lanes.access,
             Db::Response => &self.lanes.response,
         }
+    }
+}
+
+/// Denies for `ttl` or longer.
+fn deny(commands: &mut redis::Pipeline, who: &str, ttl: Option<Duration>) {
+    if let Some(ttl) = ttl {
+        // In this order no expiry can fall between the two: what PEXPIRE finds, it leaves at `ttl` or more.
+        commands.cmd("PEXPIRE").arg(who).arg(millis(ttl)).arg("GT").ignore();
+        commands.cmd("SET").arg(who).arg(DENIED).arg("NX").arg("PX").arg(millis(ttl)).ignore();
+    } else {
+        commands.cmd("SET").arg(who).arg(DENIED).ignore();
     }
 }
 

@@ -48,24 +48,6 @@ pub(super) async fn one(lane: &Lane, operation: &'static str, name: &str) -> Res
     text(value, lane.value_max).map(Some).ok_or_else(unreadable)
 }
 
-/// Several values, in the order of their names. One that cannot be read is as if it were not there.
-pub(super) async fn some(
-    lane: &Lane,
-    operation: &'static str,
-    names: &[String],
-) -> Result<Vec<Option<String>>, Error> {
-    if names.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut get = redis::pipe();
-    get.ignore_errors(); // an entry of another type must not hide the rest
-    for name in names {
-        cut(&mut get, name, lane.value_max);
-    }
-    let answers: Vec<redis::RedisResult<Vec<u8>>> = lane.run(operation, &get).await?;
-    Ok(answers.into_iter().map(|answer| answer.ok().and_then(|value| text(value, lane.value_max))).collect())
-}
-
 /// Every entry of a database, sorted by name; entries that cannot be read are left out.
 pub(super) async fn all(
     lane: &Lane,

@@ -167,6 +167,11 @@ impl Message {
         self.position
     }
 
+    /// What it says, unproven.
+    pub const fn content(&self) -> &Content {
+        &self.content
+    }
+
     /// Verifies that an auth server whose keys are both live at `now` signed this, for this chain.
     pub fn verify(&self, chain: &Chain, now: Timestamp) -> Result<Proven<'_>, Refusal> {
         if self.identity != chain.prefix() {

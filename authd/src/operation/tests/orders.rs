@@ -6,9 +6,9 @@ use keychain::{Code, Digest, Timestamp};
 
 use super::book::{Book, at, key, unlink};
 use super::couple;
-use crate::operation::DenialCause;
 use crate::operation::order::{Carried, Order, Standing, Which, decide};
 use crate::record::{AccountState, BanEnd, DeviceState, Mandate};
+use keychain::feed::Cause;
 
 const DENIAL: Duration = Duration::from_mins(16);
 
@@ -92,9 +92,9 @@ fn denials_begin_and_end_with_what_caused_them() {
     let mut rows = standing(&book, &phone.identity);
     let deleted = ordered(&mut rows, phone.identity, &Order::AccountDelete, at(0)).unwrap();
     let end = BanEnd::At(at(0).plus(DENIAL));
-    assert!(deleted.denied.contains(&(other.device, DenialCause::Deletion, end)));
+    assert!(deleted.denied.contains(&(other.device, Cause::Deletion, end)));
     let restored = ordered(&mut rows, phone.identity, &Order::AccountRestore, at(1)).unwrap();
-    assert!(restored.lifted.contains(&(other.device, DenialCause::Deletion)) && restored.denied.is_empty());
+    assert!(restored.lifted.contains(&(other.device, Cause::Deletion)) && restored.denied.is_empty());
     let kept = Order::DeviceRevoke(Which::AllBut(phone.device));
     let revoked = ordered(&mut rows, phone.identity, &kept, at(2)).unwrap();
     assert_eq!((revoked.devices.len(), revoked.devices[0].device), (1, other.device));

@@ -1,0 +1,393 @@
+//! Writes the denial feed (`PROTOCOL.md#feed-writing`): signed batches as denials are declared and lifted, and
+//! snapshots of all of them.
+//!
+//! The store decides what is said and where; this task signs and carries. What it had marked and not carried when it
+//! was killed is in the snapshot that the next holder of the lease begins with.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use edge::clock;
+use edge::own_key::Endorsed;
+use edge::updates::{Subscription, Update};
+use keychain::chain::windows;
+use keychain::directory::{self, Directory};
+use keychain::feed::{Chunks, Content, Draft, Message, Position, Proven, Signers};
+use keychain::{Digest, Refusal, Timestamp, limits};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::service::Service;
+use crate::store::{Batch, Fault, LEASE, Lease};
+
+/// How often the task looks by itself: another authd on this store does not wake it.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Longest silence of the feed: an empty batch shows that nothing else was to be said.
+const SILENCE: Duration = Duration::from_mins(5);
+
+/// Batches that wait for the directory. Beyond it a snapshot says the same in less.
+const WAITING_MAX: usize = 64;
+
+/// Batches after which a new snapshot spares readers the way through them.
+const SNAPSHOT_AFTER: u64 = 512;
+
+/// Why the feed does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Halted {
+    /// The directory did not take a message.
+    #[error("the directory did not take a part of the denial feed")]
+    Directory(#[from] directory::Error),
+    /// There is no key to sign with, or signing failed.
+    #[error("the denial feed cannot be signed: {0}")]
+    Signing(Refusal),
+    /// The store did not answer.
+    #[error("the store does not say what the denial feed is to tell")]
+    Store(#[from] Fault),
+}
+
+impl From<Refusal> for Halted {
+    fn from(refusal: Refusal) -> Self {
+        Self::Signing(refusal)
+    }
+}
+
+/// Writes the feed for as long as it is polled, while this authd holds the lease.
+pub async fn run(service: Arc<Service>, mut updates: Subscription) {
+    let mut teller = Teller::new(service);
+    let mut failing = false;
+    loop {
+        match teller.turn().await {
+            Ok(()) => failing = false,
+            Err(error) => {
+                if !failing {
+                    tracing::warn!(error = &error as &dyn Error, "the denial feed waits; trying again");
+                }
+                failing = true;
+            }
+        }
+        teller.note().await;
+        let service = Arc::clone(&teller.service);
+        tokio::select! {
+            () = service.denied.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
+            update = updates.next() => teller.look = teller.look.max(Look::after(&update, &teller.name)),
+            Some(outcome) = teller.snapshot.join_next() => teller.snapshot_ended(outcome.ok()),
+            () = service.stopping.notified() => return teller.end().await,
+        }
+    }
+}
+
+/// A snapshot in the directory.
+#[derive(Clone, Debug)]
+struct Published {
+    text: String,
+    position: Position,
+    chunks: Vec<Digest>,
+}
+
+/// How much of the directory is to be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Look {
+    Nothing,
+    /// Somebody wrote the newest message.
+    Newest,
+    /// The directory may have lost something.
+    All,
+}
+
+impl Look {
+    fn after(update: &Update, name: &str) -> Self {
+        match (update.everything, update.names.contains(name)) {
+            (true, _) => Self::All,
+            (false, true) => Self::Newest,
+            (false, false) => Self::Nothing,
+        }
+    }
+}
+
+struct Teller {
+    service: Arc<Service>,
+    /// Tells this process from others that want the lease.
+    holder: String,
+    /// The name of the newest message in the directory.
+    name: String,
+    lease: Option<(Lease, Instant)>,
+    /// The keys that signed the newest snapshot, or are to sign the next.
+    keys: Option<(Arc<Endorsed>, Arc<Endorsed>)>,
+    /// Batches that the directory has not taken yet.
+    waiting: VecDeque<(Position, String)>,
+    /// A snapshot under way. Batches do not wait for it.
+    snapshot: JoinSet<Result<Published, Halted>>,
+    published: Option<Published>,
+    snapshot_wanted: bool,
+    /// What of the directory is to be compared with the store.
+    look: Look,
+    /// The newest message that this authd wrote.
+    written: String,
+    spoke: Instant,
+}
+
+impl Teller {
+    fn new(service: Arc<Service>) -> Self {
+        let name = keychain::feed::name(&identity(&service)).to_string();
+        // No other process has this key.
+        let holder = service.response.current().public_key().to_string();
+        Self {
+            service,
+            holder,
+            name,
+            lease: None,
+            keys: None,
+            waiting: VecDeque::new(),
+            snapshot: JoinSet::new(),
+            published: None,
+            snapshot_wanted: false,
+            look: Look::All,
+            written: String::new(),
+            spoke: Instant::now(),
+        }
+    }
+
+    /// Does what is due.
+    async fn turn(&mut self) -> Result<(), Halted> {
+        let now = clock::now();
+        let Some(lease) = self.hold_lease(now).await? else { return Ok(()) };
+        self.renew_keys(lease, now).await?;
+        self.flush().await?;
+        let due = self.spoke.elapsed() >= SILENCE;
+        let mut batch = self.service.store.next_batch(lease, ENTRIES, due, now).await?;
+        while let Ok(Some(told)) = batch {
+            self.tell(told).await?;
+            batch = self.service.store.next_batch(lease, ENTRIES, false, clock::now()).await?;
+        }
+        if batch.is_err() {
+            self.lease = None;
+            return Ok(());
+        }
+        self.compare(lease, now).await?;
+        self.begin_snapshot();
+        Ok(())
+    }
+
+    /// Takes or renews the lease. A new one begins with a snapshot.
+    async fn hold_lease(&mut self, now: Timestamp) -> Result<Option<Lease>, Halted> {
+        if let Some((lease, renewed)) = self.lease
+            && renewed.elapsed() < LEASE / 4
+        {
+            return Ok(Some(lease));
+        }
+        let taken = self.service.store.take_lease(&self.holder, now).await?;
+        let is_new = taken.is_some() && self.lease.map(|(lease, _)| lease) != taken;
+        if is_new {
+            tracing::info!("this authd writes the denial feed");
+            self.waiting.clear();
+            (self.published, self.snapshot) = (None, JoinSet::new());
+            (self.snapshot_wanted, self.look) = (true, Look::All);
+        }
+        self.lease = taken.map(|lease| (lease, Instant::now()));
+        Ok(taken)
+    }
+
+    /// Signs with the newest keys. New ones begin with a snapshot; if old ones died, in a new epoch: what their thief
+    /// said ends with it.
+    async fn renew_keys(&mut self, lease: Lease, now: Timestamp) -> Result<(), Halted> {
+        let keys = (self.service.access.usable(now)?, self.service.response.usable(now)?);
+        let is_same = |(access, response): &(Arc<Endorsed>, Arc<Endorsed>)| {
+            Arc::ptr_eq(access, &keys.0) && Arc::ptr_eq(response, &keys.1)
+        };
+        if self.keys.as_ref().is_some_and(is_same) {
+            return Ok(());
+        }
+        let trust = self.service.trust.state();
+        let died = |key: &Endorsed| trust.check(key.endorsement(), windows::EDGE, now).is_err();
+        if self.keys.as_ref().is_some_and(|(access, response)| died(access) || died(response)) {
+            tracing::warn!("a key that signed the denial feed died: a new epoch begins");
+            self.service.store.open_epoch(lease, None, now).await?;
+            self.waiting.clear();
+        }
+        self.keys = Some(keys);
+        self.snapshot_wanted = true;
+        Ok(())
+    }
+
+    /// Signs a batch and hands it to the directory.
+    async fn tell(&mut self, batch: Batch) -> Result<(), Halted> {
+        for id in batch.unreadable {
+            tracing::error!(
+                id,
+                table = "outbox",
+                "a row cannot be read, so whom it denies is not told; repair it and set `fed_at` to NULL"
+            );
+        }
+        let text = self.seal(batch.position, &Content::Batch(batch.entries))?;
+        self.waiting.push_back((batch.position, text));
+        if self.waiting.len() > WAITING_MAX {
+            self.waiting.clear();
+            self.snapshot_wanted = true;
+        }
+        if self.published.as_ref().is_some_and(|published| {
+            published.position.epoch != batch.position.epoch
+                || batch.position.number > published.position.number + SNAPSHOT_AFTER
+        }) {
+            self.snapshot_wanted = true;
+        }
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<(), Halted> {
+        let identity = identity(&self.service);
+        while let Some((position, text)) = self.waiting.front() {
+            self.service.directory.publish_batch(&identity, *position, text).await?;
+            self.written.clone_from(text);
+            self.waiting.pop_front();
+            self.spoke = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Compares what is published with the store: something may be lost, or ahead of what was given out.
+    async fn compare(&mut self, lease: Lease, now: Timestamp) -> Result<(), Halted> {
+        if self.look == Look::Nothing {
+            return Ok(());
+        }
+        let directory = &self.service.directory;
+        let newest = directory.newest_of_feed(&identity(&self.service)).await?;
+        let mut texts: Vec<String> = newest.into_iter().filter(|text| *text != self.written).collect();
+        if self.look == Look::All {
+            let snapshot = directory.snapshot().await?;
+            let is_whole = match &self.published {
+                Some(ours) if snapshot.as_ref() == Some(&ours.text) => {
+                    directory.has_chunks(&ours.chunks).await?
+                }
+                Some(_) => false,
+                None => true, // the first one is on its way
+            };
+            self.snapshot_wanted |= !is_whole;
+            texts.extend(snapshot);
+        }
+        self.look = Look::Nothing;
+        let trust = self.service.trust.state();
+        let position = |text: &String| {
+            let message = Message::parse(text).ok()?;
+            message.verify(trust.chain(), now).ok().map(Proven::position)
+        };
+        let Some(shown) = texts.iter().filter_map(position).max() else { return Ok(()) };
+        let given = self.service.store.feed_position().await?;
+        if shown > given {
+            metrics::counter!("authd_feed_foreign_positions_total").increment(1);
+            tracing::error!(
+                ?shown,
+                ?given,
+                "the denial feed is at a position that this store has not given: the store was restored, or somebody \
+                 else holds authd's keys; a new epoch begins with what this store says"
+            );
+            self.service.store.open_epoch(lease, Some(shown), now).await?;
+            self.waiting.clear();
+            self.snapshot_wanted = true;
+        }
+        Ok(())
+    }
+
+    fn begin_snapshot(&mut self) {
+        let Some((access, response)) = self.keys.clone() else { return };
+        if self.snapshot_wanted && self.snapshot.is_empty() {
+            self.snapshot_wanted = false;
+            self.snapshot.spawn(publish(Arc::clone(&self.service), access, response));
+        }
+    }
+
+    /// Takes note of a snapshot, or tries again; `outcome` is nothing if its task ended otherwise.
+    fn snapshot_ended(&mut self, outcome: Option<Result<Published, Halted>>) {
+        match outcome {
+            Some(Ok(published)) => {
+                self.written.clone_from(&published.text);
+                self.published = Some(published);
+                self.spoke = Instant::now();
+                return;
+            }
+            Some(Err(error)) => {
+                tracing::warn!(error = &error as &dyn Error, "no snapshot of the denial feed; trying again");
+            }
+            None => {}
+        }
+        self.snapshot_wanted = true;
+    }
+
+    /// Lets another authd go on at once.
+    async fn end(self) {
+        if let Some((lease, _)) = self.lease
+            && let Err(fault) = self.service.store.give_lease_back(lease).await
+        {
+            tracing::warn!(error = &fault as &dyn Error, "the lease of the denial feed ends by itself");
+        }
+    }
+
+    fn seal(&self, position: Position, content: &Content) -> Result<String, Halted> {
+        let unsigned = || Refusal::new(keychain::Code::Unavailable, "no keys yet");
+        let (access, response) = self.keys.as_ref().ok_or_else(unsigned)?;
+        Ok(seal(&self.service, (access, response), position, content)?)
+    }
+
+    /// Sets the gauges.
+    async fn note(&self) {
+        metrics::gauge!("authd_feed_writes").set(if self.lease.is_some() { 1.0 } else { 0.0 });
+        metrics::gauge!("authd_feed_silent_seconds").set(self.spoke.elapsed().as_secs_f64());
+        if let Ok(unreadable) = self.service.store.count_unreadable().await {
+            metrics::gauge!("authd_outbox_unreadable").set(u32::try_from(unreadable).unwrap_or(u32::MAX));
+        }
+    }
+}
+
+/// Entries of one batch.
+const ENTRIES: u64 = limits::FEED_ENTRIES_MAX as u64;
+
+/// Reads all denials, and publishes them with one signature.
+async fn publish(
+    service: Arc<Service>,
+    access: Arc<Endorsed>,
+    response: Arc<Endorsed>,
+) -> Result<Published, Halted> {
+    let (position, entries) = service.store.feed_state(clock::now()).await?;
+    let chunks = Chunks::of(&entries)?;
+    let text = seal(&service, (&access, &response), position, &chunks.content)?;
+    service.directory.publish_chunks(&chunks.texts).await?;
+    let before = service.directory.snapshot().await?;
+    service.directory.publish_snapshot(&identity(&service), &text).await?;
+    let chunks: Vec<Digest> = chunks.texts.into_iter().map(|(digest, _)| digest).collect();
+    retire(&service.directory, before, &chunks).await?;
+    Ok(Published { text, position, chunks })
+}
+
+/// Lets go the chunks of a former snapshot. Readers in the middle of it have a moment.
+async fn retire(
+    directory: &Directory,
+    before: Option<String>,
+    kept: &[Digest],
+) -> Result<(), directory::Error> {
+    let Some(before) = before.and_then(|text| Message::parse(&text).ok()) else { return Ok(()) };
+    let Content::Snapshot { chunks, .. } = before.content() else { return Ok(()) };
+    let kept: std::collections::BTreeSet<_> = kept.iter().collect();
+    let gone: Vec<Digest> = chunks.iter().filter(|chunk| !kept.contains(chunk)).copied().collect();
+    directory.retire_chunks(&gone).await
+}
+
+fn seal(
+    service: &Service,
+    (access, response): (&Endorsed, &Endorsed),
+    position: Position,
+    content: &Content,
+) -> Result<String, Refusal> {
+    let signers = Signers {
+        access: (access.signing_key(), access.endorsement()),
+        response: (response.signing_key(), response.endorsement()),
+    };
+    let draft = Draft { identity: identity(service), position, issued_at: clock::now(), content };
+    draft.seal(signers)
+}
+
+fn identity(service: &Service) -> Digest {
+    service.trust.state().chain().prefix()
+}

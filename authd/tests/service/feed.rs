@@ -1,0 +1,231 @@
+//! The denial feed: what authd signs, in which order, and what it makes of a lost, foreign or restored state.
+
+use std::time::Duration;
+
+use authd::store::Store;
+use keychain::chain::Chain;
+use keychain::directory::Directory;
+use keychain::feed::{Cause, Content, Entry, Loading, Message, Place, Position, Standing, State, Taken};
+use keychain::{Digest, Timestamp};
+use sea_orm::{ConnectionTrait, Statement};
+use tests::craft::{Device, now};
+use tests::until;
+
+use crate::stage::{Stage, gated};
+
+crate::on_both!(
+    a_denial_and_its_lift_are_told_by_place,
+    an_emptied_directory_has_the_whole_feed_again,
+    a_kill_between_position_and_directory_loses_nothing,
+    one_authd_writes_and_another_goes_on_after_it,
+    a_row_that_cannot_be_read_stops_no_other,
+    the_newest_declaration_goes_before_a_backlog,
+    a_foreign_position_begins_a_new_epoch,
+);
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Reads the feed as an edge does, from nothing.
+async fn read(stage: &Stage) -> Option<State> {
+    let trust = stage.service().trust.state();
+    let (directory, chain) = (&stage.directory, trust.chain());
+    let message = Message::parse(&directory.snapshot().await.unwrap()?).unwrap();
+    let loading = Loading::begin(message.verify(chain, now()).ok()?)?;
+    let texts = directory.chunks(loading.chunks()).await.unwrap();
+    let texts: Option<Vec<String>> = texts.into_iter().collect();
+    let mut state = loading.finish(&texts?).unwrap();
+    while take_next(directory, chain, &mut state).await {}
+    Some(state)
+}
+
+async fn take_next(directory: &Directory, chain: &Chain, state: &mut State) -> bool {
+    let texts = directory.batches(state.position().unwrap().next(), 16).await.unwrap();
+    for text in &texts {
+        let message = Message::parse(text).unwrap();
+        assert_eq!(state.take(message.verify(chain, now()).unwrap()), Taken::Next);
+    }
+    !texts.is_empty()
+}
+
+/// Waits until a new reader finds `wanted`.
+async fn reads(stage: &Stage, what: &str, wanted: impl Fn(&State) -> bool) -> State {
+    until(what, PATIENCE, || async { read(stage).await.filter(|state| wanted(state)) }).await
+}
+
+fn denies(state: &State, who: &Digest) -> bool {
+    state.denials().denies(who, now())
+}
+
+async fn execute(stage: &Stage, sql: String) {
+    stage.sql.execute_raw(Statement::from_string(stage.sql.get_database_backend(), sql)).await.unwrap();
+}
+
+async fn a_denial_and_its_lift_are_told_by_place(stage: Stage) {
+    let device = Device::create(&stage.auth).await;
+    assert!(stage.set_banned(&device.identity, true).await);
+    let banned = reads(&stage, "the ban", |state| denies(state, &device.identity)).await;
+    assert!(denies(&banned, &device.device));
+    assert!(stage.set_banned(&device.identity, false).await);
+    reads(&stage, "its lift", |state| !denies(state, &device.identity) && !denies(state, &device.device))
+        .await;
+
+    let (delete, _, _) = gated(&device, Device::rotate_request);
+    stage.auth.post("/account/delete", delete).await.response();
+    assert!(stage.set_banned(&device.identity, true).await);
+    reads(&stage, "both", |state| state.denials().entries().count() == 3).await;
+    assert!(stage.set_banned(&device.identity, false).await);
+    let left = reads(&stage, "the lift", |state| !denies(state, &device.identity)).await;
+    let left: Vec<Place> = left.denials().entries().map(|entry| entry.place).collect();
+    let place = Place { subject: device.device, account: device.identity, cause: Cause::Deletion };
+    assert_eq!(left, [place], "the deletion's denial was lifted with the ban's");
+}
+
+async fn an_emptied_directory_has_the_whole_feed_again(stage: Stage) {
+    let (one, other) = stage.couple().await;
+    assert!(stage.set_banned(&one.identity, true).await);
+    let before = reads(&stage, "the ban", |state| denies(state, &one.identity)).await;
+    stage.redis(0, &["FLUSHALL"]).await;
+    let after = reads(&stage, "the feed again", |state| denies(state, &other.device)).await;
+    assert!(after.position() >= before.position(), "the feed went back");
+    stage.redis(6, &["DEL", "snapshot"]).await;
+    stage.redis(0, &["FLUSHDB"]).await; // what makes it look
+    reads(&stage, "the snapshot again", |state| denies(state, &other.device)).await;
+}
+
+async fn a_kill_between_position_and_directory_loses_nothing(mut stage: Stage) {
+    let device = Device::create(&stage.auth).await;
+    reads(&stage, "a first snapshot", |_| true).await;
+    // The directory reads, but takes no writes.
+    stage.redis(0, &["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    let (delete, _, _) = gated(&device, Device::rotate_request);
+    stage.auth.post("/account/delete", delete).await.response();
+    let store = Store::open(&stage.database).await.unwrap();
+    until("the position to be given", PATIENCE, || async {
+        let (_, entries) = store.feed_state(now()).await.unwrap();
+        (!entries.is_empty()).then_some(())
+    })
+    .await;
+    assert!(!denies(&read(&stage).await.unwrap(), &device.device));
+    stage.dismiss().await;
+    stage.redis(0, &["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    stage.restart().await;
+    reads(&stage, "the denial", |state| denies(state, &device.device)).await;
+}
+
+async fn one_authd_writes_and_another_goes_on_after_it(mut stage: Stage) {
+    if stage.database.starts_with("sqlite") {
+        return; // a file belongs to one authd
+    }
+    let device = Device::create(&stage.auth).await;
+    let first = reads(&stage, "a first snapshot", |_| true).await;
+    let (_other, auth) = stage.another("other").await;
+    let unlinked = Device::create(&auth).await;
+    let (delete, _, _) = gated(&unlinked, Device::rotate_request);
+    auth.post("/account/delete", delete).await.response();
+    let second = reads(&stage, "the other's denial", |state| denies(state, &unlinked.device)).await;
+    assert_eq!(second.position().unwrap().epoch, first.position().unwrap().epoch);
+    let chain = stage.service().trust.state().chain().clone();
+    stage.dismiss().await;
+    let (delete, _, _) = gated(&device, Device::rotate_request);
+    auth.post("/account/delete", delete).await.response();
+    until("the other authd to write the feed", PATIENCE, || async {
+        let mut state = second.clone();
+        while take_next(&stage.directory, &chain, &mut state).await {}
+        denies(&state, &device.device).then_some(())
+    })
+    .await;
+}
+
+async fn a_row_that_cannot_be_read_stops_no_other(stage: Stage) {
+    let device = Device::create(&stage.auth).await;
+    for (subject, cause) in [("nonsense", "ban"), (device.device.to_string().as_str(), "whim")] {
+        let account = Digest::of("account");
+        execute(
+            &stage,
+            format!(
+                "INSERT INTO outbox (subject, account, cause, lifted, expires_at) \
+                 VALUES ('{subject}', '{account}', '{cause}', false, NULL)"
+            ),
+        )
+        .await;
+    }
+    assert!(stage.set_banned(&device.identity, true).await);
+    reads(&stage, "the ban", |state| denies(state, &device.identity)).await;
+    until("the ban in DB 3", PATIENCE, || async {
+        stage.names(3).await.contains(&device.identity.to_string()).then_some(())
+    })
+    .await;
+    assert_eq!(stage.service().store.count_unreadable().await.unwrap(), 2);
+    execute(&stage, "UPDATE outbox SET cause = 'ban', fed_at = NULL WHERE cause = 'whim'".to_owned()).await;
+    let account = Digest::of("account");
+    reads(&stage, "the repaired row", |state| {
+        state.denials().entries().any(|entry| entry.place.account == account)
+    })
+    .await;
+    assert_eq!(stage.service().store.count_unreadable().await.unwrap(), 1);
+}
+
+async fn the_newest_declaration_goes_before_a_backlog(mut stage: Stage) {
+    let device = Device::create(&stage.auth).await;
+    reads(&stage, "a first snapshot", |_| true).await;
+    stage.dismiss().await;
+    let store = Store::open(&stage.database).await.unwrap();
+    for subject in ["first", "second", "third"] {
+        let (subject, account) = (Digest::of(subject), device.identity);
+        execute(
+            &stage,
+            format!(
+                "INSERT INTO outbox (subject, account, cause, lifted, expires_at) \
+                 VALUES ('{subject}', '{account}', 'ban', false, NULL)"
+            ),
+        )
+        .await;
+    }
+    let lease = store.take_lease("test", now()).await.unwrap().unwrap();
+    assert_eq!(store.take_lease("another", now()).await.unwrap(), None);
+    let mut told = Vec::new();
+    while let Some(batch) = store.next_batch(lease, 1, false, now()).await.unwrap().unwrap() {
+        told.extend(batch.entries.iter().map(|entry| entry.place.subject));
+    }
+    assert_eq!(told, ["third", "second", "first"].map(Digest::of));
+
+    // A holder that wakes up after its time gives no position.
+    let later = now().plus(Duration::from_mins(1));
+    let newer = store.take_lease("another", later).await.unwrap().unwrap();
+    let before = store.feed_position().await.unwrap();
+    assert!(store.next_batch(lease, 1, true, now()).await.unwrap().is_err());
+    assert!(!store.open_epoch(lease, None, now()).await.unwrap());
+    assert_eq!(store.feed_position().await.unwrap(), before);
+    let empty = store.next_batch(newer, 1, true, now()).await.unwrap().unwrap().unwrap();
+    assert_eq!((empty.position, empty.entries), (before.next(), Vec::<Entry>::new()));
+    let far = Position { epoch: before.epoch + 7_000_000_000, number: 5 };
+    assert!(store.open_epoch(newer, Some(far), now()).await.unwrap());
+    let opened = store.feed_position().await.unwrap();
+    assert_eq!(opened, Position { epoch: far.epoch + 1, number: 0 });
+}
+
+/// Somebody who holds both keys of authd lifts a ban and denies another: a new epoch undoes both.
+async fn a_foreign_position_begins_a_new_epoch(stage: Stage) {
+    let device = Device::create(&stage.auth).await;
+    assert!(stage.set_banned(&device.identity, true).await);
+    let before = reads(&stage, "the ban", |state| denies(state, &device.identity)).await;
+    let service = stage.service();
+    let (access, response) = (service.access.current(), service.response.current());
+    let signers = keychain::feed::Signers {
+        access: (access.signing_key(), access.endorsement()),
+        response: (response.signing_key(), response.endorsement()),
+    };
+    let place = Place { subject: device.identity, account: device.identity, cause: Cause::Ban };
+    let content = Content::Batch(vec![Entry { place, standing: Standing::Lifted }]);
+    let position = Position { number: before.position().unwrap().number + 5, ..before.position().unwrap() };
+    let identity = service.trust.state().chain().prefix();
+    let issued_at: Timestamp = now();
+    let draft = keychain::feed::Draft { identity, position, issued_at, content: &content };
+    let forged = draft.seal(signers).unwrap();
+    stage.directory.publish_batch(&identity, position, &forged).await.unwrap();
+    let after = reads(&stage, "a new epoch", |state| {
+        state.position().unwrap().epoch > position.epoch && denies(state, &device.identity)
+    })
+    .await;
+    assert!(after.position() > Some(position));
+}
