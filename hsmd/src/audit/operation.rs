@@ -71,6 +71,11 @@ impl Intent {
 pub trait Outcome {
     /// Names and values.
     fn details(&self) -> Vec<(&'static str, String)>;
+
+    /// Why the head that lists what was declared is late, if it is.
+    fn late_head(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Composes the line about the success of an operation, so that it can go into the transaction of the operation.
@@ -98,6 +103,13 @@ impl Success {
 
     fn failure(&self, refusal: &Refusal) -> Record {
         self.begin().plain("outcome", refusal.code().as_str()).text("because", refusal.because())
+    }
+
+    fn late_head(&self, because: &str) -> Record {
+        Record::new(Kind::HeadLate)
+            .number("intent", self.intent)
+            .plain("operation", self.operation)
+            .text("because", because)
     }
 
     fn begin(&self) -> Record {
@@ -148,12 +160,27 @@ impl Audit {
         let success = Success { intent: begun.number, operation, composed: Arc::default() };
         let done = work(success.clone()).await;
         log(&intent, &done);
-        let record = match &done {
-            Ok(written) if success.is_written(written) => return done,
-            Ok(done) => success.compose(done),
-            Err(refusal) => success.failure(refusal),
+        let is_written = done.as_ref().is_ok_and(|done| success.is_written(done));
+        let outcome = match &done {
+            Ok(_) if is_written => None,
+            Ok(done) => Some(success.compose(done)),
+            Err(refusal) => Some(success.failure(refusal)),
         };
-        match (self.ledger.append(vec![record]).await, done) {
+        let late = done.as_ref().ok().and_then(Outcome::late_head);
+        let late = late.map(|because| success.late_head(&because));
+        let records: Vec<_> = outcome.into_iter().chain(late).collect();
+        if records.is_empty() {
+            return done;
+        }
+        match (self.ledger.append(records).await, done) {
+            // The outcome is in the trail, and the caller is told of the head.
+            (Err(error), done @ Ok(_)) if is_written => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the trail lacks that a head is late"
+                );
+                done
+            }
             (Err(error), Ok(_)) => {
                 const DONE: &str = "it was done, and the audit trail has its intent only; if you ask again, name the \
                                     generation that you meant";

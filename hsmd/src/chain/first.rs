@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use keychain::chain::Draft;
+use keychain::{
+    audit::{Kind, Record},
+    chain::{Draft, SignedEvent},
+};
 
 use super::{Error, Keeper, State, View, plan::Sweep};
 use crate::{
@@ -36,7 +39,7 @@ impl Keeper {
         *self.proven() = Some(event.id());
         failure_point::pass(Step::First, "after-sign");
         failure_point::write(Step::First, "before-commit")?;
-        self.ledger.commit(None, &event, Vec::new()).await?;
+        self.ledger.commit(None, &event, vec![line(&event)]).await?;
         failure_point::write(Step::First, "after-commit")?;
         metrics::gauge!("hsmd_token_objects", "state" => "retired").set(0);
         // A key whose making failed after its effect was made twice: the next check destroys what is left over.
@@ -44,4 +47,13 @@ impl Keeper {
         tracing::info!(identity = %event.id(), "a new chain begins");
         Ok((State::Ready, View::new(vec![event], Some(one.public_key)).map(Arc::new)))
     }
+}
+
+/// What the audit trail says of the first event.
+fn line(first: &SignedEvent) -> Record {
+    let event = first.event();
+    Record::new(Kind::Chain)
+        .plain("identity", event.prefix)
+        .plain("generation", event.id)
+        .number("sequenceNumber", event.sequence_number)
 }

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Instant};
 use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, Digest, Refusal, audit::Record, json::Object};
 
-use super::{Door, border, caller};
+use super::{Door, border, caller, declared};
 use crate::{
     audit::operation::{Intent, Outcome},
-    chain::statement::{Denial, Effect, Statements},
+    chain::statement::{Declared, Denial, Effect, Statements},
     chain::{Advance, Advanced, Error, Keeper},
     policy::Operation,
 };
@@ -77,7 +77,8 @@ async fn try_taint(request: &HttpRequest, door: &Door, payload: web::Payload) ->
             let done = taint_or_deny(&keeper, &statements, from, lines).await;
             done.map_err(|error| border::refuse(&error))
         })
-        .await?;
+        .await
+        .and_then(declared::answer)?;
     Ok(format!(
         "{{\"taintedGenerationId\":\"{}\",\"newGenerationId\":\"{}\",\"liveFrom\":\"{}\",\"effect\":\"{}\"}}",
         done.generation,
@@ -93,12 +94,12 @@ async fn taint_or_deny(
     statements: &Statements,
     named: Digest,
     lines: impl Fn(&Denial) -> Vec<Record> + Clone + Send + Sync + 'static,
-) -> Result<Denial, Error> {
+) -> Result<Declared<Denial>, Error> {
     let denied = lines.clone();
     let of_taint = move |advanced: &Advanced| lines(&tainted(advanced));
     match keeper.advance_with(Advance { from: Some(named), taint: true }, of_taint).await {
         Err(Error::LeftUntainted) => statements.deny_with(named, denied).await,
-        done => done.map(|done| tainted(&done)),
+        done => done.map(|done| tainted(&done).into()),
     }
 }
 

@@ -10,6 +10,7 @@ mod border;
 mod chain;
 mod clock;
 mod connections;
+mod declared;
 mod generation;
 mod handshake;
 mod health;

@@ -6,9 +6,10 @@ use std::{sync::Arc, time::Instant};
 use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, Refusal, json, json::Object};
 
-use super::{Door, border, caller, generation};
+use super::{Door, border, caller, declared, generation};
 use crate::{
     audit::operation::{Intent, Outcome, Success},
+    chain::statement::Declared,
     ledger::RevokedService,
     policy::{Operation, Service},
 };
@@ -87,12 +88,14 @@ async fn change(
     let work = move |success: Success| async move {
         let lines = move |row: &RevokedService| success.lines(row);
         let done = match operation {
-            Operation::OpenService => statements.open_service_with(service.as_str(), lines).await,
+            Operation::OpenService => {
+                statements.open_service_with(service.as_str(), lines).await.map(Declared::from)
+            }
             _ => statements.revoke_service_with(service.as_str(), lines).await,
         };
         done.map_err(|error| border::refuse(&error))
     };
-    door.audit.operation(intent, work).await
+    door.audit.operation(intent, work).await.and_then(declared::answer)
 }
 
 impl Outcome for RevokedService {

@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, PublicKey, Refusal, Timestamp, json, json::Object, limits};
 
 use super::{
-    Door, border, caller, generation,
+    Door, border, caller, declared, generation,
     wait::{Query, Wait},
 };
 use crate::{
@@ -63,10 +63,11 @@ async fn try_revoke_keys(
         .audit
         .operation(intent, move |success| async move {
             let lines = move |expiration| success.lines(&Revoked(expiration));
-            let done = statements.revoke_keys_with(&keys, lines).await.map(Revoked);
-            done.map_err(|error| border::refuse(&error))
+            let done = statements.revoke_keys_with(&keys, lines).await;
+            done.map(|done| done.map(Revoked)).map_err(|error| border::refuse(&error))
         })
-        .await?;
+        .await
+        .and_then(declared::answer)?;
     Ok(format!("{{\"revokedKeys\":[{listed}],\"expiration\":\"{expiration}\"}}"))
 }
 

@@ -13,11 +13,12 @@ use keychain::{
     chain::SignedEvent,
     endorsement::{Endorsement, Purpose},
 };
+use p11fault::{Mode, Plan, Rule};
 
-use crate::faults;
+use crate::faults::{self, Place};
 use crate::support::{
     daemon::{Answer, Daemon, request, try_request},
-    in_parallel,
+    eventually, in_parallel,
     trail::{self, Line},
     world::{Database, World, read_chain, service_key, sign_request, verify},
 };
@@ -64,6 +65,9 @@ fn everything_that_was_done_is_in_the_trail() {
     let lines = trail::read(&world.ledger);
     let kinds: Vec<_> = lines.iter().map(|line| line.kind).collect();
     assert_eq!((kinds[0], kinds[1], kinds[kinds.len() - 1]), (Kind::Trail, Kind::Start, Kind::Stop));
+
+    let begun = lines.iter().find(|line| line.kind == Kind::Chain).unwrap();
+    assert_eq!((begun.text("generation"), begun.text("identity")), (first.clone(), first.clone()));
 
     let endorsed = lines.iter().find(|line| line.kind == Kind::Endorsement).unwrap();
     let told = Endorsement::parse(&endorsement).unwrap();
@@ -265,6 +269,45 @@ fn count(world: &World, table: &str) -> usize {
         database.close().await.unwrap();
         count
     })
+}
+
+/// A declaration stands before the head that lists it is signed: while no key signs the trail has one outcome, which is
+/// that of the declaration, and that its head is late.
+#[test]
+fn a_declaration_whose_head_is_late_has_one_outcome() {
+    let place = Place::new();
+    let world = &place.world;
+    let mut hsmd = place.start();
+    let zero = world.chain()[0].id().to_string();
+    world.rotate("{}");
+    place.plan(Plan::of(Rule::new("*", "CKR_DEVICE_REMOVED", Mode::Before)));
+    let key = service_key(1).to_string();
+    let asked = [
+        ("taint", format!("{{\"generationId\":\"{zero}\"}}")),
+        ("revoke-keys", format!("{{\"publicKeys\":[\"{key}\"]}}")),
+        ("revoke-service", "{\"service\":\"edge:gone\"}".to_owned()),
+    ];
+    for (operation, body) in &asked {
+        let answer = admin(world, &format!("/{operation}"), body);
+        assert_eq!((answer.status, answer.code()), (503, "BA603"), "{operation}: {}", answer.body);
+        assert!(answer.body.contains("it is durable"), "{operation}: {}", answer.body);
+    }
+    let lines = trail::read(&world.ledger);
+    for (operation, _) in &asked {
+        let (intent, done) = outcome(&lines, operation);
+        assert_eq!(done.text("outcome"), "ok", "{operation}");
+        let of_intent = lines.iter().filter(|line| line.raw("intent") == intent.number.to_string());
+        let kinds: Vec<_> = of_intent.map(|line| line.kind).collect();
+        assert_eq!(kinds, [Kind::Outcome, Kind::HeadLate], "{operation}");
+    }
+    place.lift();
+    let head = || request(&world.socket("edge"), "GET", "/statements", "").body;
+    let listed = [zero.as_str(), &key, "edge:gone"];
+    eventually("a head that lists them", Duration::from_secs(30), || {
+        let head = head();
+        listed.iter().all(|entry| head.contains(entry))
+    });
+    hsmd.stop();
 }
 
 /// A line of the longest caller, reason and list of keys that hsmd takes has room in a trail.

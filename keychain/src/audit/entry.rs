@@ -33,10 +33,14 @@ impl Head {
 /// What a line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
+    /// A chain begins: its first event.
+    Chain,
     /// What a device's own log has come to.
     Device,
     /// A service's key was endorsed.
     Endorsement,
+    /// What an operation declared stands, and the head that lists it is late.
+    HeadLate,
     /// An operation is about to be done.
     Intent,
     /// What came of an operation.
@@ -53,9 +57,11 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
+        Self::Chain,
         Self::Device,
         Self::Endorsement,
+        Self::HeadLate,
         Self::Intent,
         Self::Outcome,
         Self::Refused,
@@ -67,8 +73,10 @@ impl Kind {
     /// The kind as lines spell it.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Chain => "chain",
             Self::Device => "device",
             Self::Endorsement => "endorsement",
+            Self::HeadLate => "head-late",
             Self::Intent => "intent",
             Self::Outcome => "outcome",
             Self::Refused => "refused",

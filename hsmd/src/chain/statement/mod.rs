@@ -99,6 +99,34 @@ pub struct Denial {
     pub effect: Effect,
 }
 
+/// A declaration that is durable in the ledger, and whether a head lists it.
+#[derive(Debug)]
+pub struct Declared<T> {
+    /// What was declared.
+    pub done: T,
+    /// Why the head that lists it is not signed yet, if it is not: [`Statements::run`] goes on trying.
+    pub head: Result<(), Error>,
+}
+
+impl<T> Declared<T> {
+    /// The same, said otherwise.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Declared<U> {
+        Declared { done: change(self.done), head: self.head }
+    }
+
+    /// What was declared, once a head lists it.
+    pub fn stated(self) -> Result<T, Error> {
+        self.head.map(|()| self.done)
+    }
+}
+
+impl<T> From<T> for Declared<T> {
+    /// A declaration that no head has to list.
+    fn from(done: T) -> Self {
+        Self { done, head: Ok(()) }
+    }
+}
+
 /// What is refused endorsements, as the ledger said last.
 #[derive(Debug, Default)]
 struct Refused {
@@ -225,15 +253,15 @@ impl Statements {
     /// Has an older generation denied. It is durable, and a head that denies it is signed, when this answers
     /// [`Effect::Denied`]; saying it again does no harm.
     pub async fn deny(&self, generation: Digest) -> Result<Denial, Error> {
-        self.deny_with(generation, |_| Vec::new()).await
+        self.deny_with(generation, |_| Vec::new()).await?.stated()
     }
 
-    /// The same with lines for the audit trail, which are durable together with the denial.
+    /// The same with lines for the audit trail, which are durable together with the denial. It errs if nothing was denied.
     pub async fn deny_with(
         &self,
         generation: Digest,
         lines: impl Fn(&Denial) -> Vec<Record> + Send + Sync + 'static,
-    ) -> Result<Denial, Error> {
+    ) -> Result<Declared<Denial>, Error> {
         let view = self.keeper.settled()?;
         let unknown = Error::Conflict("the chain has no such generation");
         let left = view.find(&generation).ok_or(unknown)?;
@@ -241,27 +269,26 @@ impl Statements {
         let live_from = next.event().created_at;
         let denial = |effect| Denial { generation, successor: next.id(), live_from, effect };
         if next.event().taint_previous {
-            return Ok(denial(Effect::Tainted));
+            return Ok(denial(Effect::Tainted).into());
         }
         let (since, end) = (self.keeper.trusted_now()?.to_millis(), self.end_of(next));
         let known = self.keeper.ledger().stated().await?.denied;
         if !known.iter().any(|entry| entry.subject == generation) {
             if end <= since {
-                return Ok(denial(Effect::Ended));
+                return Ok(denial(Effect::Ended).into());
             }
             let (denied, entry) = (denial(Effect::Denied), Entry { subject: generation, since, end });
             let lines = Box::new(move |_: &Stated| lines(&denied));
             self.keeper.ledger().declare(Declaration::Deny(entry), lines).await?;
             tracing::warn!(%generation, "denied a generation");
         }
-        self.issue().await?;
-        Ok(denial(Effect::Denied))
+        Ok(self.declared(denial(Effect::Denied)).await)
     }
 
     /// Has keys of services revoked; answers when the last of their endorsements can have ended. They are
     /// durable, and a head that revokes them is signed, when this answers; saying it again does no harm.
     pub async fn revoke_keys(&self, keys: &[PublicKey]) -> Result<Timestamp, Error> {
-        self.revoke_keys_with(keys, |_| Vec::new()).await
+        self.revoke_keys_with(keys, |_| Vec::new()).await?.stated()
     }
 
     /// The same with lines for the audit trail, which are durable together with the revocation.
@@ -269,7 +296,7 @@ impl Statements {
         &self,
         keys: &[PublicKey],
         lines: impl Fn(Timestamp) -> Vec<Record> + Send + Sync + 'static,
-    ) -> Result<Timestamp, Error> {
+    ) -> Result<Declared<Timestamp>, Error> {
         let since = self.keeper.trusted_now()?.to_millis();
         let longest = Purpose::Access.longest_lifetime().max(Purpose::Response.longest_lifetime());
         let end = since.plus(longest).plus(self.settings.skew);
@@ -285,16 +312,15 @@ impl Statements {
             Box::new(move |stated: &Stated| lines(last(stated)))
         };
         let stated = self.keeper.ledger().declare(keys_revoked, lines).await?;
-        self.issue().await?;
         tracing::warn!(count = keys.len(), "revoked keys of services");
-        Ok(last(&stated))
+        Ok(self.declared(last(&stated)).await)
     }
 
     /// Has every endorsement of a service revoked that it may have, and none given to it until [`Self::open_service`].
     /// Both are durable, and a head that revokes them is signed, when this answers. Repeated, it counts in what was
     /// given out meanwhile.
     pub async fn revoke_service(&self, service: &str) -> Result<RevokedService, Error> {
-        self.revoke_service_with(service, |_| Vec::new()).await
+        self.revoke_service_with(service, |_| Vec::new()).await?.stated()
     }
 
     /// The same with lines for the audit trail, which are durable together with the revocation.
@@ -302,7 +328,7 @@ impl Statements {
         &self,
         service: &str,
         lines: impl Fn(&RevokedService) -> Vec<Record> + Send + Sync + 'static,
-    ) -> Result<RevokedService, Error> {
+    ) -> Result<Declared<RevokedService>, Error> {
         let since = self.keeper.trusted_now()?.to_millis();
         let longest = Purpose::Access.longest_lifetime().max(Purpose::Response.longest_lifetime());
         let end = since.plus(longest).plus(self.settings.skew);
@@ -311,8 +337,7 @@ impl Statements {
             Declaration::RevokeService { service: service.to_owned(), up_to: 0, since, end };
         let stated = self.keeper.ledger().declare(service_revoked, of_service(service, lines)).await?;
         tracing::warn!(service, "revoked a service");
-        self.issue().await?;
-        find(&stated, service)
+        Ok(self.declared(find(&stated, service)?).await)
     }
 
     /// Lets a revoked service have endorsements again. Those that were revoked stay so.
@@ -333,6 +358,11 @@ impl Statements {
             tracing::warn!(service, "opened a service");
         }
         find(&self.read().await?, service)
+    }
+
+    /// Has a head list what is durable by now.
+    async fn declared<T>(&self, done: T) -> Declared<T> {
+        Declared { done, head: self.issue().await.map(drop) }
     }
 
     /// When no verifier's window reaches the generation before `next` any more.
