@@ -7,6 +7,7 @@ mod apps;
 mod audit;
 mod directory;
 mod heads;
+mod lease;
 mod lost_replies;
 mod names;
 mod operations;
