@@ -15,6 +15,7 @@ use edge::acknowledger::{Acknowledger, Speaker};
 use edge::clock;
 use edge::endorser::Endorser;
 use edge::own_key::{self, OwnKey, Plan};
+use edge::roll::Hangups;
 use edge::trust::{self, TrustFeed};
 use edge::updates::Updates;
 use keychain::directory::Directory;
@@ -57,6 +58,7 @@ pub struct Daemon {
     outbox: JoinHandle<()>,
     feed: JoinHandle<()>,
     _acknowledger: Acknowledger,
+    _hangups: Hangups,
     // Ends with the daemon: whoever follows the directory hears of it through this.
     _updates: Updates,
 }
@@ -72,6 +74,7 @@ impl Daemon {
         let updates = Updates::follow(&directory);
         let service = Data::new(service(config, store, directory, &updates).await?);
         let acknowledger = acknowledge(config, &service);
+        let hangups = service.roll().on_hangup().map_err(Failure::io)?;
         let socket = config.listen.bind().map_err(Failure::unavailable)?;
         let address = socket.tcp_address();
         let (server, ended) = serve(&service, socket)?;
@@ -87,6 +90,7 @@ impl Daemon {
             outbox,
             feed,
             _acknowledger: acknowledger,
+            _hangups: hangups,
             _updates: updates,
         })
     }

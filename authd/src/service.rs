@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use edge::own_key::{Endorsed, OwnKey};
+use edge::roll::Roll;
 use edge::trust::TrustFeed;
 use keychain::directory::Directory;
 use keychain::message::{self, AccessKeys, Operation, Request, Unverified, Verified};
@@ -71,6 +72,11 @@ pub struct Answer {
 }
 
 impl Service {
+    /// What orders new keys: those that issue tokens first, for others wait for them.
+    pub fn roll(&self) -> Roll {
+        Roll::new(vec![self.access.clone(), self.response.clone()])
+    }
+
     /// Carries out one request.
     pub async fn answer(&self, operation: Operation, body: &[u8], now: Timestamp) -> Result<Answer, Failure> {
         let unverified = message::parse(operation, body)?;

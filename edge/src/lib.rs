@@ -66,6 +66,7 @@ pub mod own_key;
 pub mod peer;
 pub mod proxy;
 pub mod revocations;
+pub mod roll;
 mod task;
 pub mod trust;
 pub mod updates;

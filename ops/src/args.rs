@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
-    account, audit, chain, dev, generation, hsm, probe, revocation, services, status, tls, verifiers,
+    account, audit, chain, dev, generation, hsm, probe, revocation, roll, services, status, tls, verifiers,
 };
 
 const EXAMPLES: &str = "\
@@ -57,6 +57,11 @@ const SERVICE: &str = "\
 Examples:
   opsctl revoke-service edge:shop --reason 'an intruder on its host'
   opsctl open-service edge:shop --reason 'rebuilt from its image'     safe to repeat";
+const ROLL: &str = "\
+Examples:
+  opsctl roll edge:shop
+  opsctl roll
+  opsctl roll --revoke --reason 'keys in a core dump'     every token and answer of before is refused";
 const BAN: &str = "\
 Examples:
   opsctl ban E… --reason 'spam' --for 7d
@@ -142,6 +147,9 @@ pub(crate) enum Command {
     /// Have every key of a compromised service refused everywhere, and none endorsed until it is opened again
     #[command(before_help = SERVICE)]
     RevokeService(services::RevokeService),
+    /// New keys for services, without a restart
+    #[command(before_help = ROLL)]
+    Roll(roll::Roll),
     /// Let a revoked service have keys endorsed again
     #[command(before_help = SERVICE)]
     OpenService(services::OpenService),
@@ -364,6 +372,11 @@ mod tests {
             ("taint --reason drill --yes --no-wait", true),
             ("taint --reason drill --yes --no-wait --wait 1s", false),
             ("hsm recover", true),
+            ("roll", true),
+            ("roll edge:shop --socket edge:shop=/run/edge/shop.sock", true),
+            ("roll --revoke", false),
+            ("roll --revoke --reason drill --yes", true),
+            ("roll --socket edge:shop", false),
             ("hsm recover --take all --yes", true),
             ("hsm recover --take some", false),
             ("hsm recover --copy-stopped --yes", true),

@@ -38,6 +38,7 @@ mod hsm;
 mod out;
 mod probe;
 mod revocation;
+mod roll;
 mod services;
 mod statements;
 mod status;
@@ -148,6 +149,7 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
             RoleVerb::Grant(options) => account::grant(&options, talk).await,
             RoleVerb::Revoke(options) => account::withdraw(&options, talk).await,
         },
+        Command::Roll(options) => roll::roll(&options, talk).await,
         Command::Watch(options) => verifiers::watch(&options, talk).await,
         Command::Status(options) => status::status(&options).await,
         Command::Probe(options) => probe::probe(&options).await,

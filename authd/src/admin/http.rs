@@ -47,6 +47,8 @@ pub(super) fn routes(config: &mut ServiceConfig) {
     }
     let account = web::resource("/account").route(web::get().to(account));
     config.service(account.default_service(web::to(http::method_not_allowed)));
+    let roll = web::resource("/roll").route(web::post().to(roll));
+    config.service(roll.default_service(web::to(http::method_not_allowed)));
     let audit = web::resource("/audit").route(web::get().to(audit));
     config.service(audit.default_service(web::to(http::method_not_allowed)));
     config.default_service(web::to(http::no_such_route));
@@ -82,7 +84,7 @@ async fn try_order(
         Operation::RoleGrant => Order::RoleGrant(grantable(role(&mut object)?, door)?),
         Operation::RoleRevoke => Order::RoleRevoke(role(&mut object)?),
         Operation::Unban => Order::Unban,
-        Operation::AccountShow | Operation::Audit => return Err(malformed("not an order")),
+        Operation::AccountShow | Operation::Audit | Operation::Roll => return Err(malformed("not an order")),
     };
     object.finish()?;
     // The order is carried through even if its caller goes away meanwhile.
@@ -152,6 +154,19 @@ async fn try_audit(
     let page = page.map_err(|fault| explain(Operation::Audit, fault.into()))?;
     let next = page.next.map_or_else(String::new, |next| format!(r#""next":{next},"#));
     Ok(format!(r#"{{{next}"lines":[{}]}}"#, page.lines.join(",")))
+}
+
+async fn roll(request: HttpRequest, door: Data<Door>) -> HttpResponse {
+    answer(Operation::Roll, try_roll(&request, &door).await)
+}
+
+/// New keys of authd's own. The old ones sign until they are in use.
+async fn try_roll(request: &HttpRequest, door: &Door) -> Result<String, Refusal> {
+    let user = door.policy.demand_known(caller(request))?;
+    let authority = door.policy.permit(user, Operation::Roll, door.begun.elapsed())?;
+    let rolled = door.service.roll().now().await?;
+    tracing::info!(operator = authority.operator(), "new keys are in use, as was ordered");
+    Ok(rolled)
 }
 
 fn caller(request: &HttpRequest) -> Option<u32> {

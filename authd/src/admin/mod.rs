@@ -6,6 +6,7 @@
 //! | `GET /account`, `POST /account/delete`, `/account/restore` | what the rows say; a tombstone; its end | `account-show`, `account-delete`, `account-restore` |
 //! | `POST /devices/revoke` | one device, all, or all but one | `device-revoke` |
 //! | `POST /roles/grant`, `/roles/revoke` | a role besides those that all have | `role-grant`, `role-revoke` |
+//! | `POST /roll` | new keys of authd's own | `roll` |
 //! | `GET /audit` | lines of the trail | `audit` |
 //!
 //! An order is one transaction: its records, signed by the access key, its denials, and its two lines of the audit

@@ -37,6 +37,8 @@ pub enum Operation {
     RoleGrant,
     /// Withdraw a granted role.
     RoleRevoke,
+    /// Make new keys for authd itself.
+    Roll,
     /// Lift a ban.
     Unban,
 }
@@ -146,7 +148,7 @@ impl Authority {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AccountDelete,
         Self::AccountRestore,
         Self::AccountShow,
@@ -155,6 +157,7 @@ impl Operation {
         Self::DeviceRevoke,
         Self::RoleGrant,
         Self::RoleRevoke,
+        Self::Roll,
         Self::Unban,
     ];
 
@@ -169,6 +172,7 @@ impl Operation {
             Self::DeviceRevoke => "device-revoke",
             Self::RoleGrant => "role-grant",
             Self::RoleRevoke => "role-revoke",
+            Self::Roll => "roll",
             Self::Unban => "unban",
         }
     }

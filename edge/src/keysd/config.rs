@@ -29,6 +29,8 @@ pub struct Config {
     pub listen: Address,
     /// The key directory.
     pub redis: String,
+    /// Where operators of this host order new keys: a Unix socket; none if unset.
+    pub admin: Option<Address>,
     /// Where `/metrics`, `/livez` and `/readyz` are served.
     pub metrics: Address,
     /// The directory that remembers the highest event of the chain.
@@ -61,6 +63,10 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, config::Error> {
         let config: Self = config::load(path)?;
         config.endorser().map_err(|error| config::Error::value(path, "endorse", error.to_string()))?;
+        if matches!(config.admin, Some(Address::Tcp(_))) {
+            let because = "over TCP nobody knows who calls; give unix:/PATH";
+            return Err(config::Error::value(path, "admin", because));
+        }
         match trust::head_max_age(config.head_max_age, config.insecure_any_head_age) {
             Ok(_) => Ok(config),
             Err(error) => Err(config::Error::value(path, "head_max_age", error.to_string())),

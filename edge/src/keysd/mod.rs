@@ -18,6 +18,7 @@ use keychain::acknowledgement::Instance;
 use keychain::directory::Directory;
 use keychain::{Code, PublicKey, Refusal};
 use systemd::exit::Failure;
+use systemd::listen::Address;
 use systemd::telemetry::{Health, Metrics};
 use systemd::{listen, notify, shutdown};
 use tokio::sync::Semaphore;
@@ -25,6 +26,7 @@ use tokio::sync::Semaphore;
 use crate::acknowledger::{Acknowledger, Speaker};
 use crate::endorser::Endorser;
 use crate::own_key::{OwnKey, Plan};
+use crate::roll::Roll;
 use crate::task::Task;
 use crate::trust::{self, TrustFeed};
 use crate::updates::Updates;
@@ -77,7 +79,8 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         () = shutdown::signal() => return Ok(()),
     }
     let _speaker = endorser.map(|endorser| {
-        Task::spawn(speak(config.instance.clone(), endorser, directory.clone(), updates, feed.clone()))
+        let (instance, admin) = (config.instance.clone(), config.admin.clone());
+        Task::spawn(speak((instance, admin), endorser, directory.clone(), updates, feed.clone()))
     });
     let health_feed = feed.clone();
     metrics.serve(&config.metrics, move || health(&health_feed))?;
@@ -87,7 +90,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
 
 /// Acknowledges what is applied here, once there is a key for it. What is served waits for none of it.
 async fn speak(
-    instance: Instance,
+    (instance, admin): (Instance, Option<Address>),
     endorser: Endorser,
     directory: Directory,
     updates: Updates,
@@ -107,6 +110,16 @@ async fn speak(
         }
         tokio::time::sleep(KEY_PAUSE).await;
     };
+    let roll = Roll::new(vec![key.clone()]);
+    if let Some(address) = &admin
+        && let Err(error) = roll.clone().serve(address)
+    {
+        tracing::error!(error = &error as &dyn Error, "cannot serve orders of new keys");
+    }
+    let hangups = roll.on_hangup();
+    if let Err(error) = &hangups {
+        tracing::error!(error = error as &dyn Error, "cannot listen for SIGHUP");
+    }
     let version = env!("CARGO_PKG_VERSION");
     let speaker = Speaker { instance, version, response: key, access: None };
     let _acknowledger = Acknowledger::start(speaker, directory, feed);

@@ -31,6 +31,8 @@ pub struct Config {
     pub endorse: String,
     /// The certificates for an hsmd on another host.
     pub endorse_tls: Option<endorser::Tls>,
+    /// Where operators of this host order new keys: a Unix socket; none if unset.
+    pub admin: Option<Address>,
     /// Where `/metrics`, `/livez` and `/readyz` are served.
     pub metrics: Address,
     /// The directory that remembers the highest event of the chain.
@@ -161,6 +163,9 @@ impl Config {
                 "is missing; an app over TCP must be able to tell its edge from others".into(),
             ));
         }
+        if matches!(self.admin, Some(Address::Tcp(_))) {
+            return Err(("admin", "over TCP nobody knows who calls; give unix:/PATH".into()));
+        }
         if self.nonce_capacity < NONCES_MIN {
             return Err((
                 "nonce_capacity",
@@ -269,6 +274,7 @@ mod tests {
             ("audience = \"app.example\"", "audience"),
             ("audience = \"https://app.example/path\"", "audience"),
             ("audience_required = true", "audience_required"),
+            ("admin = \"127.0.0.1:1\"", "admin"),
             ("nonce_capacity = 1", "nonce_capacity"),
             ("cycle = \"12h\"", "cycle"),
             ("default = \"allow\"", "default"),

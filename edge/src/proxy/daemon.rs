@@ -22,6 +22,7 @@ use crate::endorser::Endorser;
 use crate::gate::Gate;
 use crate::own_key::{OwnKey, Plan};
 use crate::peer::Peer;
+use crate::roll::Roll;
 use crate::trust::{self, TrustFeed};
 use crate::updates::Updates;
 use crate::verifier::{Audience, Settings};
@@ -80,6 +81,11 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         access: None,
     };
     let _acknowledger = Acknowledger::start(speaker, directory, feed.clone());
+    let roll = Roll::new(vec![key.clone()]);
+    if let Some(address) = &config.admin {
+        roll.clone().serve(address).map_err(Failure::io)?;
+    }
+    let _hangups = roll.on_hangup().map_err(Failure::io)?;
     let (health_feed, health_key) = (feed.clone(), key.clone());
     metrics.serve(&config.metrics, move || health(&health_feed, &health_key))?;
     let shared = web::Data::new(Shared {

@@ -28,6 +28,9 @@ pub(crate) struct Endpoints {
     pub(crate) auth_admin: PathBuf,
     /// The key directory.
     pub(crate) redis: String,
+    /// Where services take orders of new keys.
+    #[serde(default)]
+    pub(crate) rolls: BTreeMap<String, PathBuf>,
     /// The edges, by the name of the app behind each.
     pub(crate) apps: BTreeMap<String, String>,
     /// Where each daemon's metrics are: a URL, or `unix:` and a path.
@@ -97,6 +100,7 @@ mod tests {
             admin: "/d/hsmd/admin.sock".into(),
             auth_admin: "/d/authd/admin.sock".into(),
             redis: "redis://127.0.0.1:3".into(),
+            rolls: BTreeMap::from([("authd".into(), "/d/authd/admin.sock".into())]),
             apps: BTreeMap::from([("ruby".into(), "http://127.0.0.1:4".into())]),
             metrics: BTreeMap::from([("hsmd".into(), "unix:/d/hsmd/metrics.sock".into())]),
         };
@@ -108,7 +112,7 @@ mod tests {
             concat!(
                 r#"{"identity":"E1","auth":"http://127.0.0.1:1","keys":"http://127.0.0.1:2","hsm":null,"#,
                 r#""endorse":"/d/hsmd/endorse.sock","admin":"/d/hsmd/admin.sock","auth_admin":"/d/authd/admin.sock","#,
-                r#""redis":"redis://127.0.0.1:3","apps":{"ruby":"http://127.0.0.1:4"},"#,
+                r#""redis":"redis://127.0.0.1:3","rolls":{"authd":"/d/authd/admin.sock"},"apps":{"ruby":"http://127.0.0.1:4"},"#,
                 r#""metrics":{"hsmd":"unix:/d/hsmd/metrics.sock"}}"#,
                 "\n"
             )

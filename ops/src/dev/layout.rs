@@ -13,7 +13,7 @@ use crate::failure::{Exit, Failure, OrFail};
 /// `sun_path` of a Unix socket address holds 108 bytes with its terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
 /// The longest path below the root that a socket is given, with room for an app's name.
-const LONGEST_SOCKET_NAME: usize = "/hsmd/edge-typescript.sock".len();
+const LONGEST_SOCKET_NAME: usize = "/hsmd/edge-typescript-r.sock".len();
 /// Bytes of entropy in each secret.
 const SECRET_LENGTH: usize = 16;
 

@@ -12,7 +12,7 @@ use crate::failure::{Exit, Failure, OrFail};
 /// The token's label and the service name of the socket that tests and people use.
 pub(crate) const TOKEN_LABEL: &str = "keelson";
 const LABORATORY: &str = "edge:dev";
-const KEYSD: &str = "keysd:dev";
+pub(crate) const KEYSD: &str = "keysd:dev";
 
 /// `hsmd.toml`.
 #[derive(Debug, Serialize)]
@@ -183,6 +183,7 @@ pub(crate) struct Verifier {
 pub(crate) struct Keysd {
     #[serde(flatten)]
     pub(crate) verifier: Verifier,
+    pub(crate) admin: String,
     pub(crate) endorse: String,
 }
 
@@ -217,7 +218,7 @@ pub(crate) struct AuthdPolicy {
 #[derive(Debug, Serialize)]
 struct AuthdAllow {
     user: u32,
-    operations: [&'static str; 9],
+    operations: [&'static str; 10],
     rate: &'static str,
 }
 
@@ -232,6 +233,7 @@ impl AuthdPolicy {
             "device-revoke",
             "role-grant",
             "role-revoke",
+            "roll",
             "unban",
         ];
         Self { allow: [AuthdAllow { user, operations, rate: "1000000/s" }] }
@@ -243,6 +245,7 @@ impl AuthdPolicy {
 pub(crate) struct Edge {
     #[serde(flatten)]
     pub(crate) verifier: Verifier,
+    pub(crate) admin: String,
     pub(crate) endorse: String,
     pub(crate) name: String,
     pub(crate) app: String,
@@ -351,10 +354,12 @@ mod tests {
             admin: Admin { listen: unix(&socket("accounts")), mode: "0600", policy },
         };
         write(&file("authd"), &authd).unwrap();
-        let keysd = Keysd { verifier: verifier.clone(), endorse: endorse.clone() };
+        let admin = unix(&socket("roll"));
+        let keysd = Keysd { verifier: verifier.clone(), admin: admin.clone(), endorse: endorse.clone() };
         write(&file("keysd"), &keysd).unwrap();
         let edge = Edge {
             verifier,
+            admin,
             endorse,
             name: "python".to_owned(),
             app: "http://127.0.0.1:6".to_owned(),

@@ -187,6 +187,7 @@ impl<'a> System<'a> {
     fn keysd(&self, identity: &str) -> Result<Program, Failure> {
         let configuration = Keysd {
             verifier: self.verifier("keysd", identity, &self.keys)?,
+            admin: render::unix(&self.roll_socket("keysd")),
             endorse: render::unix(&self.layout.socket("keysd")),
         };
         self.daemon("keysd", "keysd", &configuration)
@@ -203,6 +204,7 @@ impl<'a> System<'a> {
             let listen = self.edges.get(app.name).or_fail(Exit::Software, || "an app without an edge")?;
             let configuration = Edge {
                 verifier: self.verifier(&name, identity, listen)?,
+                admin: render::unix(&self.roll_socket(&name)),
                 endorse: render::unix(&self.layout.socket(&name)),
                 name: app.name.to_owned(),
                 app: port.url(),
@@ -253,6 +255,20 @@ impl<'a> System<'a> {
         })
     }
 
+    /// Where a daemon takes orders of new keys.
+    fn roll_socket(&self, name: &str) -> PathBuf {
+        self.layout.socket(&format!("{name}-r"))
+    }
+
+    /// The same by service.
+    fn rolls(&self) -> BTreeMap<String, PathBuf> {
+        let edges =
+            self.edges.keys().map(|name| (format!("edge:{name}"), self.roll_socket(&edge_name(name))));
+        let authd = ("authd".to_owned(), self.layout.socket("accounts"));
+        let keysd = (render::KEYSD.to_owned(), self.roll_socket("keysd"));
+        edges.chain([authd, keysd]).collect()
+    }
+
     fn redis_url(&self) -> String {
         format!("redis://{}", self.redis.address())
     }
@@ -276,6 +292,7 @@ impl<'a> System<'a> {
             admin: self.layout.socket("admin"),
             auth_admin: self.layout.socket("accounts"),
             redis: self.redis_url(),
+            rolls: self.rolls(),
             apps: self.edges.iter().map(|(name, port)| ((*name).to_owned(), port.url())).collect(),
             metrics: daemons.chain([hsmd]).collect(),
         }

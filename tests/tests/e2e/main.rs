@@ -17,6 +17,7 @@ mod postgres;
 mod readme;
 mod recovery;
 mod remote;
+mod roll;
 mod storm;
 mod taint;
 mod tokens;
