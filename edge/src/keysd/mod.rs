@@ -9,6 +9,7 @@ mod copy;
 
 use std::error::Error;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::{Method, StatusCode};
@@ -69,7 +70,8 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         return Ok(());
     }
     let metrics = Metrics::install("keysd")?;
-    let updates = Updates::follow(&directory);
+    // Kept to the end: whoever follows the directory hears of it through this.
+    let updates = Arc::new(Updates::follow(&directory));
     let endorser = config.endorser().map_err(Failure::config)?;
     let feed = TrustFeed::start(&directory, &updates, endorser.clone(), &trust_settings(&config)?)?;
     let copy = Copy::start(&directory, &updates, feed.clone());
@@ -79,8 +81,8 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         () = shutdown::signal() => return Ok(()),
     }
     let _speaker = endorser.map(|endorser| {
-        let (instance, admin) = (config.instance.clone(), config.admin.clone());
-        Task::spawn(speak((instance, admin), endorser, directory.clone(), updates, feed.clone()))
+        let (speaker, updates) = ((config.instance.clone(), config.admin.clone()), Arc::clone(&updates));
+        Task::spawn(speak(speaker, endorser, directory.clone(), updates, feed.clone()))
     });
     let health_feed = feed.clone();
     metrics.serve(&config.metrics, move || health(&health_feed))?;
@@ -93,7 +95,7 @@ async fn speak(
     (instance, admin): (Instance, Option<Address>),
     endorser: Endorser,
     directory: Directory,
-    updates: Updates,
+    updates: Arc<Updates>,
     feed: TrustFeed,
 ) {
     let mut is_told = false;
