@@ -15,7 +15,7 @@ use edge::acknowledger::{Acknowledger, Speaker};
 use edge::clock;
 use edge::endorser::Endorser;
 use edge::own_key::{self, OwnKey, Plan};
-use edge::roll::Hangups;
+use edge::roll::{Hangups, Roll};
 use edge::trust::{self, TrustFeed};
 use edge::updates::Updates;
 use keychain::directory::Directory;
@@ -68,6 +68,7 @@ impl Daemon {
     /// takes), and only then begins to serve.
     pub async fn start(config: &Config) -> Result<Self, Failure> {
         config.check().map_err(Failure::config)?;
+        Roll::outlive_hangups().map_err(Failure::io)?;
         let policy = config.policy().map_err(Failure::config)?;
         let store = Store::open(&config.database).await.map_err(store_failure)?;
         let directory = Directory::connect(&config.redis).map_err(Failure::config)?;

@@ -57,7 +57,13 @@ impl Roll {
         Ok(format!("{{\"endorsements\":[{}]}}", numbers.join(",")))
     }
 
-    /// Rolls at each SIGHUP, as long as what it returns is kept. Before this is called SIGHUP ends the process.
+    /// Takes from SIGHUP its power to end this process: a service that has no keys yet goes on asking for them.
+    pub fn outlive_hangups() -> io::Result<()> {
+        // The handler stays for the life of the process.
+        signal(SignalKind::hangup()).map(drop)
+    }
+
+    /// Rolls at each SIGHUP, as long as what it returns is kept.
     pub fn on_hangup(self) -> io::Result<Hangups> {
         let hangups = signal(SignalKind::hangup())?;
         Ok(Hangups { _task: Task::spawn(self.follow(hangups)) })

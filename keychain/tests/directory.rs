@@ -129,6 +129,11 @@ async fn endorsements_are_kept_apart_by_purpose_and_expire() {
     let left: i64 = redis.command(1, &["TTL", &key(1).to_string()]).await;
     assert!((3590..=3600).contains(&left), "{left}");
 
+    for (text, deleted) in [("another", false), ("access", true), ("access", false)] {
+        let exactly = directory.withdraw_exactly(Db::Access, &key(1), text).await.unwrap();
+        assert_eq!(exactly, deleted, "{text}");
+    }
+    directory.publish(Db::Access, &key(1), "access", HOUR).await.unwrap();
     directory.withdraw(Db::Response, &key(1)).await.unwrap();
     assert_eq!(directory.endorsement(Db::Response, &key(1)).await.unwrap(), None);
     assert_eq!(directory.endorsement(Db::Access, &key(1)).await.unwrap().as_deref(), Some("access"));

@@ -4,7 +4,8 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
-    account, audit, chain, dev, generation, hsm, probe, revocation, roll, services, status, tls, verifiers,
+    account, audit, chain, dev, generation, hsm, probe, red_button, revocation, roll, services, status, tls,
+    verifiers,
 };
 
 const EXAMPLES: &str = "\
@@ -57,6 +58,10 @@ const SERVICE: &str = "\
 Examples:
   opsctl revoke-service edge:shop --reason 'an intruder on its host'
   opsctl open-service edge:shop --reason 'rebuilt from its image'     safe to repeat";
+const RED_BUTTON: &str = "\
+Examples:
+  opsctl red-button --reason 'an intruder on the HSM host' --dry-run
+  opsctl red-button --reason 'an intruder on the HSM host'     after an interruption: once more";
 const ROLL: &str = "\
 Examples:
   opsctl roll edge:shop
@@ -147,6 +152,9 @@ pub(crate) enum Command {
     /// Have every key of a compromised service refused everywhere, and none endorsed until it is opened again
     #[command(before_help = SERVICE)]
     RevokeService(services::RevokeService),
+    /// The newest generation is compromised: taint it, have everything re-keyed, and say who has acknowledged it
+    #[command(before_help = RED_BUTTON)]
+    RedButton(red_button::RedButton),
     /// New keys for services, without a restart
     #[command(before_help = ROLL)]
     Roll(roll::Roll),
@@ -372,6 +380,8 @@ mod tests {
             ("taint --reason drill --yes --no-wait", true),
             ("taint --reason drill --yes --no-wait --wait 1s", false),
             ("hsm recover", true),
+            ("red-button", false),
+            ("red-button --reason drill --yes --again --wait 1m", true),
             ("roll", true),
             ("roll edge:shop --socket edge:shop=/run/edge/shop.sock", true),
             ("roll --revoke", false),

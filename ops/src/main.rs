@@ -37,6 +37,7 @@ mod generation;
 mod hsm;
 mod out;
 mod probe;
+mod red_button;
 mod revocation;
 mod roll;
 mod services;
@@ -149,6 +150,7 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
             RoleVerb::Grant(options) => account::grant(&options, talk).await,
             RoleVerb::Revoke(options) => account::withdraw(&options, talk).await,
         },
+        Command::RedButton(options) => red_button::red_button(&options, talk).await,
         Command::Roll(options) => roll::roll(&options, talk).await,
         Command::Watch(options) => verifiers::watch(&options, talk).await,
         Command::Status(options) => status::status(&options).await,

@@ -69,6 +69,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         println!("ok");
         return Ok(());
     }
+    Roll::outlive_hangups().map_err(Failure::io)?;
     let metrics = Metrics::install("keysd")?;
     // Kept to the end: whoever follows the directory hears of it through this.
     let updates = Arc::new(Updates::follow(&directory));

@@ -55,6 +55,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         println!("ok");
         return Ok(());
     }
+    Roll::outlive_hangups().map_err(Failure::io)?;
     let metrics = Metrics::install("edge")?;
     let updates = Updates::follow(&directory);
     let feed = TrustFeed::start(&directory, &updates, Some(endorser.clone()), &trust_settings(&config)?)?;

@@ -105,6 +105,15 @@ impl Directory {
         self.endorsements(db).run("withdraw an endorsement", &delete).await
     }
 
+    /// Takes an endorsement out of the directory if it still stands there as `text`: another one of the same key may have
+    /// taken its place. True if it was taken out.
+    pub async fn withdraw_exactly(&self, db: Db, key: &PublicKey, text: &str) -> Result<bool, Error> {
+        let mut delete = redis::pipe();
+        delete.cmd("EVAL").arg(DELETE_EXACTLY).arg(1).arg(key.to_string()).arg(text);
+        let (deleted,): (i64,) = self.endorsements(db).run("withdraw an endorsement", &delete).await?;
+        Ok(deleted > 0)
+    }
+
     /// The endorsement of one key, unverified.
     pub async fn endorsement(&self, db: Db, key: &PublicKey) -> Result<Option<String>, Error> {
         read::one(self.endorsements(db), "read an endorsement", &key.to_string()).await
@@ -263,6 +272,10 @@ const CHAIN: i64 = 4;
 const STATEMENTS: i64 = 5;
 const DENIALS: i64 = 6;
 const ACKNOWLEDGEMENTS: i64 = 7;
+
+/// Deletes the entry of a name if it is the one that was read.
+const DELETE_EXACTLY: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
 /// The value of a denial: peers test only that there is one.
 const DENIED: &str = "1";

@@ -1,5 +1,6 @@
 //! A declaration ends when every verifier has acknowledged it, or names those that have not.
 
+use std::collections::BTreeSet;
 use std::process::Output;
 
 use rustix::process::Signal;
@@ -100,6 +101,44 @@ async fn a_verifier_that_has_not_acknowledged_is_named() {
     drop(stopped);
     let declared = declare(&world, &["taint", "--wait", "30s"]);
     assert_eq!(declared.status.code(), Some(0), "{}", said(&declared));
+}
+
+/// The red button: with all there it ends with 0 and the table; with one edge stopped it names it and ends with 2; run
+/// again it goes on with the same taint.
+#[tokio::test]
+async fn the_red_button_re_keys_everything_and_names_who_is_missing() {
+    let world = World::start().await;
+    let access: BTreeSet<String> = published(&world, 0).await;
+    let pressed = declare(&world, &["red-button", "--wait", "30s"]);
+    assert_eq!(pressed.status.code(), Some(0), "{}", said(&pressed));
+    for verifier in VERIFIERS {
+        let line = said(&pressed).lines().find(|line| line.starts_with(verifier)).unwrap().to_owned();
+        assert!(line.contains("acknowledged"), "{line}");
+    }
+    assert!(said(&pressed).contains("6 services make 7 new keys"), "{}", said(&pressed));
+    assert!(said(&pressed).contains("measured)"), "{}", said(&pressed));
+    // Public peers, which know of no head, find none of the dead keys.
+    assert!(published(&world, 0).await.is_disjoint(&access));
+    assert_eq!(published(&world, 1).await.len(), 5);
+
+    let stopped = Stopped::edge(&world, "ruby");
+    let pressed = declare(&world, &["red-button", "--wait", "5s"]);
+    assert_eq!(pressed.status.code(), Some(2), "{}", said(&pressed));
+    let last = said(&pressed).lines().last().unwrap().to_owned();
+    assert!(last.contains("1 of 6 verifiers") && last.contains("edge:ruby ("), "{last}");
+    drop(stopped);
+    let again = declare(&world, &["red-button", "--wait", "30s"]);
+    assert_eq!(again.status.code(), Some(0), "{}", said(&again));
+    // The edge may have caught up before it was asked; then the button means another taint.
+    let events = world.endorse().get("/chain").await.json().as_array().unwrap().len();
+    let went_on = said(&again).contains("going on with the taint");
+    assert_eq!(events, if went_on { 3 } else { 4 }, "{}", said(&again));
+}
+
+/// The names of a database of endorsements.
+async fn published(world: &World, database: u8) -> BTreeSet<String> {
+    let mut directory = world.directory(database).await;
+    redis::cmd("KEYS").arg("1AAI*").query_async(&mut directory).await.unwrap()
 }
 
 /// A directory that hangs acknowledges nothing: the declaration is made, and not said to have arrived.
