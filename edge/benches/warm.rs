@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use criterion::{BatchSize, Criterion};
-use edge::revocations::Denials;
-use edge::trust::TrustState;
+use edge::trust::{Denied, TrustState};
 use edge::verifier::issuers::Issuer;
 use edge::verifier::{AccessVerifier, Audience, Demand, Settings};
 use keychain::endorsement::Purpose;
@@ -43,17 +42,17 @@ impl Bench {
     fn new() -> Self {
         let hsm = Hsm::new(0, at(-1_000));
         let authd = key(100);
-        let denials = Denials::default();
+        let mut denied = Denied::default();
         for number in 0..10_000 {
-            denials.set(Digest::of(format!("banned {number}")), true);
+            denied.entries.set(&Digest::of(format!("banned {number}")), true);
         }
         let settings = Settings {
             clock_skew: Duration::from_secs(5),
             audience: Audience::default(),
             nonce_capacity: 16 << 20,
         };
-        let verifier = AccessVerifier::new(settings, denials);
-        let (trust, now) = (hsm.trust(at(0)), at(1));
+        let verifier = AccessVerifier::new(settings);
+        let (trust, now) = (hsm.trust(at(0)).denying(denied), at(1));
         let text = hsm.endorse(Purpose::Access, authd.public_key(), at(86_400));
         let issuer = Issuer::verify(&text, authd.public_key(), &trust, now).unwrap();
         verifier.issuers().keep(authd.public_key(), issuer);

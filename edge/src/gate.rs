@@ -7,6 +7,7 @@ use keychain::Refusal;
 use keychain::directory::Directory;
 
 use crate::clock;
+use crate::denials::DenialFeed;
 use crate::issuer_feed::IssuerFeed;
 use crate::revocations::RevocationFeed;
 use crate::trust::TrustFeed;
@@ -19,20 +20,28 @@ pub struct Gate {
     verifier: Arc<AccessVerifier>,
     trust: TrustFeed,
     issuers: IssuerFeed,
+    denials: DenialFeed,
     revocations: RevocationFeed,
 }
 
 impl Gate {
     /// A gate that learns from the directory.
-    pub fn start(directory: &Directory, updates: &Updates, trust: TrustFeed, settings: Settings) -> Self {
-        let revocations = RevocationFeed::start(directory, updates);
-        let verifier = Arc::new(AccessVerifier::new(settings, revocations.denials()));
+    pub fn start(
+        directory: &Directory,
+        updates: &Updates,
+        trust: TrustFeed,
+        denials: DenialFeed,
+        settings: Settings,
+    ) -> Self {
+        let revocations = RevocationFeed::start(directory, updates, trust.clone());
+        let verifier = Arc::new(AccessVerifier::new(settings));
         let issuers = IssuerFeed::start(directory, updates, trust.clone(), Arc::clone(&verifier));
-        Self { verifier, trust, issuers, revocations }
+        Self { verifier, trust, issuers, denials, revocations }
     }
 
     /// Waits until nothing is missing for a verdict: revocations and issuing keys are read.
     pub async fn ready(&self) {
+        self.denials.loaded().await;
         self.revocations.loaded().await;
         self.issuers.loaded().await;
     }
@@ -72,7 +81,9 @@ impl Gate {
         held("token", self.verifier.tokens_held());
         held("issuer", self.verifier.issuers().held());
         held("nonce", self.verifier.nonces().held() as u64);
-        held("revocation", self.revocations.denials().held() as u64);
+        let trust = self.trust.state();
+        held("denial", trust.denied().feed.denials().count() as u64);
+        held("revocation", trust.denied().entries.count() as u64);
     }
 }
 

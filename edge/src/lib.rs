@@ -11,7 +11,8 @@
 //! ```text
 //!              ┌ trust ──────────┐
 //!  directory ──┼ issuer_feed ────┼─▶ verifier ◀── gate ◀── proxy ◀── devices
-//!  (updates)   ├ revocations ────┘                           │
+//!  (updates)   ├ denials ────────┤                           │
+//!              ├ revocations ────┘                           │
 //!              └ own_key ◀── endorser ◀── hsmd               ├─▶ app
 //!                   └────────────── signs ───────────────────┘ (answers, respelt by ecma)
 //! ```
@@ -55,6 +56,7 @@
 
 pub mod acknowledger;
 pub mod clock;
+pub mod denials;
 pub mod ecma;
 pub mod endorser;
 pub mod gate;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use systemd::config::{self, ByteSize, Span};
 use systemd::listen::Address;
 
-use crate::{endorser, trust};
+use crate::{denials, endorser, trust};
 
 /// The file as it stands. Every key but the first eight has a default.
 #[derive(Debug, Deserialize)]
@@ -52,6 +52,10 @@ pub struct Config {
     /// Whether heads may be of any age: a directory that withholds denials is then believed for ever.
     #[serde(default)]
     pub insecure_any_head_age: bool,
+    /// Whether there is a denial feed. Without one, as with a public auth server, whoever can write to the directory
+    /// can un-ban.
+    #[serde(default)]
+    pub denial_feed: denials::Presence,
     /// This edge's origin as devices name it, `https://host`. Requests that name an audience must name this
     /// origin and the path they come to.
     pub audience: Option<String>,

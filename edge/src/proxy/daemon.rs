@@ -18,6 +18,7 @@ use super::config::Config;
 use super::routes::Routes;
 use super::{IN_PROGRESS_MAX, LONG_BODIES_MAX, Places, Shared, handle};
 use crate::acknowledger::{Acknowledger, Speaker};
+use crate::denials::{self, DenialFeed};
 use crate::endorser::Endorser;
 use crate::gate::Gate;
 use crate::own_key::{OwnKey, Plan};
@@ -59,7 +60,8 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     let metrics = Metrics::install("edge")?;
     let updates = Updates::follow(&directory);
     let feed = TrustFeed::start(&directory, &updates, Some(endorser.clone()), &trust_settings(&config)?)?;
-    let gate = Gate::start(&directory, &updates, feed.clone(), verifier_settings(&config));
+    let denials = DenialFeed::start(&directory, &updates, feed.clone(), &denial_settings(&config))?;
+    let gate = Gate::start(&directory, &updates, feed.clone(), denials, verifier_settings(&config));
     let ready = async {
         gate.ready().await;
         OwnKey::await_first(
@@ -166,6 +168,11 @@ fn trust_settings(config: &Config) -> Result<trust::Settings, Failure> {
         head_max_age: trust::head_max_age(config.head_max_age, config.insecure_any_head_age)
             .map_err(Failure::config)?,
     })
+}
+
+fn denial_settings(config: &Config) -> denials::Settings {
+    let (identity, state, presence) = (config.identity, config.state.clone(), config.denial_feed);
+    denials::Settings { identity, state, presence }
 }
 
 fn verifier_settings(config: &Config) -> Settings {

@@ -120,7 +120,9 @@ impl Follower {
         }
         let shown = self.shown(&chain, old.shown(), now);
         let remembered = self.remembered(&chain);
-        self.shared.state.store(Arc::new(TrustState::with_heads(chain, shown, old.head_max_age())));
+        let trust = TrustState::with_heads(chain, shown, old.head_max_age());
+        // Who is denied changes meanwhile.
+        self.shared.state.rcu(|newest| trust.clone().denying(newest.denied().clone()));
         self.shared.version.send_modify(|version| *version += 1);
         self.remember.send_replace(remembered);
     }

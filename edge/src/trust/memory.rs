@@ -171,7 +171,7 @@ fn behind(is_behind: bool) {
 
 /// Replaces a file so that a crash leaves the old or the new content, whole: write beside it, fsync,
 /// rename over it, fsync the directory.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
     let mut file = File::create(&beside)?;
     file.write_all(content)?;

@@ -1,5 +1,5 @@
-//! What this process trusts: the HSM chain, and what the HSM's heads deny and revoke (`PROTOCOL.md#head`), as one
-//! immutable value behind one swap.
+//! What this process trusts: the HSM chain, what the HSM's heads deny and revoke (`PROTOCOL.md#head`), and who is
+//! denied, as one immutable value behind one swap.
 //!
 //! One task merges what sources tell into what was accepted before, and puts the result in the place of the last one.
 //! The sources are the key directory and, for a service that hsmd endorses, hsmd itself over the road by which it does. Events and heads are merged as sets, so trust only moves forward: an emptied or rolled-back
@@ -12,6 +12,7 @@
 //!
 //! Readers take no lock and wait for nobody.
 
+mod denied;
 mod follower;
 pub mod memory;
 mod source;
@@ -32,6 +33,7 @@ use tokio::sync::{mpsc, watch};
 use crate::endorser::Endorser;
 use crate::task::Task;
 use crate::updates::Updates;
+pub use denied::{Denied, Entries};
 use follower::Follower;
 use memory::{Memory, Remembered};
 use source::{DirectorySource, HsmdSource};
@@ -123,7 +125,17 @@ impl TrustFeed {
         detail
     }
 
-    /// A number that grows whenever trust changes, to wait on.
+    /// Puts in force what `change` makes of who is denied. Others may change the rest of the trust meanwhile: then
+    /// `change` is asked again, on what they left.
+    pub fn deny(&self, mut change: impl FnMut(&mut Denied)) {
+        self.shared.state.rcu(|state| {
+            let mut denied = state.denied().clone();
+            change(&mut denied);
+            TrustState::clone(state).denying(denied)
+        });
+    }
+
+    /// A number that grows whenever trust changes, to wait on; not with who is denied.
     pub fn version(&self) -> watch::Receiver<u64> {
         self.shared.version.subscribe()
     }

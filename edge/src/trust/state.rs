@@ -6,6 +6,8 @@ use keychain::chain::Chain;
 use keychain::endorsement::Endorsement;
 use keychain::{Code, Refusal, Timestamp};
 
+use super::Denied;
+
 /// The chain together with what its heads deny and revoke, and how fresh they show it to be. A value that never
 /// changes: whoever judges a request holds one, and a newer one takes its place for the next request.
 #[derive(Debug, Clone)]
@@ -14,6 +16,7 @@ pub struct TrustState {
     /// When nothing newer than the chain existed, as the latest head showed that did show it.
     shown: Option<Timestamp>,
     head_max_age: Option<Duration>,
+    denied: Denied,
 }
 
 /// How long ago a head showed that nothing newer existed (`PROTOCOL.md#head-fresh`).
@@ -29,14 +32,25 @@ pub enum Freshness {
 
 impl TrustState {
     /// The trust that `chain` and the heads it has heard give, whatever their age.
-    pub const fn new(chain: Chain) -> Self {
-        Self { chain, shown: None, head_max_age: None }
+    pub fn new(chain: Chain) -> Self {
+        Self::with_heads(chain, None, None)
     }
 
     /// The same, for a verifier that refuses once no head has shown for `head_max_age` that nothing newer exists;
     /// `shown` is when one did.
-    pub const fn with_heads(chain: Chain, shown: Option<Timestamp>, head_max_age: Option<Duration>) -> Self {
-        Self { chain, shown, head_max_age }
+    pub fn with_heads(chain: Chain, shown: Option<Timestamp>, head_max_age: Option<Duration>) -> Self {
+        Self { chain, shown, head_max_age, denied: Denied::default() }
+    }
+
+    /// The same, with others denied.
+    #[must_use]
+    pub fn denying(self, denied: Denied) -> Self {
+        Self { denied, ..self }
+    }
+
+    /// Who is denied.
+    pub const fn denied(&self) -> &Denied {
+        &self.denied
     }
 
     /// The chain, with the heads that it has heard.

@@ -19,7 +19,6 @@ use keychain::token::{Claims, Token};
 use keychain::{Code, Nonce, PublicKey, Refusal, Timestamp, limits};
 
 use crate::nonces::NonceStore;
-use crate::revocations::Denials;
 use crate::trust::TrustState;
 pub use audience::Audience;
 use issuers::{Issuer, Issuers, Knowledge};
@@ -111,15 +110,14 @@ pub struct AccessVerifier {
     settings: Settings,
     tokens: Tokens,
     issuers: Issuers,
-    denials: Denials,
     nonces: NonceStore,
 }
 
 impl AccessVerifier {
-    /// A verifier that knows no key yet, and denies whom `denials` names.
-    pub fn new(settings: Settings, denials: Denials) -> Self {
+    /// A verifier that knows no key yet.
+    pub fn new(settings: Settings) -> Self {
         let nonces = NonceStore::new(settings.nonce_capacity);
-        Self { settings, tokens: Tokens::new(), issuers: Issuers::new(), denials, nonces }
+        Self { settings, tokens: Tokens::new(), issuers: Issuers::new(), nonces }
     }
 
     /// Judges one request at `now` by what is trusted.
@@ -140,7 +138,7 @@ impl AccessVerifier {
         token.claims().check_access_times(now, skew)?;
         request.check_time(now, skew)?;
         request.verify(token.device_key())?;
-        self.denials.check(token.claims(), now)?;
+        trust.denied().check(token.claims(), now)?;
         self.settings.audience.check(request.audience, demand.place)?;
         permit(token.claims(), demand.permission)?;
         trust.demand_fresh(now)?;

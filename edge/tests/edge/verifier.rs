@@ -3,8 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use edge::revocations::Denials;
-use edge::trust::TrustState;
+use edge::trust::{Denied, TrustState};
 use edge::verifier::issuers::Issuer;
 use edge::verifier::{AccessVerifier, Audience, Demand, Held, Settings};
 use flate2::Compression;
@@ -25,7 +24,7 @@ struct World {
     hsm: Hsm,
     authd: SigningKey,
     verifier: AccessVerifier,
-    denials: Denials,
+    denied: std::sync::Mutex<Denied>,
 }
 
 impl World {
@@ -35,10 +34,9 @@ impl World {
 
     fn with(audience: Audience) -> Self {
         let hsm = Hsm::new(0, at(-1_000));
-        let denials = Denials::default();
         let settings = Settings { clock_skew: SKEW, audience, nonce_capacity: 10_000 };
-        let verifier = AccessVerifier::new(settings, denials.clone());
-        let world = Self { hsm, authd: key(100), verifier, denials };
+        let verifier = AccessVerifier::new(settings);
+        let world = Self { hsm, authd: key(100), verifier, denied: std::sync::Mutex::default() };
         world.learn(&world.authd, at(12 * 3_600));
         world
     }
@@ -51,8 +49,13 @@ impl World {
     }
 
     fn check(&self, body: &str, now: Timestamp) -> Result<bool, Held> {
-        let trust = self.hsm.trust(now);
+        let trust = self.hsm.trust(now).denying(self.denied.lock().unwrap().clone());
         self.verifier.check(body.as_bytes(), DEMAND, &trust, now).map(|admitted| admitted.warm())
+    }
+
+    /// Writes or deletes an entry of database 3.
+    fn set_denied(&self, who: Digest, denied: bool) {
+        self.denied.lock().unwrap().entries.set(&who, denied);
     }
 
     #[track_caller]
@@ -272,10 +275,11 @@ fn what_cannot_be_known_is_told_last() {
     let session = Session::open(&world.authd, 200, at(0));
     let most = Some(Duration::from_mins(10));
     let trust = TrustState::with_heads(world.hsm.chain(at(0)), Some(at(0)), most);
-    let check = |body: &str, now| {
-        let verdict = world.verifier.check(body.as_bytes(), DEMAND, &trust, now);
+    let check_by = |trust: &TrustState, body: &str, now| {
+        let verdict = world.verifier.check(body.as_bytes(), DEMAND, trust, now);
         verdict.map(drop).map_err(|held| held.into_refusal().code())
     };
+    let check = |body: &str, now| check_by(&trust, body, now);
     let end = at(600);
     let last = end.minus(Duration::from_millis(1));
     assert_eq!(check(&session.request(nonce(1), last, INNER), last), Ok(()));
@@ -283,8 +287,9 @@ fn what_cannot_be_known_is_told_last() {
     assert_eq!(check(&body, end), Err(Code::StaleHead));
     assert_eq!(check(&body, last), Ok(()));
     let banned = session.request(nonce(3), end, INNER);
-    world.denials.set(session.claims.device, true);
-    assert_eq!(check(&banned, end), Err(Code::Revoked));
+    let mut denied = Denied::default();
+    denied.entries.set(&session.claims.device, true);
+    assert_eq!(check_by(&trust.clone().denying(denied), &banned, end), Err(Code::Revoked));
 }
 
 /// A denial of a device ends after 16 minutes: no token may outlive it.
@@ -310,11 +315,11 @@ fn a_ban_bites_at_once_and_lifts_at_once() {
     let session = Session::open(&world.authd, 200, at(0));
     assert!(world.check(&session.request(nonce(1), at(1), INNER), at(1)).is_ok());
     for who in [session.claims.device, session.claims.identity] {
-        world.denials.set(who, true);
+        world.set_denied(who, true);
         world.refused(&session.request(nonce(2), at(1), INNER), at(1), Code::Revoked);
-        world.denials.set(who, false);
+        world.set_denied(who, false);
     }
-    world.denials.set(Digest::of("another"), true);
+    world.set_denied(Digest::of("another"), true);
     assert!(world.check(&session.request(nonce(2), at(1), INNER), at(1)).is_ok());
 }
 

@@ -77,12 +77,18 @@ impl Directory {
 
     /// The newest message, unverified.
     pub async fn newest_of_feed(&self, identity: &Digest) -> Result<Option<String>, Error> {
-        read::one(&self.lanes.denials, "read the denial feed", &newest(identity)).await
+        self.readable("read the denial feed", newest(identity)).await
     }
 
     /// The newest snapshot, unverified.
     pub async fn snapshot(&self) -> Result<Option<String>, Error> {
-        read::one(&self.lanes.denials, "read the denial feed's snapshot", SNAPSHOT).await
+        self.readable("read the denial feed's snapshot", SNAPSHOT.to_owned()).await
+    }
+
+    /// A value; one that cannot be read is as if it were not there, and stops nothing else of the feed.
+    async fn readable(&self, operation: &'static str, name: String) -> Result<Option<String>, Error> {
+        let found = read::each(&self.lanes.denials, operation, vec![name]).await?;
+        Ok(found.into_iter().next().flatten())
     }
 
     /// The batches at `first` and the positions that follow it, as far as they are there without a hole, at most

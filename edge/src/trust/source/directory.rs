@@ -71,7 +71,9 @@ impl DirectorySource {
 
     /// The texts that may hold something new. Heads are read after events: one of an event not read yet waits.
     async fn read(&self, update: &Update) -> Result<Texts, directory::Error> {
-        let names: Vec<Digest> = update.names.iter().filter_map(|name| Digest::parse(name).ok()).collect();
+        let feed = keychain::feed::name(&self.shared.state.load().chain().prefix());
+        let names = update.names.iter().filter_map(|name| Digest::parse(name).ok());
+        let names: Vec<Digest> = names.filter(|name| *name != feed).collect();
         if update.everything || names.len() > SINGLE_READS_MAX {
             let events = self.directory.events().await?;
             return Ok(Texts { events, heads: self.directory.heads().await? });

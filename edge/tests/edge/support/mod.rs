@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod daemon;
+pub(crate) mod feed;
 pub(crate) mod fixture;
 pub(crate) mod hsm;
 pub(crate) mod redis;

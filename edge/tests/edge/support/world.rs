@@ -9,11 +9,13 @@ use edge::clock;
 use keychain::access::Response;
 use keychain::directory::{Db, Directory};
 use keychain::endorsement::{Endorsement, Expected, Purpose};
+use keychain::feed::{Entry, Position};
 use keychain::{Nonce, SigningKey, Timestamp};
 use tempfile::TempDir;
 
 use super::app::TestApp;
 use super::daemon::Daemon;
+use super::feed::Teller;
 use super::fixture::{Hsm, Session, key, nonce};
 use super::hsm::HsmService;
 use super::redis::Redis;
@@ -112,7 +114,22 @@ impl World {
             .publish(Db::Access, &issuer.public_key(), &text, Duration::from_hours(24))
             .await
             .unwrap();
+        self.begin_epoch(number, &[]).await;
         issuer
+    }
+
+    /// Begins an epoch of the denial feed, as authd does with a new key: with a snapshot.
+    pub(crate) async fn begin_epoch(&self, access: u32, entries: &[Entry]) -> Position {
+        let epoch = u64::try_from(clock::now().unix_millis()).unwrap();
+        let position = Position { epoch, number: 0 };
+        let teller = Teller::new(&self.hsm.hsm.lock().unwrap(), access);
+        teller.publish_snapshot(&self.directory, position, entries).await;
+        position
+    }
+
+    /// What authd with the access key of this world signs the denial feed with.
+    pub(crate) fn teller(&self) -> Teller {
+        Teller::new(&self.hsm.hsm.lock().unwrap(), 100)
     }
 
     /// Starts the edge again on the same state, without waiting for it.
@@ -188,6 +205,18 @@ impl World {
     /// What the edge remembers on disk.
     pub(crate) fn remembered(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("state/trust.json")).unwrap_or_default()
+    }
+
+    /// What the edge keeps of the denial feed.
+    pub(crate) fn kept_denials(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("state/denials.json")).unwrap_or_default()
+    }
+
+    /// Cuts what the edge keeps of the denial feed.
+    pub(crate) fn damage_denials(&self) {
+        let path = self.folder.path().join("state/denials.json");
+        let whole = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 2]).unwrap();
     }
 
     /// Deletes what the edge remembers.

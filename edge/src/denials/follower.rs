@@ -1,0 +1,247 @@
+//! The task that reads the feed.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use keychain::directory::{self, Directory};
+use keychain::feed::{Loading, Message, Position, State, Taken};
+use keychain::{Digest, Refusal, Timestamp};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use super::memory::Remembered;
+use crate::clock;
+use crate::trust::TrustFeed;
+use crate::updates::Subscription;
+
+/// Batches asked for at once.
+const PAGE: usize = 16;
+
+/// Batches that are read one after the other; beyond it a snapshot costs less.
+const GAP_MAX: u64 = 1_024;
+
+/// Pause before another attempt when the directory does not answer.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The feed is looked at this often, whatever was announced, and what has ended is dropped.
+const RESYNC: Duration = Duration::from_mins(1);
+
+/// Texts remembered as not acceptable, so that one is reported once.
+const REJECTED_MAX: usize = 64;
+
+pub(super) struct Follower {
+    directory: Directory,
+    trust: TrustFeed,
+    identity: Digest,
+    state: State,
+    /// What was known before a restart, at least.
+    floor: Option<Position>,
+    loaded: watch::Sender<bool>,
+    remember: watch::Sender<Option<State>>,
+    rejected: Vec<Digest>,
+    /// Whether the log says that the feed is waited for.
+    said: bool,
+}
+
+impl Follower {
+    pub(super) fn new(
+        directory: Directory,
+        trust: TrustFeed,
+        identity: Digest,
+        remembered: &Remembered,
+        loaded: watch::Sender<bool>,
+        remember: watch::Sender<Option<State>>,
+    ) -> Self {
+        let Remembered { position, state } = remembered.clone();
+        let follower = Self {
+            directory,
+            trust,
+            identity,
+            state: state.unwrap_or_default(),
+            floor: position,
+            loaded,
+            remember,
+            rejected: Vec::new(),
+            said: false,
+        };
+        follower.put_in_force();
+        follower
+    }
+
+    pub(super) async fn run(mut self, mut updates: Subscription) {
+        let name = keychain::feed::name(&self.identity).to_string();
+        let mut trust = self.trust.version();
+        let mut resync = tokio::time::interval(RESYNC);
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut pending, mut failing) = (true, false);
+        loop {
+            let retry = if pending { RETRY } else { Duration::MAX };
+            tokio::select! {
+                update = updates.next() => pending |= update.touches(&name),
+                // Signers that were not known yet may be now.
+                _ = trust.changed() => pending = true,
+                _ = resync.tick() => {
+                    pending = true;
+                    self.state.drop_ended(clock::now());
+                    self.put_in_force();
+                }
+                () = tokio::time::sleep(retry) => {}
+            }
+            if !pending {
+                continue;
+            }
+            match self.read().await {
+                Ok(()) => (pending, failing) = (false, false),
+                Err(error) => {
+                    if !failing {
+                        let error = &error as &dyn StdError;
+                        tracing::warn!(error, "cannot read the denial feed; trying again");
+                    }
+                    failing = true;
+                }
+            }
+            self.note();
+        }
+    }
+
+    /// Reads on from where the feed was left: first whom the newest message denies, then what lies between.
+    async fn read(&mut self) -> Result<(), directory::Error> {
+        loop {
+            let newest = self.directory.newest_of_feed(&self.identity).await?;
+            let newest = newest.and_then(|text| self.take(&text));
+            self.read_batches(newest).await?;
+            let is_known = newest.is_some_and(|newest| !self.state.wants(newest));
+            if is_known || !self.load_snapshot().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads the batches that follow what is known, unless a snapshot spares that.
+    async fn read_batches(&mut self, newest: Option<Position>) -> Result<(), directory::Error> {
+        let mut page = 1; // most often there is just one
+        while let Some(mine) = self.state.position() {
+            let is_far = newest.is_some_and(|newest| {
+                newest.epoch != mine.epoch || newest.number > mine.number.saturating_add(GAP_MAX)
+            });
+            if is_far && self.load_snapshot().await? {
+                continue;
+            }
+            for text in self.directory.batches(mine.next(), page).await? {
+                self.take(&text);
+            }
+            if self.state.position() == Some(mine) {
+                return Ok(());
+            }
+            page = PAGE;
+        }
+        Ok(())
+    }
+
+    /// Takes in a batch, as far as it counts. Answers where a message stands that is authd's.
+    fn take(&mut self, text: &str) -> Option<Position> {
+        let trust = self.trust.state();
+        let message = Message::parse(text);
+        let verdict = message
+            .as_ref()
+            .map_err(Refusal::clone)
+            .and_then(|message| message.verify(trust.chain(), clock::now()));
+        match verdict {
+            Ok(proven) => {
+                match self.state.take(proven) {
+                    Taken::Next | Taken::Ahead => self.put_in_force(),
+                    Taken::Old => {}
+                    Taken::TooMany => {
+                        metrics::counter!("verifier_denial_feed_refused_total", "code" => "full")
+                            .increment(1);
+                        tracing::error!(
+                            "the denial feed denies more than can be held; the rest is not taken in"
+                        );
+                    }
+                }
+                Some(proven.position())
+            }
+            Err(refusal) => {
+                self.reject(text, &refusal);
+                None
+            }
+        }
+    }
+
+    /// Reads a snapshot that says more than is known; false if there is none that is whole.
+    async fn load_snapshot(&mut self) -> Result<bool, directory::Error> {
+        let Some(text) = self.directory.snapshot().await? else { return Ok(false) };
+        let loading = {
+            let trust = self.trust.state();
+            let message = Message::parse(&text);
+            let proven = message
+                .as_ref()
+                .map_err(Refusal::clone)
+                .and_then(|message| message.verify(trust.chain(), clock::now()));
+            match proven {
+                Ok(proven) if self.state.wants(proven.position()) => Loading::begin(proven),
+                Ok(_) => None,
+                Err(refusal) => {
+                    self.reject(&text, &refusal);
+                    None
+                }
+            }
+        };
+        let Some(loading) = loading else { return Ok(false) };
+        let chunks = self.directory.chunks(loading.chunks()).await?;
+        let Some(chunks) = chunks.into_iter().collect::<Option<Vec<String>>>() else {
+            return Ok(false); // authd writes it again
+        };
+        match loading.finish(&chunks) {
+            Ok(state) => {
+                self.state = state;
+                self.put_in_force();
+                Ok(true)
+            }
+            Err(refusal) => {
+                self.reject(&text, &refusal);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Puts what was accepted in force, and only then has it remembered.
+    fn put_in_force(&self) {
+        let state = self.state.clone();
+        self.trust.deny(|denied| denied.feed = state.clone());
+        if self.state.position().is_some_and(|mine| self.floor.is_none_or(|floor| floor <= mine)) {
+            self.loaded.send_replace(true);
+            self.remember.send_replace(Some(state));
+        }
+    }
+
+    fn reject(&mut self, text: &str, refusal: &Refusal) {
+        let fingerprint = Digest::of(text);
+        if self.rejected.contains(&fingerprint) {
+            return;
+        }
+        if self.rejected.len() >= REJECTED_MAX {
+            self.rejected.remove(0);
+        }
+        self.rejected.push(fingerprint);
+        metrics::counter!("verifier_denial_feed_refused_total", "code" => refusal.code().as_str())
+            .increment(1);
+        tracing::warn!(%refusal, "a message of the denial feed does not count; passed over");
+    }
+
+    /// Sets the gauge, and says what is waited for.
+    fn note(&mut self) {
+        if !*self.loaded.borrow() && !self.said {
+            self.said = true;
+            let (known, demanded) = (self.state.position(), self.floor);
+            tracing::info!(
+                ?known,
+                ?demanded,
+                "waiting for authd's denial feed; nobody is admitted before it was read"
+            );
+        }
+        let age = |issued_at: Timestamp| clock::now().since(issued_at).as_secs_f64();
+        let age = self.state.issued_at().map_or(f64::INFINITY, age);
+        metrics::gauge!("verifier_denial_feed_age_seconds").set(age);
+    }
+}

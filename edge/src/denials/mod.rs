@@ -1,0 +1,81 @@
+//! Follows the denial feed (`PROTOCOL.md#feed-reading`): whom authd denies, signed by authd.
+//!
+//! What the feed said stays until the feed says otherwise: an emptied, rolled-back or hostile directory lifts nothing.
+//! It is a part of the trust of this process, in force before it is written to disk. After a restart it is read from
+//! there, and nobody is admitted before as much is known again as was known then.
+
+mod follower;
+mod memory;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use keychain::Digest;
+use keychain::directory::Directory;
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use crate::task::Task;
+use crate::trust::TrustFeed;
+use crate::updates::Updates;
+use follower::Follower;
+pub use memory::Error;
+use memory::Memory;
+
+/// Whether there is a denial feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Presence {
+    /// The auth server is a public one, whose denials stand in database 3 alone.
+    Absent,
+    /// Nobody is admitted before it was read.
+    #[default]
+    Required,
+}
+
+/// What is followed, and where it is remembered.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The pinned prefix, whose feed it is.
+    pub identity: Digest,
+    /// The daemon's state directory.
+    pub state: PathBuf,
+    /// Whether there is a feed.
+    pub presence: Presence,
+}
+
+/// Keeps what the feed says current, in the trust of this process. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct DenialFeed {
+    loaded: watch::Receiver<bool>,
+    _tasks: Arc<[Task]>,
+}
+
+impl DenialFeed {
+    /// Begins to follow the feed. What was remembered is in force at once.
+    pub fn start(
+        directory: &Directory,
+        updates: &Updates,
+        trust: TrustFeed,
+        settings: &Settings,
+    ) -> Result<Self, Error> {
+        if settings.presence == Presence::Absent {
+            return Ok(Self { loaded: watch::channel(true).1, _tasks: Arc::new([]) });
+        }
+        let memory = Memory::open(&settings.state, settings.identity)?;
+        let (loaded, is_loaded) = watch::channel(false);
+        let (remember, wanted) = watch::channel(None);
+        let follower =
+            Follower::new(directory.clone(), trust, settings.identity, memory.remembered(), loaded, remember);
+        let tasks = [Task::spawn(memory.keep_up(wanted)), Task::spawn(follower.run(updates.subscribe()))];
+        Ok(Self { loaded: is_loaded, _tasks: Arc::new(tasks) })
+    }
+
+    /// Waits until as much is known as was before a restart, or anything at all.
+    pub async fn loaded(&self) {
+        let mut loaded = self.loaded.clone();
+        if loaded.wait_for(|loaded| *loaded).await.is_err() {
+            std::future::pending::<()>().await; // the feed never ends before its owner
+        }
+    }
+}
