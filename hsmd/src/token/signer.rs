@@ -1,4 +1,7 @@
-//! The one thread that talks to a token, and the bounded queue before it.
+//! One actor a token: a thread that owns the backend, and the bounded queue before it.
+//!
+//! [`Signer`] is the actor's address: callers share it, and it can do nothing but put work into the queue and wait. What
+//! the work needs (the backend, the handles of its keys) is the actor's own, so that no lock is held during a call.
 //!
 //! A token serves one signature at a time whatever its callers do, and some modules crash when two
 //! threads call them: so each token has one thread, callers wait for its answers, and a caller that
@@ -6,11 +9,11 @@
 //! ([`Class`]), equal signatures are made once, and the thread climbs the ladder out of a fault: try
 //! again on a new session, then on a freshly initialised module ([`crate::token::backend::Rung`]).
 
+mod actor;
 mod progress;
 mod queue;
 #[cfg(test)]
 mod tests;
-mod vault;
 
 use std::{sync::Arc, thread, time::Duration, time::Instant};
 
@@ -18,17 +21,16 @@ use keychain::{PublicKey, Signature};
 use tokio::sync::oneshot;
 
 use crate::token::backend::{Backend, DeviceLog, Fault, Handle, Inventory, Key, KeyId, WrapKeyId, Wrapped};
+use actor::Actor;
 use progress::Progress;
-use queue::{Next, Queue, Wanted, Work};
-use vault::Vault;
+use queue::{Queue, Wanted, Work};
 
 pub use queue::{Class, PROBE_PATIENCE, SHARED_MAX};
 
 /// How long a caller waits for the token: the queue of the slowest device, and one climb of the ladder.
 pub const DEADLINE: Duration = Duration::from_secs(12);
 
-/// Hands work to the thread of one token. Cloning shares it; the thread ends, and closes its token, once
-/// every clone is gone.
+/// The address of one token's actor. Cloning shares it; the actor ends, and closes its token, once every clone is gone.
 #[derive(Clone)]
 pub struct Signer(Arc<Handed>);
 
@@ -53,13 +55,13 @@ impl Signer {
         let handed = Handed { queue: Arc::clone(&queue), progress: Arc::clone(&progress), log };
         let thread = thread::Builder::new()
             .name("signer".to_owned())
-            .spawn(move || work(&queue, &mut Vault::new(backend, progress)))?;
+            .spawn(move || Actor::new(backend, queue, progress).run())?;
         Ok((Self(Arc::new(handed)), thread))
     }
 
     /// Makes a key pair under `id`.
     pub async fn generate(&self, id: KeyId) -> Result<Key, Fault> {
-        self.ask("generate", move |vault| vault.generate(id)).await
+        self.ask("generate", move |actor| actor.generate(id)).await
     }
 
     /// Signs a SHA-256 digest with the key whose public half is `public_key`. A request that equals one which
@@ -77,12 +79,12 @@ impl Signer {
 
     /// The wrap keys that keys can be carried under, proven to confine them.
     pub async fn wrap_keys(&self) -> Result<Vec<WrapKeyId>, Fault> {
-        self.ask("wrap keys", Vault::wrap_keys).await
+        self.ask("wrap keys", Actor::wrap_keys).await
     }
 
     /// Encrypts a key under a wrap key.
     pub async fn wrap(&self, public_key: PublicKey, under: WrapKeyId) -> Result<Wrapped, Fault> {
-        self.ask("wrap", move |vault| vault.wrap(&public_key, under)).await
+        self.ask("wrap", move |actor| actor.wrap(&public_key, under)).await
     }
 
     /// Takes in a key that another token encrypted, under `id`, and proves that it signs.
@@ -93,39 +95,39 @@ impl Signer {
         wrapped: Wrapped,
         under: WrapKeyId,
     ) -> Result<(), Fault> {
-        self.ask("unwrap", move |vault| vault.unwrap(id, &public_key, &wrapped, under)).await
+        self.ask("unwrap", move |actor| actor.unwrap(id, &public_key, &wrapped, under)).await
     }
 
     /// Lists what is on the token.
     pub async fn inventory(&self) -> Result<Inventory, Fault> {
-        self.ask("list", Vault::inventory).await
+        self.ask("list", Actor::inventory).await
     }
 
     /// The same through a connection made wholly anew: what a module remembers of the token, another process
     /// may have changed.
     pub async fn inventory_afresh(&self) -> Result<Inventory, Fault> {
-        self.ask("list", Vault::inventory_afresh).await
+        self.ask("list", Actor::inventory_afresh).await
     }
 
     /// Destroys the key whose public half is `public_key`; nothing if there is none.
     pub async fn retire(&self, public_key: PublicKey) -> Result<(), Fault> {
-        self.ask("destroy", move |vault| vault.retire(&public_key)).await
+        self.ask("destroy", move |actor| actor.retire(&public_key)).await
     }
 
     /// Destroys what a handle of the newest inventory names.
     pub async fn destroy(&self, handle: Handle) -> Result<(), Fault> {
-        self.ask("destroy", move |vault| vault.destroy(handle)).await
+        self.ask("destroy", move |actor| actor.destroy(handle)).await
     }
 
     /// The device's certificate about the key whose public half is `public_key`, DER, checked; none where the
     /// device issues none.
     pub async fn attest(&self, public_key: PublicKey) -> Result<Option<Vec<u8>>, Fault> {
-        self.ask("attest", move |vault| vault.attest(&public_key)).await
+        self.ask("attest", move |actor| actor.attest(&public_key)).await
     }
 
     /// How many more objects fit on the token; none where it does not tell.
     pub async fn free_objects(&self) -> Result<Option<u32>, Fault> {
-        self.ask("storage", Vault::free_objects).await
+        self.ask("storage", Actor::free_objects).await
     }
 
     /// Requests in the queue or at the token now.
@@ -174,15 +176,15 @@ impl Signer {
     async fn ask<T: Send + 'static>(
         &self,
         op: &'static str,
-        work: impl FnOnce(&mut Vault) -> Result<T, Fault> + Send + 'static,
+        work: impl FnOnce(&mut Actor) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(move |vault: &mut Vault| {
+        let job = Box::new(move |actor: &mut Actor| {
             if reply.is_closed() {
                 return;
             }
             let start = Instant::now();
-            let done = work(vault);
+            let done = work(actor);
             record(op, start, &done);
             drop(reply.send(done));
         });
@@ -196,32 +198,6 @@ async fn wait<T>(answer: oneshot::Receiver<Result<T, Fault>>) -> Result<T, Fault
         Ok(Ok(done)) => done,
         Ok(Err(_)) => Err(Fault::Stopped),
         Err(_) => Err(Fault::Timeout { seconds: DEADLINE.as_secs() }),
-    }
-}
-
-/// The thread.
-fn work(queue: &Queue, vault: &mut Vault) {
-    // However the thread ends, nobody waits for it in vain.
-    let _ended = Ending(queue);
-    while let Some(next) = queue.next() {
-        match next {
-            Next::Job(job) => job(vault),
-            Next::Sign(public_key, digest) => {
-                let start = Instant::now();
-                let outcome = vault.sign(&public_key, &digest);
-                record("sign", start, &outcome);
-                queue.signed(outcome);
-            }
-        }
-        queue.done();
-    }
-}
-
-struct Ending<'a>(&'a Queue);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.end();
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use keychain::{PublicKey, Signature};
 use tokio::sync::oneshot;
 
-use super::vault::Vault;
+use super::actor::Actor;
 use crate::token::backend::Fault;
 
 /// What a request is for: the token serves the first class that has any waiting.
@@ -70,7 +70,7 @@ pub const SHARED_MAX: usize = 256;
 pub(super) type Waiter = oneshot::Sender<Result<Signature, Fault>>;
 
 /// Work of any other kind.
-pub(super) type Job = Box<dyn FnOnce(&mut Vault) + Send>;
+pub(super) type Job = Box<dyn FnOnce(&mut Actor) + Send>;
 
 /// A signature that one or more callers wait for.
 pub(super) struct Wanted {

@@ -1,51 +1,81 @@
-//! A backend and where its keys are: what lives on the thread, and climbs the ladder out of a fault.
+//! The actor of one token: it owns the backend and knows where its keys are, takes its work from the one queue, and climbs
+//! the ladder out of a fault.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
 use keychain::{PublicKey, Signature};
 
-use super::Progress;
+use super::{
+    Progress,
+    queue::{Next, Queue},
+    record,
+};
 use crate::token::backend::{Backend, Fault, Handle, Inventory, Key, KeyId, Rung, WrapKeyId, Wrapped};
 
 /// Retired keys that are remembered: signatures that waited while their generation was left ask for the
 /// newest few.
 const RETIRED_MAX: usize = 64;
 
-pub(super) struct Vault {
+pub(super) struct Actor {
     backend: Box<dyn Backend>,
     /// Handles of this connection. Emptied by a reconnect.
     handles: HashMap<PublicKey, Handle>,
     /// Keys that are not on the token any more, newest last: what waits for one is told so at once, and
     /// does not cost a listing of the token.
     retired: VecDeque<PublicKey>,
+    queue: Arc<Queue>,
     progress: Arc<Progress>,
 }
 
-impl Vault {
-    pub(super) fn new(backend: Box<dyn Backend>, progress: Arc<Progress>) -> Self {
+impl Drop for Actor {
+    /// However the thread ends, nobody waits for it in vain.
+    fn drop(&mut self) {
+        self.queue.end();
+    }
+}
+
+impl Actor {
+    pub(super) fn new(backend: Box<dyn Backend>, queue: Arc<Queue>, progress: Arc<Progress>) -> Self {
         progress.connected(backend.identity());
-        Self { backend, handles: HashMap::new(), retired: VecDeque::new(), progress }
+        Self { backend, handles: HashMap::new(), retired: VecDeque::new(), queue, progress }
+    }
+
+    /// The thread: works until nobody can ask any more.
+    pub(super) fn run(mut self) {
+        while let Some(next) = self.queue.next() {
+            match next {
+                Next::Job(job) => job(&mut self),
+                Next::Sign(public_key, digest) => {
+                    let start = Instant::now();
+                    let outcome = self.sign(&public_key, &digest);
+                    record("sign", start, &outcome);
+                    self.queue.signed(outcome);
+                }
+            }
+            self.queue.done();
+        }
     }
 
     pub(super) fn generate(&mut self, id: KeyId) -> Result<Key, Fault> {
         // A generation that failed after its effect leaves a second key under the id: the reconciliation of
         // token and ledger that follows destroys it, because the ledger does not name it.
-        let key = self.climb(|vault| vault.call(|backend| backend.generate(id)))?;
+        let key = self.climb(|actor| actor.call(|backend| backend.generate(id)))?;
         self.handles.insert(key.public_key, key.handle);
         Ok(key)
     }
 
     pub(super) fn wrap_keys(&mut self) -> Result<Vec<WrapKeyId>, Fault> {
-        self.climb(|vault| vault.call(|backend| backend.wrap_keys()))
+        self.climb(|actor| actor.call(|backend| backend.wrap_keys()))
     }
 
     pub(super) fn wrap(&mut self, public_key: &PublicKey, under: WrapKeyId) -> Result<Wrapped, Fault> {
-        self.climb(|vault| {
-            let handle = vault.find(public_key)?.ok_or(Fault::NoSuchKey(*public_key))?;
-            vault.call(|backend| backend.wrap(handle, under))
+        self.climb(|actor| {
+            let handle = actor.find(public_key)?.ok_or(Fault::NoSuchKey(*public_key))?;
+            actor.call(|backend| backend.wrap(handle, under))
         })
     }
 
@@ -57,26 +87,26 @@ impl Vault {
         under: WrapKeyId,
     ) -> Result<(), Fault> {
         let mut again = false;
-        let key = self.climb(|vault| {
+        let key = self.climb(|actor| {
             // The attempt before may have had its effect.
-            if again && let Some(handle) = vault.find(public_key)? {
+            if again && let Some(handle) = actor.find(public_key)? {
                 return Ok(handle);
             }
             again = true;
-            vault.call(|backend| backend.unwrap(id, public_key, wrapped, under)).map(|key| key.handle)
+            actor.call(|backend| backend.unwrap(id, public_key, wrapped, under)).map(|key| key.handle)
         })?;
         self.retired.retain(|retired| retired != public_key);
         self.handles.insert(*public_key, key);
         Ok(())
     }
 
-    pub(super) fn sign(&mut self, public_key: &PublicKey, digest: &[u8; 32]) -> Result<Signature, Fault> {
+    fn sign(&mut self, public_key: &PublicKey, digest: &[u8; 32]) -> Result<Signature, Fault> {
         if self.retired.contains(public_key) {
             return Err(Fault::NoSuchKey(*public_key));
         }
-        self.climb(|vault| {
-            let handle = vault.find(public_key)?.ok_or(Fault::NoSuchKey(*public_key))?;
-            vault.call(|backend| backend.sign(handle, digest))
+        self.climb(|actor| {
+            let handle = actor.find(public_key)?.ok_or(Fault::NoSuchKey(*public_key))?;
+            actor.call(|backend| backend.sign(handle, digest))
         })
     }
 
@@ -92,8 +122,8 @@ impl Vault {
     }
 
     pub(super) fn retire(&mut self, public_key: &PublicKey) -> Result<(), Fault> {
-        self.climb(|vault| match vault.find(public_key)? {
-            Some(handle) => vault.call(|backend| backend.destroy(handle)),
+        self.climb(|actor| match actor.find(public_key)? {
+            Some(handle) => actor.call(|backend| backend.destroy(handle)),
             None => Ok(()),
         })?;
         self.handles.remove(public_key);
@@ -109,12 +139,12 @@ impl Vault {
     }
 
     pub(super) fn attest(&mut self, public_key: &PublicKey) -> Result<Option<Vec<u8>>, Fault> {
-        let attested = self.climb(|vault| {
-            if !vault.backend.capabilities().attestation {
+        let attested = self.climb(|actor| {
+            if !actor.backend.capabilities().attestation {
                 return Ok(None);
             }
-            let handle = vault.find(public_key)?.ok_or(Fault::NoSuchKey(*public_key))?;
-            vault.call(|backend| backend.attest(handle))
+            let handle = actor.find(public_key)?.ok_or(Fault::NoSuchKey(*public_key))?;
+            actor.call(|backend| backend.attest(handle))
         });
         // A certificate names its device.
         self.progress.connected(self.backend.identity());
@@ -122,7 +152,7 @@ impl Vault {
     }
 
     pub(super) fn free_objects(&mut self) -> Result<Option<u32>, Fault> {
-        self.climb(|vault| vault.call(|backend| backend.free_objects()))
+        self.climb(|actor| actor.call(|backend| backend.free_objects()))
     }
 
     /// The handle of a key, looked up on the token if this connection has not met it.
