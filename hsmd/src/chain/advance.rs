@@ -48,7 +48,7 @@ pub struct Advanced {
     pub repeated: bool,
 }
 
-/// Composes the lines of the audit trail that tell of an event.
+/// Composes the lines of the audit trail about an event.
 type Lines<'a> = dyn Fn(&Advanced) -> Vec<Record> + Send + Sync + 'a;
 
 /// An attempt in one turn.
@@ -149,7 +149,7 @@ impl Keeper {
             }
         };
         failure_point::pass(step, "after-sign");
-        // 5. The event is committed, with its signature and the line of the audit trail that tells of it.
+        // 5. The event is committed, with its signature and its line of the audit trail.
         failure_point::write(step, "before-commit")?;
         let lines = lines(&answer(view.live(), extended.live(), false));
         let committed = self.ledger.commit(Some(newest.id), extended.live(), lines).await;

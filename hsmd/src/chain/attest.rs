@@ -31,7 +31,7 @@ impl Keeper {
     }
 
     /// The certificates about the keys of generations that have begun. The next key is committed to and not
-    /// known: its certificate, which says what it is, is told when its generation has begun.
+    /// known: its certificate, which says what it is, is published when its generation has begun.
     pub async fn attestations(&self) -> Result<Vec<Attested>, Error> {
         let view = self.seen().ok_or_else(|| Error::State(self.chain_state()))?;
         let mut kept = self.ledger.attestations().await?;
@@ -43,7 +43,7 @@ impl Keeper {
         Ok(attested.collect())
     }
 
-    /// How many more objects fit on the token; none where it does not tell.
+    /// How many more objects fit on the token; none where the device does not say.
     pub async fn free_objects(&self) -> Result<Option<u32>, Error> {
         Ok(self.tokens.free_objects().await?)
     }

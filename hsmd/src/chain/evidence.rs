@@ -53,7 +53,7 @@ pub(super) struct Evidence {
     restored: Option<String>,
     /// The newest event when another holder of its key was found, and how that shows.
     rival: Option<(Digest, String)>,
-    /// How long a report of what is published is waited for; nothing if nobody reports.
+    /// How long a report of what is published is waited for; nothing if there is no publisher.
     patience: Option<Duration>,
     /// Until when one is waited for.
     awaited: Option<Instant>,
@@ -65,7 +65,7 @@ impl Evidence {
         self.restored.as_deref()
     }
 
-    /// How it shows that somebody else has the keys of the event `newest`: once another follows, what stood beside it is
+    /// How another holder of the keys of the event `newest` shows: once another follows, what stood beside it is
     /// a branch that was left.
     pub(super) fn rival_of(&self, newest: &Digest) -> Option<&str> {
         self.rival.as_ref().filter(|(of, _)| of == newest).map(|(_, evidence)| evidence.as_str())
@@ -75,7 +75,7 @@ impl Evidence {
         self.rival = Some((newest, shown));
     }
 
-    /// Waits for the next report, if somebody reports.
+    /// Waits for the next report, if there is a publisher.
     pub(super) fn await_report(&mut self) {
         self.awaited = self.patience.and_then(|patience| Instant::now().checked_add(patience));
     }
@@ -106,7 +106,7 @@ impl Keeper {
         self.learn(|evidence| evidence.awaited = None).await
     }
 
-    /// That somebody reports what is published: after the ledger was lost, or restored, a report is waited for so long.
+    /// Notes that there is a publisher: after the ledger was lost, or restored, a report is waited for so long.
     pub(super) fn expect_reports(&self, patience: Duration) {
         self.evidence().patience = Some(patience);
     }
@@ -136,7 +136,7 @@ impl Keeper {
         .await
     }
 
-    /// Takes in how it shows that somebody else has the keys of the newest event.
+    /// Takes in how another holder of the newest event's keys shows.
     pub(super) async fn note_rival(&self, newest: Digest, shown: String) -> Result<(), Error> {
         self.learn(|evidence| evidence.note_rival(newest, shown)).await
     }
@@ -146,7 +146,7 @@ impl Keeper {
         self.learn(|evidence| (evidence.rival, evidence.published) = (None, None)).await
     }
 
-    /// How it shows that somebody else signs with the keys of the newest event.
+    /// How another holder of the newest event's keys shows.
     pub fn rival(&self) -> Option<String> {
         let newest = self.seen()?.live().id();
         self.evidence().rival_of(&newest).map(str::to_owned)

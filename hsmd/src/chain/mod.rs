@@ -5,7 +5,7 @@
 //! A process may die between any two steps, and a write may fail and yet be persisted. Both end in the same place:
 //! the tokens are surveyed and held against the ledger (`reconcile`), what is to be done is decided by a pure
 //! function (`plan`), and the chain is in one of a few states (`state`), each with a name, a cause and a cure.
-//! In most of them nothing is signed. Only the daemon's watcher and operators reconcile: whoever asks for a signature
+//! In most of them nothing is signed. Only the daemon's watcher and operators reconcile: a caller who asks for a signature
 //! meanwhile is refused with the state that is known.
 
 mod advance;
@@ -158,7 +158,7 @@ impl Keeper {
         }
     }
 
-    /// Resolves when somebody's signature has failed since this was last asked.
+    /// Resolves when a signature has failed since this was last asked.
     pub async fn suspected(&self) {
         self.suspicion.notified().await;
     }
@@ -204,6 +204,11 @@ impl Keeper {
     /// What was kept of devices' own logs since this was last asked.
     pub fn device_log(&self) -> Vec<Kept> {
         self.tokens.device_log()
+    }
+
+    /// Keeps what could not be written of devices' own logs until it is asked for again.
+    pub fn put_back_device_log(&self, kept: Vec<Kept>) {
+        self.tokens.put_back_device_log(kept);
     }
 
     /// Whether a signer's thread is gone.

@@ -54,7 +54,7 @@ pub(super) struct Known<'a> {
     pub(super) copies: &'a [(&'static str, Tail)],
     /// How a head proves that the ledger was restored.
     pub(super) restored: Option<&'a str>,
-    /// How it showed before that somebody else has the keys of the newest event.
+    /// How another holder of the newest event's keys showed before.
     pub(super) rival: Option<&'a str>,
     /// Whether what is published is still to be compared.
     pub(super) is_awaited: bool,

@@ -21,7 +21,7 @@ use crate::{
     token::backend::Fault,
 };
 
-/// A published chain that somebody brought: whole, in order, every rule verified.
+/// A published chain that an operator brought: whole, in order, every rule verified.
 pub struct Brought(Vec<SignedEvent>);
 
 /// What the operator says of a key on the token that the chain brought does not explain, but a rotation under way
@@ -46,7 +46,7 @@ impl Unfinished {
         }
     }
 
-    /// Whether the operator says that nobody has more than the chain brought.
+    /// Whether the operator says that the chain brought is the newest.
     const fn is_newest(self) -> bool {
         matches!(self, Self::Discard | Self::LiveKeyLost)
     }
@@ -71,7 +71,7 @@ pub struct Recovered {
 type Lines<'a> = &'a (dyn Fn(&Recovered) -> Vec<Record> + Send + Sync);
 
 impl Brought {
-    /// Reads a JSON array of published events, as a keysd or `GET /chain` tells it, and verifies the whole.
+    /// Reads a JSON array of published events, as a keysd or `GET /chain` answers it, and verifies the whole.
     /// It takes about 100 µs an event and blocks.
     pub fn parse(text: &[u8]) -> Result<Self, Refusal> {
         let published: Vec<&RawValue> = serde_json::from_slice(text)

@@ -67,7 +67,7 @@ impl Keeper {
     /// Has the live generation sign the message that `compose` makes of the view, which names that generation.
     ///
     /// If the generation is left before the signature is there, it is made again by the one that followed:
-    /// nobody is given the signature of a generation that may just have been tainted. While the state allows no
+    /// no caller is given the signature of a generation that may just have been tainted. While the state allows no
     /// signature this answers with the state, and sets off nothing.
     pub(super) async fn sign_by_live<T>(
         &self,

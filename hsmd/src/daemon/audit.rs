@@ -36,10 +36,9 @@ pub async fn start(audit: &Audit, keeper: &Keeper, policy: &PolicyFile) -> Resul
 
 /// Writes what is due, for ever.
 pub async fn run(audit: &Audit, keeper: &Keeper) {
-    let mut device = Vec::new();
     loop {
         tokio::time::sleep(INTERVAL).await;
-        write_due(audit, keeper, &mut device).await;
+        write_due(audit, keeper).await;
     }
 }
 
@@ -49,7 +48,7 @@ pub async fn stop(audit: &Audit, keeper: &Keeper) {
         tracing::error!("hsmd ends in the midst of an operation");
     }
     let last = async {
-        write_due(audit, keeper, &mut Vec::new()).await;
+        write_due(audit, keeper).await;
         audit.append(vec![Record::new(Kind::Stop)]).await
     };
     match tokio::time::timeout(STOP_MAX, last).await {
@@ -62,23 +61,29 @@ pub async fn stop(audit: &Audit, keeper: &Keeper) {
     }
 }
 
-/// Writes who was refused, and what the device's own log has come to: `device` holds what could not be written yet.
-async fn write_due(audit: &Audit, keeper: &Keeper, device: &mut Vec<Record>) {
-    /// Lines about the device that are kept: its log has its own files besides.
-    const KEPT_MAX: usize = 64;
-    device.extend(keeper.device_log().iter().map(device_line));
-    device.truncate(KEPT_MAX);
+/// Writes who was refused, and what the device's own log has come to. What cannot be written is written later.
+async fn write_due(audit: &Audit, keeper: &Keeper) {
     let refusals = audit.write_refusals().await;
-    let written = match audit.demand_writable() {
-        Ok(()) if !device.is_empty() => audit.append(device.clone()).await.map(|()| device.clear()),
-        _ => Ok(()),
-    };
-    if let Err(error) = refusals.and(written) {
+    let device = write_device_log(audit, keeper).await;
+    if let Err(error) = refusals.and(device) {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
             "lines of the audit trail are written later"
         );
     }
+}
+
+async fn write_device_log(audit: &Audit, keeper: &Keeper) -> Result<(), Error> {
+    audit.demand_writable()?;
+    let kept = keeper.device_log();
+    if kept.is_empty() {
+        return Ok(());
+    }
+    let written = audit.append(kept.iter().map(device_line).collect()).await;
+    if written.is_err() {
+        keeper.put_back_device_log(kept);
+    }
+    written
 }
 
 fn device_line(kept: &Kept) -> Record {

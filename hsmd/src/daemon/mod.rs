@@ -42,7 +42,7 @@ use reload::Reload;
 use status::{failure, status};
 use supervise::{Ending, exit_in_any_case};
 
-/// How long tokens may take to close after a start that failed.
+/// How long tokens may take to close after a start that failed, or when this process cannot go on.
 const ABANDON_MAX: Duration = Duration::from_secs(2);
 
 /// What was read before anything is opened.
@@ -101,8 +101,10 @@ pub async fn run(loaded: Loaded, metrics: Metrics, mut stop: JoinHandle<()>) -> 
     // After what a start writes into the ledger: SoftHSM rewrites its token in place at a login, and a process that dies
     // at a commit must not die in the midst of that.
     threads.begin();
-    // A process that cannot go on does not wait for a token that does not answer.
-    Box::pin(daemon.serve(reload, stop)).await.map_err(restart)?;
+    if let Err(ending) = Box::pin(daemon.serve(reload, stop)).await {
+        abandon(threads).await;
+        return Err(restart(ending));
+    }
     notify::stopping();
     daemon.health.close();
     sockets::close(servers).await;
@@ -170,8 +172,8 @@ impl Daemon {
     }
 }
 
-/// Lets the threads of a start that failed close their tokens: a module that is called while its exit handlers
-/// run crashes. One that hangs in a call is not waited for.
+/// Lets the threads close their tokens before the process ends: a module that is called while its exit handlers run
+/// crashes. One that hangs in a call is not waited for.
 async fn abandon(threads: Threads) {
     if tokio::time::timeout(ABANDON_MAX, close(threads)).await.is_err() {
         exit_in_any_case();

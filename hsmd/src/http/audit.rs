@@ -71,9 +71,7 @@ pub(super) async fn cut(request: HttpRequest, door: web::Data<Door>, payload: we
 }
 
 async fn try_cut(request: &HttpRequest, door: &Door, payload: web::Payload) -> Result<String, Refusal> {
-    door.policy.demand_known(caller(request))?;
-    let body = border::read(payload).await?;
-    let authority = door.policy.permit(Operation::Audit, caller(request))?;
+    let (authority, body) = door.admit(request, payload, Operation::Audit).await?;
     let mut object = Object::parse_bytes(&body)?;
     let number = object.parsed("upTo", |text| {
         text.parse().map_err(|_| Refusal::new(Code::InvalidMessage, "`upTo` is not the number of a line"))

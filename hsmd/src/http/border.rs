@@ -65,13 +65,13 @@ pub(super) fn refused(refusal: &Refusal) -> HttpResponse {
     answer
 }
 
-/// Turns a fault into what the caller is told; the log is told everything.
+/// Turns a fault into the caller's refusal; the log has all of it.
 pub(super) fn refuse(error: &chain::Error) -> Refusal {
     tracing::warn!(error = error as &dyn std::error::Error, "an operation failed");
     error.into()
 }
 
-/// Turns a fault of the audit trail into what the caller is told.
+/// Turns a fault of the audit trail into the caller's refusal.
 pub(super) fn unwritten(error: &ledger::Error) -> Refusal {
     tracing::warn!(error = error as &dyn std::error::Error, "an operation is not in the audit trail");
     error.into()

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, Refusal, Timestamp, json::Object};
 
-use super::{Door, border, caller, generation};
+use super::{Door, border, generation};
 use crate::{
     audit::operation::{Intent, Outcome},
     clock::{Accepted, Report},
@@ -28,9 +28,7 @@ pub(super) async fn accept(
 }
 
 async fn try_accept(request: &HttpRequest, door: &Door, payload: web::Payload) -> Result<String, Refusal> {
-    door.policy.demand_known(caller(request))?;
-    let body = border::read(payload).await?;
-    let authority = door.policy.permit(Operation::AcceptClock, caller(request))?;
+    let (authority, body) = door.admit(request, payload, Operation::AcceptClock).await?;
     let mut object = Object::parse_bytes(&body)?;
     let time = object.parsed("time", Timestamp::parse)?;
     let reason = generation::take_reason(&mut object)?;

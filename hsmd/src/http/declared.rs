@@ -8,7 +8,7 @@ use crate::{
     chain::{statement::Declared, with_causes},
 };
 
-/// What the caller of a declaration whose head is late is told besides.
+/// What the refusal adds if the declaration stands and its head is late.
 const STANDS: &str = "it is durable, and needs no repetition: a head lists it as soon as one can be signed";
 
 /// The answer to a declaration, once a head lists it.

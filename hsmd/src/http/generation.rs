@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, Digest, Refusal, audit::Record, json::Object};
 
-use super::{Door, border, caller, declared};
+use super::{Door, border, declared};
 use crate::{
     audit::operation::{Intent, Outcome},
     chain::statement::{Declared, Denial, Effect, Statements},
@@ -27,9 +27,7 @@ pub(super) async fn rotate(
 }
 
 async fn try_rotate(request: &HttpRequest, door: &Door, payload: web::Payload) -> Result<String, Refusal> {
-    door.policy.demand_known(caller(request))?;
-    let body = border::read(payload).await?;
-    let authority = door.policy.permit(Operation::Rotate, caller(request))?;
+    let (authority, body) = door.admit(request, payload, Operation::Rotate).await?;
     let mut object = optional_object(&body)?;
     let from = optional(&mut object, "from")?;
     object.finish()?;
@@ -60,9 +58,7 @@ pub(super) async fn taint(
 }
 
 async fn try_taint(request: &HttpRequest, door: &Door, payload: web::Payload) -> Result<String, Refusal> {
-    door.policy.demand_known(caller(request))?;
-    let body = border::read(payload).await?;
-    let authority = door.policy.permit(Operation::Taint, caller(request))?;
+    let (authority, body) = door.admit(request, payload, Operation::Taint).await?;
     let mut object = Object::parse_bytes(&body)?;
     // Whoever waited in the queue behind another taint must not taint the generation that came of it.
     let from = object.parsed("generationId", Digest::parse)?;

@@ -1,4 +1,4 @@
-//! `GET /health`: whether the daemon is ready, the chain's state with its cause and cure, and what somebody has to see to.
+//! `GET /health`: whether the daemon is ready, the chain's state with its cause and cure, and what an operator has to see to.
 
 use actix_web::{HttpResponse, web};
 use keychain::json;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, Refusal, json, json::Object};
 
-use super::{Door, border, caller, generation};
+use super::{Door, border, generation};
 use crate::{
     audit::operation::{Intent, Outcome},
     ledger::{Condition, Error, Holder},
@@ -37,9 +37,7 @@ pub(super) async fn take(request: HttpRequest, door: web::Data<Door>, payload: w
 }
 
 async fn try_take(request: &HttpRequest, door: &Door, payload: web::Payload) -> Result<String, Refusal> {
-    door.policy.demand_known(caller(request))?;
-    let body = border::read(payload).await?;
-    let authority = door.policy.permit(Operation::Recover, caller(request))?;
+    let (authority, body) = door.admit(request, payload, Operation::Recover).await?;
     let mut object = Object::parse_bytes(&body)?;
     let fence: u64 = object.parsed("fence", |text| {
         text.parse().map_err(|_| Refusal::new(Code::InvalidMessage, "`fence` is not the number of a lease"))

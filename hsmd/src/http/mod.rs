@@ -33,7 +33,7 @@ use crate::{
     chain::statement::Statements,
     health::Health,
     http::tls::{Presented, Tls},
-    policy::{Caller, Gate, Role},
+    policy::{Authority, Caller, Gate, Operation, Role},
 };
 use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, Refusal};
@@ -105,6 +105,20 @@ fn routes(role: Role) -> impl FnOnce(&mut web::ServiceConfig) {
 }
 
 impl Door {
+    /// Reads the body of an operation, and answers who may do it. A stranger's body is not read; what a caller may do is
+    /// decided by the policy that holds once the body is whole.
+    async fn admit(
+        &self,
+        request: &HttpRequest,
+        payload: web::Payload,
+        operation: Operation,
+    ) -> Result<(Authority, web::Bytes), Refusal> {
+        self.policy.demand_known(caller(request))?;
+        let body = border::read(payload).await?;
+        let authority = self.policy.permit(operation, caller(request))?;
+        Ok((authority, body))
+    }
+
     /// Writes the answer to an operation, and counts and times it.
     fn answer(
         &self,

@@ -32,6 +32,6 @@ async fn try_published(request: &HttpRequest, door: &Door, payload: web::Payload
     let parsed = web::block(move || Report::parse(&body)).await;
     let report = parsed.map_err(|_| Refusal::new(Code::Internal, "the report was not read to its end"))??;
     let finding = door.statements.judge(&report).await.map_err(|error| border::refuse(&error))?;
-    door.statements.tell(&door.health);
+    door.statements.note_health(&door.health);
     Ok(format!("{{\"finding\":\"{}\"}}", finding.label()))
 }

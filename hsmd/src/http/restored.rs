@@ -1,12 +1,12 @@
 //! `GET /restored`: what a restored ledger lacks; `POST /take-over`: an operator's decision about it; `POST
-//! /copy-stopped`: an operator's word that nobody else signs any more.
+//! /copy-stopped`: an operator's word that no other holder signs any more.
 
 use std::{sync::Arc, time::Instant};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, Digest, Refusal, json::Object, statement::Head};
 
-use super::{Door, border, caller};
+use super::{Door, border};
 use crate::{
     audit::operation::{Intent, Outcome},
     chain::statement::{Choice, Restored, TakenOver},
@@ -42,9 +42,7 @@ pub(super) async fn take_over(
 }
 
 async fn try_take_over(request: &HttpRequest, door: &Door, payload: web::Payload) -> Result<String, Refusal> {
-    door.policy.demand_known(caller(request))?;
-    let body = border::read(payload).await?;
-    let authority = door.policy.permit(Operation::Recover, caller(request))?;
+    let (authority, body) = door.admit(request, payload, Operation::Recover).await?;
     let mut object = Object::parse_bytes(&body)?;
     let proof = object.parsed("proof", Digest::parse)?;
     let word = object.string("take")?;
@@ -65,7 +63,7 @@ async fn try_take_over(request: &HttpRequest, door: &Door, payload: web::Payload
             taken.map_err(|error| border::refuse(&error))
         })
         .await?;
-    door.statements.tell(&door.health);
+    door.statements.note_health(&door.health);
     Ok(format!("{{\"taken\":{}}}", taken.entries.to_json()))
 }
 
@@ -84,9 +82,7 @@ async fn try_copy_stopped(
     door: &Door,
     payload: web::Payload,
 ) -> Result<String, Refusal> {
-    door.policy.demand_known(caller(request))?;
-    let body = border::read(payload).await?;
-    let authority = door.policy.permit(Operation::Recover, caller(request))?;
+    let (authority, body) = door.admit(request, payload, Operation::Recover).await?;
     Object::parse_bytes(&body)?.finish()?;
     let intent = Intent::of(&authority).with("copy", "stopped");
     let statements = Arc::clone(&door.statements);
@@ -96,7 +92,7 @@ async fn try_copy_stopped(
             statements.end_rival().await.map(|()| CopyStopped).map_err(|error| border::refuse(&error))
         })
         .await?;
-    door.statements.tell(&door.health);
+    door.statements.note_health(&door.health);
     Ok("{}".to_owned())
 }
 

@@ -73,9 +73,7 @@ async fn change(
     payload: web::Payload,
     operation: Operation,
 ) -> Result<RevokedService, Refusal> {
-    door.policy.demand_known(caller(request))?;
-    let body = border::read(payload).await?;
-    let authority = door.policy.permit(operation, caller(request))?;
+    let (authority, body) = door.admit(request, payload, operation).await?;
     let mut object = Object::parse_bytes(&body)?;
     let bad = |_| {
         Refusal::new(Code::InvalidMessage, "`service` is not `authd`, nor `edge:` or `keysd:` and a name")

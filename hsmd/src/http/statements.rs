@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, PublicKey, Refusal, Timestamp, json, json::Object, limits};
 
 use super::{
-    Door, border, caller, declared, generation,
+    Door, border, declared, generation,
     wait::{Query, Wait},
 };
 use crate::{
@@ -48,9 +48,7 @@ async fn try_revoke_keys(
     door: &Door,
     payload: web::Payload,
 ) -> Result<String, Refusal> {
-    door.policy.demand_known(caller(request))?;
-    let body = border::read(payload).await?;
-    let authority = door.policy.permit(Operation::RevokeKeys, caller(request))?;
+    let (authority, body) = door.admit(request, payload, Operation::RevokeKeys).await?;
     let mut object = Object::parse_bytes(&body)?;
     let keys = read_keys(object.raw("publicKeys")?)?;
     let reason = generation::take_reason(&mut object)?;

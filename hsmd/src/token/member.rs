@@ -10,7 +10,7 @@ use keychain::{PublicKey, Signature};
 
 use super::Slot;
 use crate::{
-    token::backend::{Fault, Handle, Inventory, Key, KeyId, WrapKeyId, Wrapped},
+    token::backend::{DeviceLog, Fault, Handle, Inventory, Kept, Key, KeyId, WrapKeyId, Wrapped},
     token::signer::{Class, Signer},
 };
 
@@ -38,6 +38,9 @@ pub(super) struct Member {
     /// Whether there is no other slot.
     alone: bool,
     standing: Mutex<Standing>,
+    /// What was kept of devices' own logs, and is not in the audit trail although its connection is gone, or could not
+    /// be written.
+    pub(super) unwritten: DeviceLog,
 }
 
 /// How far a token has come that is being opened.
@@ -71,13 +74,13 @@ struct Standing {
 impl Member {
     pub(super) fn opened(slot: Slot, signer: Signer, alone: bool) -> Self {
         let standing = Standing { stage: Stage::Open, signer: Some(signer), ..Standing::new() };
-        Self { slot, alone, standing: Mutex::new(standing) }
+        Self { slot, alone, standing: Mutex::new(standing), unwritten: DeviceLog::default() }
     }
 
     /// A slot whose token is not open yet.
     pub(super) fn unopened(slot: Slot, alone: bool) -> Self {
         let standing = Standing { silent: Some(Arc::new(Fault::Opening)), ..Standing::new() };
-        Self { slot, alone, standing: Mutex::new(standing) }
+        Self { slot, alone, standing: Mutex::new(standing), unwritten: DeviceLog::default() }
     }
 
     pub(super) fn signer(&self) -> Option<Signer> {
@@ -114,8 +117,17 @@ impl Member {
     /// Closes the token. Why it does not answer stays known.
     pub(super) fn give_up(&self) {
         let signer = self.standing().signer.take();
+        for kept in signer.iter().flat_map(|signer| signer.log().take()) {
+            self.unwritten.add(kept);
+        }
         // Not under the lock: the last clone may end a thread.
         drop(signer);
+    }
+
+    /// What was kept of its device's own log since this was last asked, over earlier connections too.
+    pub(super) fn device_log(&self) -> Vec<Kept> {
+        let newest = self.signer().map(|signer| signer.log().take());
+        self.unwritten.take().into_iter().chain(newest.into_iter().flatten()).collect()
     }
 
     pub(super) async fn generate(&self, id: KeyId) -> Result<Key, Fault> {

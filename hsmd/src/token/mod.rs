@@ -244,7 +244,15 @@ impl Tokens {
 
     /// What was kept of the devices' own logs since this was last asked.
     pub fn device_log(&self) -> Vec<Kept> {
-        self.signers().flat_map(|signer| signer.log().take()).collect()
+        self.members().flat_map(Member::device_log).collect()
+    }
+
+    /// Keeps what could not be written until it is asked for again.
+    pub fn put_back_device_log(&self, kept: Vec<Kept>) {
+        let Some(member) = self.members().next() else { return };
+        for kept in kept {
+            member.unwritten.put_back(kept);
+        }
     }
 
     /// Which token is in each slot whose token has said so.

@@ -4,6 +4,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use keychain::{
     Timestamp,
+    chain::SignedEvent,
     endorsement::{Purpose, SignRequest},
 };
 use serde_json::Value;
@@ -33,10 +34,13 @@ fn world() -> World {
 fn start(world: &World) -> Daemon {
     let hsmd = world.spawn_off();
     eventually("the token", SOON, || {
-        let health = || request(&world.socket("admin"), "GET", "/health", "").body;
-        listens(&world.socket("admin")) && health().contains("\"state\":{\"name\":\"ready\"")
+        listens(&world.socket("admin")) && health(world).contains("\"state\":{\"name\":\"ready\"")
     });
     hsmd
+}
+
+fn health(world: &World) -> String {
+    request(&world.socket("admin"), "GET", "/health", "").body
 }
 
 fn sign(world: &World) -> (u16, String) {
@@ -196,6 +200,55 @@ fn an_operator_accepts_the_clock() {
     let mut hsmd = world.spawn_off();
     hsmd.ready().unwrap();
     assert!(trusted(&world));
+    hsmd.stop();
+}
+
+/// Ledger, head and clock are those of a backup, and the published chain knows better.
+#[test]
+fn a_clock_behind_the_published_chain_dates_nothing() {
+    let world = World::new(Database::Sqlite);
+    world.configure("clock_synchronized = \"/nonexistent\"");
+    world.set_clock(-3 * HOUR);
+    let mut hsmd = world.spawn_off();
+    hsmd.ready().unwrap();
+    hsmd.stop();
+    let backup = world.back_up_ledger();
+    world.set_clock(0);
+    let hsmd = start(&world);
+    let accepted = format!("{{\"time\":\"{}\",\"reason\":\"drill\"}}", now().to_millis());
+    request(&world.socket("admin"), "POST", "/clock", &accepted).ok();
+    world.rotate("{}");
+    let chain = world.chain();
+    drop(hsmd);
+
+    world.restore_ledger(Some(&backup));
+    fs::remove_dir_all(world.path().join("copy")).unwrap();
+    world.set_clock(-3 * HOUR);
+    let mut hsmd = world.spawn_off();
+    let is_behind = || {
+        eventually("the state", SOON, || {
+            listens(&world.socket("admin")) && health(&world).contains("\"name\":\"ledger-behind\"")
+        });
+    };
+    is_behind();
+    assert!(trusted(&world), "{}", report(&world));
+    assert_eq!(world.report_with(&[&chain[1]], &[]), "ahead");
+    let found = report(&world);
+    assert_eq!(found["doubt"]["cause"], "behind", "{found}");
+    assert_eq!(found["sources"]["published"], chain[1].event().created_at.to_string());
+
+    // A restart with the right clock is too far ahead of this ledger, until the published date speaks for it.
+    hsmd.kill();
+    world.set_clock(0);
+    let mut hsmd = world.spawn_off();
+    is_behind();
+    assert_eq!(report(&world)["doubt"]["cause"], "ahead");
+    assert_eq!(world.report_with(&[&chain[1]], &[]), "ahead");
+    assert!(trusted(&world), "{}", report(&world));
+    let texts: Vec<_> = chain.iter().map(SignedEvent::text).collect();
+    world.recover("", &format!("[{}]", texts.join(","))).ok();
+    hsmd.ready().unwrap();
+    endorses(&world);
     hsmd.stop();
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keychain::{Digest, audit::Record, statement::Head};
+use keychain::{Digest, audit::Record, chain::SignedEvent, statement::Head};
 
 use super::{
     Statements,
@@ -80,14 +80,20 @@ impl Statements {
         };
         let shown = judge_heads(own, &heads);
         let is_rival = matches!(shown, Some(Shown::Rival(_)));
-        self.compare_chain(&view, report).await?;
+        let (place, end) = chain_end(&view, report);
+        self.compare_chain(&view, place, end.clone()).await?;
         match shown {
             Some(Shown::Rival(evidence)) => self.keeper.note_rival(view.live().id(), evidence).await?,
             Some(Shown::Restored(restored)) => self.note_restored(&restored).await?,
             None => {}
         }
-        if !is_rival && let Some(newest) = heads.iter().map(|head| head.issued_at()).max() {
-            self.keeper.clock().learn(Source::Published, newest);
+        // What another holder of the keys has signed says nothing of the time.
+        if !is_rival && self.keeper.rival().is_none() {
+            let dates = heads.iter().map(|head| head.issued_at());
+            let dates = dates.chain(end.iter().map(|event| event.event().created_at));
+            if let Some(newest) = dates.max() {
+                self.keeper.clock().learn(Source::Published, newest);
+            }
         }
         let finding = self.finding(report.held == 0 && heads.is_empty());
         if finding != Finding::Nothing {
@@ -103,8 +109,7 @@ impl Statements {
     }
 
     /// Has the keeper hold the ledger against the published chain.
-    async fn compare_chain(&self, view: &View, report: &Report) -> Result<(), Error> {
-        let (place, end) = chain_end(view, report);
+    async fn compare_chain(&self, view: &View, place: usize, end: Vec<SignedEvent>) -> Result<(), Error> {
         let is_first = !std::mem::replace(&mut self.judged().is_reported, true);
         let differs = end.iter().any(|event| event.id() != view.live().id());
         // Later on the publisher finds what it has carried there itself: that it ends there proves nothing.
@@ -154,8 +159,8 @@ impl Statements {
         self.keeper.forget_rival().await
     }
 
-    /// Tells `health` and the metrics what an operator has to act on, with its cure: a restored ledger, a rival.
-    pub fn tell(&self, health: &Health) {
+    /// Notes in `health` and the metrics what an operator has to act on, with its cure: a restored ledger, a rival.
+    pub fn note_health(&self, health: &Health) {
         let restored = self.judged().restored.as_ref().map(|restored| {
             format!("the ledger was restored: {restored}; nothing but a taint is signed until `opsctl hsm recover`")
         });

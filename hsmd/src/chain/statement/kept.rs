@@ -1,4 +1,4 @@
-//! The newest head of an earlier process, which is told until this one has made its own: a start without a token heals
+//! The newest head of an earlier process, which is served until this one has made its own: a start without a token heals
 //! the directory from it.
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ impl Statements {
         Arc::clone(kept.unwrap_or(newest))
     }
 
-    /// The head that stands beside the chain copy, if the newest event's key signed it and it holds. It is only told, as
+    /// The head that stands beside the chain copy, if the newest event's key signed it and it holds. It is only served, as
     /// any copy of it may be; what it lists is compared with the ledger before this process signs a head.
     pub(super) async fn read_kept(&mut self) {
         let kept = self.keeper.ledger().kept().await.and_then(|kept| kept.head);

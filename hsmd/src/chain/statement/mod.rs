@@ -109,7 +109,7 @@ pub struct Declared<T> {
 }
 
 impl<T> Declared<T> {
-    /// The same, said otherwise.
+    /// The same with what was declared changed.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Declared<U> {
         Declared { done: change(self.done), head: self.head }
     }
@@ -161,7 +161,7 @@ pub struct Statements {
     kept: Option<Arc<Issued>>,
     /// What is refused endorsements.
     refused: RwLock<Refused>,
-    /// When the newest head was made, by the clock that nobody can set; the start of the process before.
+    /// When the newest head was made, by the monotonic clock; the start of the process before.
     made: Mutex<Instant>,
     /// Why the newest attempt to make statements failed.
     problem: Mutex<Option<String>>,
@@ -194,7 +194,7 @@ impl Statements {
         Ok(statements)
     }
 
-    /// Makes statements when they are due, for ever, and tells `health` when the newest is too old.
+    /// Makes statements when they are due, for ever, and notes in `health` when the newest is too old.
     pub async fn run(&self, health: &Health) {
         let mut chain = self.keeper.watch();
         let read_every = READ_EVERY.min(self.settings.head_interval);
@@ -208,14 +208,14 @@ impl Statements {
         }
     }
 
-    /// Makes a head if one is due, and tells `health` how that went.
+    /// Makes a head if one is due, and notes in `health` how that went.
     pub async fn make_due(&self, health: &Health) -> Result<(), Error> {
         let outcome = self.issue().await;
-        // That no statement can be made is told at once, and is a problem once the newest is too old.
+        // That no statement can be made is a warning at once, and is a problem once the newest is too old.
         health.warn("head", self.problem());
         health.note("head", self.staleness());
         health.warn("published", self.uncompared());
-        self.tell(health);
+        self.note_health(health);
         outcome.map(drop)
     }
 
@@ -370,7 +370,7 @@ impl Statements {
         next.event().created_at.plus(windows::AUTHD).plus(self.settings.skew)
     }
 
-    /// What is wrong if the newest head is too old.
+    /// The problem, if the newest head is too old.
     fn staleness(&self) -> Option<String> {
         let age = self.age();
         (age > STALE).then(|| {

@@ -1,7 +1,7 @@
 //! What is published, held against what this hsmd made (`PROTOCOL.md#contested`): the chain as it was found, and what its
 //! heads show. What follows from either is the chain's [plan](crate::chain).
 //!
-//! A report proves itself: only what keys of this chain have signed counts, whoever brings it. Only what stands beside
+//! A report proves itself: only what keys of this chain have signed counts, whichever client brings it. Only what stands beside
 //! or beyond the newest event says anything: with the key of a tainted generation a thief signs branches for ever, so
 //! that what branches off below is counted and changes nothing.
 
@@ -24,19 +24,19 @@ use crate::{
 /// Longest report, in bytes.
 pub const REPORT_MAX: usize = 1 << 20;
 
-/// Most events in a report that hsmd did not tell, and most heads. A copy that ran for longer shows by the first.
+/// Most events in a report that hsmd did not serve, and most heads. A copy that ran for longer shows by the first.
 pub const REPORTED_MAX: usize = 64;
 
 /// What a publisher found in the directory: each text proves itself, or counts for nothing.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Events of the chain that hsmd did not tell the publisher.
+    /// Events of the chain that hsmd did not serve to the publisher.
     pub events: Vec<SignedEvent>,
-    /// Heads of the newest event that hsmd told.
+    /// Heads of the newest event that hsmd served.
     pub heads: Vec<Head>,
-    /// How many of the events that hsmd told were found.
+    /// How many of the events that hsmd served were found.
     pub held: u64,
-    /// The newest event that hsmd told, if it was found.
+    /// The newest event that hsmd served, if it was found.
     pub newest: Option<Digest>,
 }
 
@@ -96,7 +96,7 @@ pub enum Finding {
     Nothing,
     /// The published chain goes on where the ledger ends.
     Ahead,
-    /// Somebody else signs with the keys of this chain.
+    /// Another holder of this chain's keys signs.
     Rival,
     /// A head from before this process knows what the ledger does not: the ledger was restored.
     Restored,
@@ -143,7 +143,7 @@ pub(super) fn chain_end(view: &View, report: &Report) -> (usize, Vec<SignedEvent
 /// What heads of the newest event show.
 #[derive(Clone, Debug)]
 pub(super) enum Shown {
-    /// How somebody else has signed one.
+    /// How another holder of the key has signed one.
     Rival(String),
     /// That the ledger was restored.
     Restored(Box<Restored>),
@@ -154,7 +154,7 @@ pub(super) fn own_heads<'a>(view: &View, report: &'a Report) -> Vec<&'a Head> {
     report.heads.iter().filter(|head| head.verify_signature(view.live()).is_ok()).collect()
 }
 
-/// Judges the published heads. The worst comes first: whoever holds the keys can also make a ledger seem restored.
+/// Judges the published heads. The worst comes first: a holder of the keys can also make a ledger seem restored.
 pub(super) fn judge_heads(own: Own<'_>, heads: &[&Head]) -> Option<Shown> {
     let rival = heads.iter().find_map(|head| rival_head(own, head)).map(Shown::Rival);
     rival.or_else(|| heads.iter().find_map(|head| restored(own, head)).map(Box::new).map(Shown::Restored))
@@ -180,7 +180,7 @@ fn beyond(newest: &SignedEvent, events: &[SignedEvent]) -> Vec<SignedEvent> {
     }
 }
 
-/// How a head of the newest event shows that somebody else signed it.
+/// How a head of the newest event shows that another holder of the key signed it.
 fn rival_head(own: Own<'_>, head: &Head) -> Option<String> {
     let newest = own.view.live();
     // A number is durable in the ledger before its head is signed: one beyond the newest, or another with the same

@@ -101,7 +101,7 @@ impl Statements {
     }
 }
 
-/// One line tells of all that is taken over, at its end.
+/// One line at the end lists all that is taken over.
 fn no_lines() -> Compose {
     Box::new(|_| Vec::new())
 }

@@ -25,7 +25,7 @@ pub struct Kept {
 
 impl DeviceLog {
     /// Adds what was kept. Several batches of one device become one: the newest entry chains the others.
-    pub(super) fn add(&self, kept: Kept) {
+    pub(in crate::token) fn add(&self, kept: Kept) {
         let mut devices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match devices.get_mut(&kept.device) {
             Some(before) => {
@@ -34,6 +34,18 @@ impl DeviceLog {
                 before.newest = kept.newest;
             }
             None => drop(devices.insert(kept.device.clone(), kept)),
+        }
+    }
+
+    /// Puts back what could not be written: the newest entry stays the one that was added since, if there is one.
+    pub fn put_back(&self, earlier: Kept) {
+        let mut devices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match devices.get_mut(&earlier.device) {
+            Some(since) => {
+                since.entries = since.entries.saturating_add(earlier.entries);
+                since.gaps = since.gaps.saturating_add(earlier.gaps);
+            }
+            None => drop(devices.insert(earlier.device.clone(), earlier)),
         }
     }
 
@@ -62,5 +74,9 @@ mod tests {
         log.add(kept("1", 31, "cc", 1));
         assert_eq!(log.clone().take(), [kept("1", 61, "cc", 1), kept("2", 7, "bb", 0)]);
         assert!(log.take().is_empty());
+        log.add(kept("1", 2, "dd", 0));
+        log.put_back(kept("1", 61, "cc", 1));
+        log.put_back(kept("2", 7, "bb", 0));
+        assert_eq!(log.take(), [kept("1", 63, "dd", 1), kept("2", 7, "bb", 0)]);
     }
 }

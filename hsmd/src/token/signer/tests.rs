@@ -6,7 +6,11 @@ use std::sync::{
 use keychain::SigningKey;
 
 use super::*;
-use crate::token::backend::{KeyIds, Rung};
+use crate::token::{
+    Slot,
+    backend::{Kept, KeyIds, Rung},
+    member::Member,
+};
 
 /// More calls than any test here makes.
 const CALLS_MAX: usize = 1024;
@@ -266,4 +270,16 @@ async fn the_thread_ends_with_the_last_who_could_ask() {
     device.answer(Step::Answer);
     assert_eq!(listed.await.unwrap().unwrap().keys.len(), 2);
     tokio::task::spawn_blocking(|| thread.join()).await.unwrap().unwrap();
+}
+
+/// A PIN that is refused later closes the connection; what was kept of the device's log is still to be written.
+#[tokio::test]
+async fn a_device_log_outlives_its_connection() {
+    let (signer, _device, _thread) = Device::start();
+    let kept = Kept { device: "1".to_owned(), entries: 30, newest: "aa".to_owned(), gaps: 0 };
+    signer.log().add(kept.clone());
+    let member = Member::opened(Slot::First, signer, true);
+    member.give_up();
+    assert_eq!(member.device_log(), [kept]);
+    assert!(member.device_log().is_empty());
 }
