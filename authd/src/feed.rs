@@ -14,7 +14,7 @@ use edge::own_key::Endorsed;
 use edge::updates::{Subscription, Update};
 use keychain::chain::windows;
 use keychain::directory::{self, Directory};
-use keychain::feed::{Chunks, Content, Draft, Message, Position, Proven, Signers};
+use keychain::feed::{Chunks, Content, Draft, Loading, Message, Position, Proven, Signers};
 use keychain::{Digest, Refusal, Timestamp, limits};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -33,6 +33,9 @@ const WAITING_MAX: usize = 64;
 
 /// Batches after which a new snapshot spares readers the way through them.
 const SNAPSHOT_AFTER: u64 = 512;
+
+/// Batches read at once.
+const BATCHES_READ: usize = 16;
 
 /// Why the feed does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +126,8 @@ struct Teller {
     snapshot: JoinSet<Result<Published, Halted>>,
     published: Option<Published>,
     snapshot_wanted: bool,
+    /// Whether the store has not been compared with what is published since the lease was taken.
+    is_start: bool,
     /// What of the directory is to be compared with the store.
     look: Look,
     /// The newest message that this authd wrote.
@@ -145,6 +150,7 @@ impl Teller {
             snapshot: JoinSet::new(),
             published: None,
             snapshot_wanted: false,
+            is_start: true,
             look: Look::All,
             written: String::new(),
             spoke: Instant::now(),
@@ -156,6 +162,8 @@ impl Teller {
         let now = clock::now();
         let Some(lease) = self.hold_lease(now).await? else { return Ok(()) };
         self.renew_keys(lease, now).await?;
+        // Before any position is given: one that was given would hide that the store is behind.
+        self.compare(lease, now).await?;
         self.flush().await?;
         let due = self.spoke.elapsed() >= SILENCE;
         let mut batch = self.service.store.next_batch(lease, ENTRIES, due, now).await?;
@@ -167,7 +175,6 @@ impl Teller {
             self.lease = None;
             return Ok(());
         }
-        self.compare(lease, now).await?;
         self.begin_snapshot();
         Ok(())
     }
@@ -185,7 +192,7 @@ impl Teller {
             tracing::info!("this authd writes the denial feed");
             self.waiting.clear();
             (self.published, self.snapshot) = (None, JoinSet::new());
-            (self.snapshot_wanted, self.look) = (true, Look::All);
+            (self.snapshot_wanted, self.is_start, self.look) = (true, true, Look::All);
         }
         self.lease = taken.map(|lease| (lease, Instant::now()));
         Ok(taken)
@@ -270,25 +277,57 @@ impl Teller {
         }
         self.look = Look::Nothing;
         let trust = self.service.trust.state();
+        // As of when it was made: the keys that signed it may have ended since.
         let position = |text: &String| {
             let message = Message::parse(text).ok()?;
-            message.verify(trust.chain(), now).ok().map(Proven::position)
+            let made = message.issued_at().min(now);
+            message.verify(trust.chain(), made).ok().map(Proven::position)
         };
-        let Some(shown) = texts.iter().filter_map(position).max() else { return Ok(()) };
+        let shown = texts.iter().filter_map(position).max();
+        let is_start = std::mem::take(&mut self.is_start);
         let given = self.service.store.feed_position().await?;
-        if shown > given {
-            metrics::counter!("authd_feed_foreign_positions_total").increment(1);
-            tracing::error!(
-                ?shown,
-                ?given,
-                "the denial feed is at a position that this store has not given: the store was restored, or somebody \
-                 else holds authd's keys; a new epoch begins with what this store says"
-            );
-            self.service.store.open_epoch(lease, Some(shown), now).await?;
-            self.waiting.clear();
-            self.snapshot_wanted = true;
-        }
+        let Some(shown) = shown.filter(|shown| *shown > given) else { return Ok(()) };
+        metrics::counter!("authd_feed_foreign_positions_total").increment(1);
+        // A store that was restored is seen at the start. Later on it is somebody else who speaks.
+        let adopted = if is_start { self.adopt(now).await? } else { 0 };
+        tracing::error!(
+            ?shown,
+            ?given,
+            adopted,
+            "the denial feed is at a position that this store has not given: the store was restored, or somebody else \
+             holds authd's keys; a new epoch begins with what this store says and the denials that it adopted"
+        );
+        self.service.store.open_epoch(lease, Some(shown), now).await?;
+        self.waiting.clear();
+        self.snapshot_wanted = true;
         Ok(())
+    }
+
+    /// Takes over the denials that are published, as far as they can be read.
+    async fn adopt(&self, now: Timestamp) -> Result<usize, Halted> {
+        let directory = &self.service.directory;
+        let trust = self.service.trust.state();
+        let Some(text) = directory.snapshot().await? else { return Ok(0) };
+        let Ok(message) = Message::parse(&text) else { return Ok(0) };
+        let made = |message: &Message| message.issued_at().min(now);
+        let Ok(proven) = message.verify(trust.chain(), made(&message)) else { return Ok(0) };
+        let Some(loading) = Loading::begin(proven) else { return Ok(0) };
+        let chunks = directory.chunks(loading.chunks()).await?;
+        let Some(chunks) = chunks.into_iter().collect::<Option<Vec<String>>>() else { return Ok(0) };
+        let Ok(mut state) = loading.finish(&chunks) else { return Ok(0) };
+        while let Some(position) = state.position() {
+            for text in directory.batches(position.next(), BATCHES_READ).await? {
+                let Ok(message) = Message::parse(&text) else { continue };
+                if let Ok(proven) = message.verify(trust.chain(), made(&message)) {
+                    state.take(proven);
+                }
+            }
+            if state.position() == Some(position) {
+                break;
+            }
+        }
+        let entries: Vec<_> = state.denials().entries().collect();
+        Ok(self.service.store.adopt(&entries, now).await?)
     }
 
     fn begin_snapshot(&mut self) {

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keychain::Timestamp;
 use keychain::feed::{Cause, Entry, Place, Position, Standing};
+use keychain::{Timestamp, limits};
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
 use sea_orm::{
@@ -159,6 +159,31 @@ impl Store {
             .await?;
         transaction.commit().await?;
         Ok(opened.rows_affected == 1)
+    }
+
+    /// Takes over denials that were published and that no row says, with the place of the feed: this store was restored
+    /// from before they were decided. An operator's ban and unban of the same identity lifts them.
+    pub async fn adopt(&self, published: &[Entry], now: Timestamp) -> Result<usize, Fault> {
+        let transaction = self.begin_locked(FEED_LOCK).await?;
+        let mut adopted = 0;
+        for page in published.chunks(limits::FEED_ENTRIES_MAX) {
+            let places: Vec<Place> = page.iter().map(|entry| entry.place).collect();
+            let known = standings(&transaction, &places, now).await?;
+            for (entry, known) in page.iter().zip(known) {
+                let Standing::Denied(until) = entry.standing else { continue };
+                let is_said = match known.standing {
+                    Standing::Denied(None) => true,
+                    Standing::Denied(Some(known)) => until.is_some_and(|until| until <= known),
+                    Standing::Lifted => until.is_some_and(|until| until <= now),
+                };
+                if !is_said {
+                    super::outbox::adopt(&transaction, entry.place, until, now).await?;
+                    adopted += 1;
+                }
+            }
+        }
+        transaction.commit().await?;
+        Ok(adopted)
     }
 
     /// Where the feed stands.

@@ -78,13 +78,30 @@ pub(super) async fn lift(db: &impl ConnectionTrait, place: Place, now: Timestamp
     put(db, place, true, Some(now.plus(LIFT_REMEMBERED))).await
 }
 
+/// Denies what the feed is known to have told.
+pub(super) async fn adopt(
+    db: &impl ConnectionTrait,
+    place: Place,
+    end: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<(), Fault> {
+    let row = outbox::ActiveModel { fed_at: Set(Some(now.unix_millis())), ..row(place, false, end) };
+    outbox::Entity::insert(row).exec_without_returning(db).await?;
+    Ok(())
+}
+
 async fn put(
     db: &impl ConnectionTrait,
     place: Place,
     lifted: bool,
     expires_at: Option<Timestamp>,
 ) -> Result<(), Fault> {
-    let row = outbox::ActiveModel {
+    outbox::Entity::insert(row(place, lifted, expires_at)).exec_without_returning(db).await?;
+    Ok(())
+}
+
+fn row(place: Place, lifted: bool, expires_at: Option<Timestamp>) -> outbox::ActiveModel {
+    outbox::ActiveModel {
         subject: Set(place.subject.to_string()),
         account: Set(place.account.to_string()),
         cause: Set(place.cause.as_str().to_owned()),
@@ -93,9 +110,7 @@ async fn put(
         sent_at: Set(None),
         fed_at: Set(None),
         ..Default::default()
-    };
-    outbox::Entity::insert(row).exec_without_returning(db).await?;
-    Ok(())
+    }
 }
 
 impl Store {

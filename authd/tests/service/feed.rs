@@ -21,6 +21,8 @@ crate::on_both!(
     a_row_that_cannot_be_read_stops_no_other,
     the_newest_declaration_goes_before_a_backlog,
     a_foreign_position_begins_a_new_epoch,
+    a_restored_database_un_bans_nobody,
+    a_new_ban_waits_for_none_of_a_hundred_thousand,
 );
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -228,4 +230,79 @@ async fn a_foreign_position_begins_a_new_epoch(stage: Stage) {
     })
     .await;
     assert!(after.position() > Some(position));
+}
+
+/// The store is put back to before a ban: what was published goes on, until an operator says otherwise.
+async fn a_restored_database_un_bans_nobody(mut stage: Stage) {
+    let device = Device::create(&stage.auth).await;
+    reads(&stage, "a first snapshot", |_| true).await;
+    assert!(stage.set_banned(&device.identity, true).await);
+    let before = reads(&stage, "the ban", |state| denies(state, &device.identity)).await;
+    stage.dismiss().await;
+    for table in ["ban_records", "outbox"] {
+        execute(&stage, format!("DELETE FROM {table}")).await;
+    }
+    execute(&stage, "UPDATE feeds SET position = 0".to_owned()).await;
+    stage.restart().await;
+    let epoch = before.position().unwrap().epoch;
+    let later = |state: &State| state.position().unwrap().epoch > epoch;
+    let after = reads(&stage, "a later epoch", later).await;
+    assert!(denies(&after, &device.identity) && denies(&after, &device.device));
+    until("the ban in DB 3", PATIENCE, || async {
+        stage.names(3).await.contains(&device.identity.to_string()).then_some(())
+    })
+    .await;
+    assert!(!stage.set_banned(&device.identity, false).await, "the store knows of no ban");
+    assert!(denies(&read(&stage).await.unwrap(), &device.identity));
+    assert!(
+        stage.set_banned(&device.identity, true).await && stage.set_banned(&device.identity, false).await
+    );
+    reads(&stage, "the lift", |state| !denies(state, &device.identity)).await;
+}
+
+/// The directory is emptied while it has a hundred thousand bans: they come back in seconds, a new one goes before.
+async fn a_new_ban_waits_for_none_of_a_hundred_thousand(stage: Stage) {
+    const BANS: usize = 100_000;
+    if !stage.database.starts_with("sqlite") {
+        return; // one store of the two is enough of so many
+    }
+    let device = Device::create(&stage.auth).await;
+    let account = Digest::of("account");
+    let subjects: Vec<Digest> = (0..BANS).map(|number| Digest::of(number.to_string())).collect();
+    for page in subjects.chunks(500) {
+        let row = |subject| format!("('{subject}', '{account}', 'ban', false, NULL)");
+        let rows: Vec<String> = page.iter().map(row).collect();
+        let columns = "subject, account, cause, lifted, expires_at";
+        execute(&stage, format!("INSERT INTO outbox ({columns}) VALUES {}", rows.join(","))).await;
+    }
+    let patience = Duration::from_mins(3);
+    let all = |state: &State| state.denials().count() >= BANS;
+    until("the feed to have all", patience, || async { read(&stage).await.filter(all) }).await;
+    let count = || async {
+        let redis::Value::Int(count) = stage.redis(3, &["DBSIZE"]).await else { panic!("no size") };
+        usize::try_from(count).unwrap()
+    };
+    until("DB 3 to have all", patience, || async { (count().await >= BANS).then_some(()) }).await;
+
+    stage.redis(0, &["FLUSHALL"]).await;
+    let started = std::time::Instant::now();
+    let store = &stage.service().store;
+    let before = store.feed_position().await.unwrap();
+    let (delete, _, _) = gated(&device, Device::rotate_request);
+    stage.auth.post("/account/delete", delete).await.response();
+    let told = until("the new denial", PATIENCE, || async {
+        let texts = stage.directory.batches(before.next(), 1).await.unwrap();
+        texts.first().map(|text| Message::parse(text).unwrap())
+    })
+    .await;
+    println!("the new denial was told after {:?}", started.elapsed());
+    let Content::Batch(entries) = told.content() else { panic!("no batch") };
+    assert_eq!(entries.len(), 1, "it waited with others");
+    until("the feed to have all again", patience, || async { read(&stage).await.filter(all) }).await;
+    println!("the feed had all again after {:?}", started.elapsed());
+    let name = device.device.to_string();
+    until("the new one in DB 3", PATIENCE, || async { stage.names(3).await.contains(&name).then_some(()) })
+        .await;
+    until("DB 3 to have all again", patience, || async { (count().await > BANS).then_some(()) }).await;
+    println!("DB 3 had all again after {:?}", started.elapsed());
 }

@@ -167,6 +167,11 @@ impl Message {
         self.position
     }
 
+    /// When it says that it was made.
+    pub const fn issued_at(&self) -> Timestamp {
+        self.issued_at
+    }
+
     /// What it says, unproven.
     pub const fn content(&self) -> &Content {
         &self.content
