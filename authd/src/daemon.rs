@@ -1,10 +1,8 @@
 //! From a configuration to a running server, and down again.
 
-use std::error::Error;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
@@ -14,23 +12,26 @@ use actix_web::{App, HttpServer};
 use edge::acknowledger::{Acknowledger, Speaker};
 use edge::clock;
 use edge::endorser::Endorser;
-use edge::own_key::{self, OwnKey, Plan};
+use edge::health::{self, Condition, Dependencies, End, Report, Watcher};
+use edge::own_key::{OwnKey, Plan};
 use edge::roll::{Hangups, Roll};
 use edge::trust::{self, TrustFeed};
 use edge::updates::Updates;
+use keychain::Timestamp;
 use keychain::directory::Directory;
 use systemd::exit::Failure;
 use systemd::telemetry::Health;
 use systemd::{listen, notify};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use zeroize::Zeroizing;
 
 use crate::admin;
 use crate::admin::policy::Policy;
 use crate::challenge::Challenger;
 use crate::config::Config;
-use crate::http::{self, Places};
+use crate::http::{self, Entrance, Places};
 use crate::issuer::Issuers;
 use crate::service::Service;
 use crate::store::{Fault, Store};
@@ -48,6 +49,25 @@ const LEASE_WAIT: Duration = Duration::from_secs(1);
 /// Pause before own keys are asked for again: hsmd or its publisher may be starting as well.
 const RETRY: Duration = Duration::from_millis(250);
 
+/// How often the database is asked whether it is there, and how long it may take.
+const PROBE_EVERY: Duration = Duration::from_millis(700);
+const PROBE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Pause before a database that does not answer is tried again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// What authd rests on.
+const RESTS_ON: [&str; 8] = [
+    health::ACCESS_KEY,
+    health::CHAIN,
+    health::DIRECTORY,
+    health::DIRECTORY_CHAIN,
+    health::HEAD,
+    health::HSMD,
+    health::RESPONSE_KEY,
+    health::STORE,
+];
+
 /// A running authd.
 pub struct Daemon {
     service: Data<Service>,
@@ -59,30 +79,69 @@ pub struct Daemon {
     feed: JoinHandle<()>,
     _acknowledger: Acknowledger,
     _hangups: Hangups,
+    probe: JoinHandle<()>,
+    watcher: Watcher,
     // Ends with the daemon: whoever follows the directory hears of it through this.
     _updates: Updates,
 }
 
-impl Daemon {
-    /// Opens the store, gets its own keys endorsed (waiting for hsmd and the directory as long as it
-    /// takes), and only then begins to serve.
-    pub async fn start(config: &Config) -> Result<Self, Failure> {
+/// An authd that listens, and answers 503 until it has what it needs.
+pub struct Starting {
+    config: Config,
+    policy: Option<Policy>,
+    directory: Directory,
+    entrance: Data<Entrance>,
+    address: Option<SocketAddr>,
+    server: ServerHandle,
+    ended: JoinHandle<std::io::Result<()>>,
+    watcher: Watcher,
+}
+
+impl Starting {
+    /// Begins to listen.
+    pub fn open(config: &Config) -> Result<Self, Failure> {
         config.check().map_err(Failure::config)?;
         Roll::outlive_hangups().map_err(Failure::io)?;
         let policy = config.policy().map_err(Failure::config)?;
-        let store = Store::open(&config.database).await.map_err(store_failure)?;
         let directory = Directory::connect(&config.redis).map_err(Failure::config)?;
-        let updates = Updates::follow(&directory);
-        let service = Data::new(service(config, store, directory, &updates).await?);
-        let acknowledger = acknowledge(config, &service);
-        let hangups = service.roll().on_hangup().map_err(Failure::io)?;
+        let dependencies = Dependencies::expect(&RESTS_ON);
+        let entrance = Data::new(Entrance::new(dependencies.clone()));
+        let watcher = Watcher::new("authd", move |now| Report::new(dependencies.all(), false, &[], now));
         let socket = config.listen.bind().map_err(Failure::unavailable)?;
         let address = socket.tcp_address();
-        let (server, ended) = serve(&service, socket)?;
-        let admin = admin(config, policy, &service)?;
+        let (server, ended) = serve(&entrance, socket)?;
+        let config = config.clone();
+        Ok(Self { config, policy, directory, entrance, address, server, ended, watcher })
+    }
+
+    /// Where it listens, if that is TCP.
+    pub const fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Sees how it is, from now on.
+    pub fn watcher(&self) -> Watcher {
+        self.watcher.clone()
+    }
+
+    /// Opens the store and gets its own keys endorsed, waiting for the database, hsmd and the directory as long as it
+    /// takes, and only then lets requests in.
+    pub async fn ready(self) -> Result<Daemon, Failure> {
+        let dependencies = self.entrance.dependencies();
+        let store = open_store(&self.config.database, dependencies).await?;
+        let updates = Updates::follow(&self.directory, dependencies.clone());
+        let service = Data::new(service(&self.config, store, self.directory.clone(), &updates).await?);
+        let admin = admin(&self.config, self.policy, &service)?;
         let outbox = tokio::spawn(outbox::run(service.clone().into_inner(), updates.subscribe()));
         let feed = tokio::spawn(feed::run(service.clone().into_inner(), updates.subscribe()));
-        Ok(Self {
+        let acknowledger = acknowledge(&self.config, &service);
+        let hangups = service.roll().on_hangup().map_err(Failure::io)?;
+        let probe = tokio::spawn(probe(service.clone().into_inner()));
+        let (seen, seen_by) = (service.clone().into_inner(), dependencies.clone());
+        self.watcher.replace(move |now| report(&seen, &seen_by, now));
+        self.entrance.open(service.clone());
+        let Self { address, server, ended, watcher, .. } = self;
+        Ok(Daemon {
             service,
             address,
             server,
@@ -90,10 +149,19 @@ impl Daemon {
             admin,
             outbox,
             feed,
+            probe,
+            watcher,
             _acknowledger: acknowledger,
             _hangups: hangups,
             _updates: updates,
         })
+    }
+}
+
+impl Daemon {
+    /// Starts, and waits until requests are let in.
+    pub async fn start(config: &Config) -> Result<Self, Failure> {
+        Starting::open(config)?.ready().await
     }
 
     /// What the operations work with.
@@ -108,8 +176,8 @@ impl Daemon {
 
     /// How it is, for `/readyz`; does not block.
     pub fn health(&self) -> impl Fn() -> Health + Send + Sync + Clone + 'static {
-        let service = self.service.clone().into_inner();
-        move || health(&service)
+        let watcher = self.watcher.clone();
+        move || watcher.health()
     }
 
     /// Serves until `signal`, then answers what has begun, and ends.
@@ -126,6 +194,7 @@ impl Daemon {
             ended = self.ended => ended.map_err(Failure::software)?.map_err(Failure::io),
         };
         self.outbox.abort();
+        self.probe.abort();
         self.service.stopping.notify_one();
         let feed = self.feed.abort_handle();
         // Late, the lease ends by itself.
@@ -172,7 +241,7 @@ async fn service(
         revoked: Notify::new(),
         denied: Notify::new(),
         stopping: Notify::new(),
-        store_answers: AtomicBool::new(true),
+        dependencies: updates.dependencies().clone(),
     })
 }
 
@@ -195,24 +264,27 @@ async fn own_key(
     updates: &Updates,
     feed: &TrustFeed,
 ) -> OwnKey {
-    let mut said = String::new();
     loop {
         match OwnKey::start(plan, endorser.clone(), directory.clone(), updates, feed.clone()).await {
             Ok(key) => return key,
-            Err(error) => say(plan, &error, &mut said),
+            Err(error) => updates.dependencies().lost(plan.dependency(), &error, clock::now()),
         }
         tokio::time::sleep(RETRY).await;
     }
 }
 
-/// Says why there is no key yet; the same reason once.
-fn say(plan: Plan, error: &own_key::Error, said: &mut String) {
-    let why = error.to_string();
-    if *said != why {
-        let purpose = plan.purpose.as_str();
-        tracing::warn!(error = error as &dyn Error, purpose, "no key of its own yet; trying again");
-        notify::status(&format!("waiting for its {purpose} key: {why}"));
-        *said = why;
+/// Opens the database, waiting for it as long as it takes.
+async fn open_store(location: &str, dependencies: &Dependencies) -> Result<Store, Failure> {
+    loop {
+        match Store::open(location).await {
+            Ok(store) => {
+                dependencies.good(health::STORE, clock::now());
+                return Ok(store);
+            }
+            Err(fault @ Fault::Unavailable(_)) => dependencies.lost(health::STORE, &fault, clock::now()),
+            Err(fault) => return Err(store_failure(fault)),
+        }
+        tokio::time::sleep(STORE_RETRY).await;
     }
 }
 
@@ -231,14 +303,14 @@ fn admin(
 }
 
 fn serve(
-    service: &Data<Service>,
+    entrance: &Data<Entrance>,
     socket: listen::Socket,
 ) -> Result<(ServerHandle, JoinHandle<std::io::Result<()>>), Failure> {
-    let (service, places) = (service.clone(), Data::new(Places::default()));
+    let (entrance, places) = (entrance.clone(), Data::new(Places::default()));
     let app = move || {
         App::new()
             .wrap(from_fn(edge::http::cors))
-            .app_data(service.clone())
+            .app_data(entrance.clone())
             .app_data(places.clone())
             .configure(http::routes)
     };
@@ -250,20 +322,32 @@ fn serve(
     Ok((server.handle(), tokio::spawn(server)))
 }
 
-fn health(service: &Arc<Service>) -> Health {
-    let now = clock::now();
-    let facts = [
-        ("store", service.store_answers.load(Ordering::Relaxed)),
-        ("access key", service.access.usable(now).is_ok()),
-        ("response key", service.response.usable(now).is_ok()),
-    ];
-    let word = |good| if good { "ok" } else { "down" };
+/// *Serving* means: what a request asks for is decided, and the answer can be checked.
+fn report(service: &Service, dependencies: &Dependencies, now: Timestamp) -> Report {
     let trust = service.trust.state();
-    let facts_hold = facts.iter().all(|(_, good)| *good);
-    let detail = facts.iter().map(|(name, good)| ((*name).to_owned(), word(*good).to_owned()));
-    Health {
-        ready: facts_hold && trust.demand_fresh(now).is_ok(),
-        detail: detail.chain(service.trust.describe(now)).collect(),
+    dependencies.judge(&trust, now);
+    dependencies.judge_key(health::ACCESS_KEY, &service.access, now);
+    dependencies.judge_key(health::RESPONSE_KEY, &service.response, now);
+    let states = dependencies.all();
+    let has_store = states.get(health::STORE).is_some_and(|state| state.condition == Condition::Good);
+    let has_keys = service.access.usable(now).is_ok() && service.response.usable(now).is_ok();
+    let serves = has_store && has_keys && trust.demand_fresh(now).is_ok();
+    Report::new(states, serves, &[service.access.end(), service.response.end(), End::of_head(&trust)], now)
+}
+
+/// Sees whether the database answers, for ever.
+async fn probe(service: Arc<Service>) {
+    let mut interval = tokio::time::interval(PROBE_EVERY);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        match tokio::time::timeout(PROBE_DEADLINE, service.store.ping()).await {
+            Ok(Ok(())) => service.dependencies.good(health::STORE, clock::now()),
+            Ok(Err(fault)) => service.dependencies.lost(health::STORE, &fault, clock::now()),
+            Err(_late) => {
+                service.dependencies.failed(health::STORE, "it does not answer in time", clock::now());
+            }
+        }
     }
 }
 

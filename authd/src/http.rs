@@ -1,11 +1,13 @@
 //! The HTTP border: routes, sizes, and the form of answers (`PROTOCOL.md#operations`, `PROTOCOL.md#errors`).
 
 use std::error::Error;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use actix_web::http::StatusCode;
 use actix_web::web::{self, Data, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
+use edge::health::Dependencies;
 use edge::{clock, http};
 use keychain::message::Operation;
 use keychain::{Code, Refusal, limits};
@@ -46,11 +48,38 @@ impl Default for Places {
     }
 }
 
-/// The routes, for an app that has [`Service`] and [`Places`] as its data and [`http::cors`] around it.
+/// What workers have from the first moment: the service, once it has what it needs.
+pub struct Entrance {
+    service: OnceLock<Data<Service>>,
+    dependencies: Dependencies,
+}
+
+impl Entrance {
+    /// An entrance that is closed, and says why by `dependencies`.
+    pub const fn new(dependencies: Dependencies) -> Self {
+        Self { service: OnceLock::new(), dependencies }
+    }
+
+    /// Lets requests in. Once.
+    pub fn open(&self, service: Data<Service>) {
+        self.service.get_or_init(|| service);
+    }
+
+    /// What the service rests on.
+    pub const fn dependencies(&self) -> &Dependencies {
+        &self.dependencies
+    }
+
+    fn service(&self) -> Result<&Service, Refusal> {
+        self.service.get().map(Data::get_ref).ok_or_else(|| self.dependencies.refusal())
+    }
+}
+
+/// The routes, for an app that has [`Entrance`] and [`Places`] as its data and [`http::cors`] around it.
 pub fn routes(config: &mut ServiceConfig) {
     for operation in Operation::ALL {
         let handler =
-            move |request, payload, service, places| handle(operation, request, payload, service, places);
+            move |request, payload, entrance, places| handle(operation, request, payload, entrance, places);
         let resource = web::resource(operation.path()).route(web::post().to(handler));
         config.service(resource.default_service(web::to(http::method_not_allowed)));
     }
@@ -65,11 +94,14 @@ async fn handle(
     operation: Operation,
     request: HttpRequest,
     payload: Payload,
-    service: Data<Service>,
+    entrance: Data<Entrance>,
     places: Data<Places>,
 ) -> HttpResponse {
     let begun = Instant::now();
-    let outcome = answer(operation, &request, payload, &service, &places).await;
+    let outcome = match entrance.service() {
+        Ok(service) => answer(operation, &request, payload, service, &places).await,
+        Err(starting) => Err(starting),
+    };
     let op = operation.path();
     let mut code = "ok";
     if let Err(refusal) = &outcome {
@@ -109,7 +141,11 @@ fn explain(operation: Operation, failure: Failure) -> Refusal {
     failure.into_refusal()
 }
 
-async fn health(service: Data<Service>) -> HttpResponse {
+async fn health(entrance: Data<Entrance>) -> HttpResponse {
+    let service = match entrance.service() {
+        Ok(service) => service,
+        Err(starting) => return http::refuse(&starting),
+    };
     let now = clock::now();
     let store = service.store.ping().await.is_ok();
     let keys = service.response.usable(now).is_ok() && service.access.usable(now).is_ok();

@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use authd::config::Config;
-use authd::daemon::Daemon;
+use authd::daemon::Starting;
 use systemd::arguments::Arguments;
 use systemd::exit::Failure;
 use systemd::telemetry::Metrics;
-use systemd::{config, exit, notify, shutdown};
+use systemd::{config, exit, shutdown};
 
 fn main() -> ExitCode {
     match Arguments::read(
@@ -31,12 +31,17 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         println!("ok");
         return Ok(());
     }
+    let starting = Starting::open(&config)?;
+    let watcher = starting.watcher();
+    // Both doors are open from the first moment: a start that waits says for what.
+    let seen = watcher.clone();
     let metrics = Metrics::install("authd").map_err(Failure::software)?;
+    metrics.serve(&config.metrics, move || seen.health()).map_err(Failure::unavailable)?;
+    tokio::spawn(watcher.clone().run());
     let daemon = tokio::select! {
-        daemon = Daemon::start(&config) => daemon?,
+        daemon = watcher.start(starting.ready()) => daemon?,
         () = shutdown::signal() => return Ok(()),
     };
-    metrics.serve(&config.metrics, daemon.health()).map_err(Failure::unavailable)?;
-    notify::ready("serving");
+    watcher.ready();
     daemon.run_until(shutdown::signal()).await
 }

@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use edge::clock;
@@ -45,12 +44,21 @@ pub enum Untold {
 
 /// Carries revocations to the directory and removes what has ended, for as long as it is polled.
 pub async fn run(service: Arc<Service>, mut updates: Subscription) {
-    let mut backlog = Backlog::All;
+    let (mut backlog, mut waits) = (Backlog::All, false);
     let mut prune = tokio::time::interval(PRUNE);
     loop {
         match tell(&service.store, &service.directory, backlog).await {
-            Ok(()) => backlog = Backlog::Unsent,
-            Err(error) => tracing::warn!(error = &error as &dyn Error, "revocations are waiting"),
+            Ok(()) => {
+                backlog = Backlog::Unsent;
+                if std::mem::take(&mut waits) {
+                    tracing::info!("all revocations were told");
+                }
+            }
+            Err(error) if !waits => {
+                waits = true;
+                tracing::warn!(error = &error as &dyn Error, "revocations are waiting; trying again");
+            }
+            Err(_still) => {}
         }
         note(&service).await;
         tokio::select! {
@@ -71,11 +79,9 @@ async fn forgotten(updates: &mut Subscription) {
     while !updates.next().await.everything {}
 }
 
-/// Counts what waits, and with that sees whether the store answers.
+/// Counts what waits.
 async fn note(service: &Service) {
-    let unsent = service.store.count_unsent(clock::now()).await;
-    service.store_answers.store(unsent.is_ok(), Ordering::Relaxed);
-    if let Ok(unsent) = unsent {
+    if let Ok(unsent) = service.store.count_unsent(clock::now()).await {
         metrics::gauge!("authd_outbox_pending").set(u32::try_from(unsent).unwrap_or(u32::MAX));
     }
 }

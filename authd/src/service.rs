@@ -5,9 +5,9 @@
 //! the decisions stand in [`crate::operation`].
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use edge::health::Dependencies;
 use edge::own_key::{Endorsed, OwnKey};
 use edge::roll::Roll;
 use edge::trust::TrustFeed;
@@ -56,8 +56,8 @@ pub struct Service {
     pub denied: Notify,
     /// Ends that task.
     pub stopping: Notify,
-    /// Whether the store answered when it was last asked, for `/readyz`.
-    pub store_answers: AtomicBool,
+    /// What this authd rests on, to be told how it is.
+    pub dependencies: Dependencies,
 }
 
 /// A success, not signed yet.

@@ -95,6 +95,11 @@ impl Endorser {
         Ok(Self { road: Road::Here(client), base, url })
     }
 
+    /// Whether hsmd is on this host.
+    pub(crate) const fn is_here(&self) -> bool {
+        matches!(self.road, Road::Here(_))
+    }
+
     /// Asks for one endorsement. The answer is not verified here: what it is worth depends on the chain.
     pub async fn endorse(&self, request: &SignRequest) -> Result<String, Error> {
         let request = self

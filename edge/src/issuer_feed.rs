@@ -5,7 +5,6 @@
 //! second, all of it in one go, for everyone who waits; and not many may wait.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::clock;
+use crate::health::{self, Dependencies};
 use crate::task::Task;
 use crate::trust::TrustFeed;
 use crate::updates::{Subscription, Update, Updates};
@@ -71,6 +71,7 @@ impl IssuerFeed {
         let follower = Follower {
             directory: directory.clone(),
             feed,
+            dependencies: updates.dependencies().clone(),
             verifier: Arc::clone(&verifier),
             unproven: BTreeMap::new(),
             progress,
@@ -116,6 +117,7 @@ impl IssuerFeed {
 struct Follower {
     directory: Directory,
     feed: TrustFeed,
+    dependencies: Dependencies,
     verifier: Arc<AccessVerifier>,
     unproven: BTreeMap<PublicKey, String>,
     progress: watch::Sender<Reading>,
@@ -150,12 +152,12 @@ impl Follower {
                 quiet_until = Instant::now() + READING_EVERY;
             }
             match self.read(&pending).await {
-                Ok(()) => pending = Update::default(),
+                Ok(()) => {
+                    self.dependencies.good(health::DIRECTORY_ISSUERS, clock::now());
+                    pending = Update::default();
+                }
                 Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn StdError,
-                        "cannot read the issuing keys; trying again"
-                    );
+                    self.dependencies.lost(health::DIRECTORY_ISSUERS, &error, clock::now());
                     pending.everything = true;
                     quiet_until = Instant::now() + READING_EVERY;
                 }

@@ -60,6 +60,7 @@ pub mod denials;
 pub mod ecma;
 pub mod endorser;
 pub mod gate;
+pub mod health;
 pub mod http;
 pub mod issuer_feed;
 pub mod keysd;

@@ -1,7 +1,10 @@
 //! A local HTTP server to talk to: hsmd's endorsement socket, or the app beside the edge.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream};
 
 /// How long a connection to a neighbour on the same host, or in the same rack, may take to open.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -52,6 +55,24 @@ impl Peer {
     /// The URL of a path (beginning with `/`) on that server.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
+    }
+
+    /// Whether it takes a connection within `deadline`. Nothing is asked.
+    pub async fn reach(&self, deadline: Duration) -> io::Result<()> {
+        let reach = async {
+            match &self.socket {
+                Some(socket) => UnixStream::connect(socket).await.map(drop),
+                None => TcpStream::connect(self.authority()?).await.map(drop),
+            }
+        };
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection was taken in time");
+        tokio::time::timeout(deadline, reach).await.map_err(late)?
+    }
+
+    fn authority(&self) -> io::Result<String> {
+        let url = reqwest::Url::parse(&self.base).map_err(io::Error::other)?;
+        let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(80));
+        Ok(format!("{host}:{port}"))
     }
 
     /// A client for it: no proxy, no redirects, no name but what is written, `deadline` for a whole exchange.

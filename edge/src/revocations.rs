@@ -1,7 +1,6 @@
 //! Follows the entries of database 3 (`PROTOCOL.md#directory`): a denial by whoever can write there, such as a public
 //! auth server. They add to what the denial feed says, and their deletion lifts only themselves.
 
-use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::clock;
+use crate::health::{self, Dependencies};
 use crate::task::Task;
 use crate::trust::TrustFeed;
 use crate::updates::{Subscription, Update, Updates};
@@ -35,7 +35,9 @@ impl RevocationFeed {
     /// Begins to follow the directory.
     pub fn start(directory: &Directory, updates: &Updates, trust: TrustFeed) -> Self {
         let (loaded, is_loaded) = watch::channel(false);
-        let follower = Follower { directory: directory.clone(), trust, loaded, passed_over: false };
+        let dependencies = updates.dependencies().clone();
+        let follower =
+            Follower { directory: directory.clone(), dependencies, trust, loaded, passed_over: false };
         let task = Arc::new(Task::spawn(follower.run(updates.subscribe())));
         Self { loaded: is_loaded, _task: task }
     }
@@ -51,6 +53,7 @@ impl RevocationFeed {
 
 struct Follower {
     directory: Directory,
+    dependencies: Dependencies,
     trust: TrustFeed,
     loaded: watch::Sender<bool>,
     /// Whether there may be entries that were not read.
@@ -74,14 +77,12 @@ impl Follower {
             }
             match self.read(&pending).await {
                 Ok(()) => {
+                    self.dependencies.good(health::DIRECTORY_REVOCATIONS, clock::now());
                     pending = Update::default();
                     self.loaded.send_replace(true);
                 }
                 Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn StdError,
-                        "cannot read the revocations; trying again"
-                    );
+                    self.dependencies.lost(health::DIRECTORY_REVOCATIONS, &error, clock::now());
                     pending.everything = true;
                 }
             }

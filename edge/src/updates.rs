@@ -7,10 +7,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use keychain::directory::{Change, Directory};
-use tokio::sync::broadcast;
+use keychain::directory::{Change, Directory, Following};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{broadcast, watch};
 
+use crate::clock;
+use crate::health::{self, Dependencies};
 use crate::task::Task;
 
 /// Batches that a subscriber may be behind before it has to read everything again.
@@ -65,13 +67,17 @@ pub struct Updates {
     sender: broadcast::Sender<Arc<Update>>,
     /// The number of the last batch told.
     told: Arc<AtomicU64>,
-    _task: Task,
+    following: watch::Receiver<Following>,
+    dependencies: Dependencies,
+    _tasks: [Task; 2],
 }
 
 impl Updates {
-    /// Begins to follow. To be called inside the runtime that is to do the work.
-    pub fn follow(directory: &Directory) -> Self {
+    /// Begins to follow, and tells `dependencies` whether it can. To be called inside the runtime that is to do the
+    /// work.
+    pub fn follow(directory: &Directory, dependencies: Dependencies) -> Self {
         let mut changes = directory.changes();
+        let following = changes.following();
         let (sender, _) = broadcast::channel(BEHIND_MAX);
         let to = sender.clone();
         let told = Arc::new(AtomicU64::new(0));
@@ -84,12 +90,35 @@ impl Updates {
                 drop(to.send(Arc::new(update)));
             }
         });
-        Self { sender, told, _task: task }
+        let teller = Task::spawn(tell(following.clone(), dependencies.clone()));
+        Self { sender, told, following, dependencies, _tasks: [task, teller] }
+    }
+
+    /// Whether changes are heard of as they happen.
+    pub(crate) fn following(&self) -> watch::Receiver<Following> {
+        self.following.clone()
+    }
+
+    /// Where those who follow the directory say whether they can.
+    pub const fn dependencies(&self) -> &Dependencies {
+        &self.dependencies
     }
 
     /// Hears of everything from now on. The first update tells to read everything.
     pub fn subscribe(&self) -> Subscription {
         Subscription { receiver: self.sender.subscribe(), told: Arc::clone(&self.told), fresh: true }
+    }
+}
+
+/// Tells whether the directory can be followed, for ever.
+async fn tell(mut following: watch::Receiver<Following>, dependencies: Dependencies) {
+    while following.changed().await.is_ok() {
+        let state = following.borrow_and_update().clone();
+        match state {
+            Following::Yes => dependencies.good(health::DIRECTORY, clock::now()),
+            Following::Lost(error) => dependencies.lost(health::DIRECTORY, &*error, clock::now()),
+            Following::NotYet => {}
+        }
     }
 }
 
@@ -124,6 +153,7 @@ impl Subscription {
             }
         }
     }
+
     /// Everything that was told so far.
     fn everything(&self) -> Update {
         Update { everything: true, number: self.told.load(Ordering::Relaxed), ..Update::default() }

@@ -63,11 +63,14 @@ async fn it_serves_until_it_is_told_to_stop_and_counts_what_it_did(stage: Stage)
     program.arg("--config").arg(&path);
     let mut process = Process::start("authd", program, stage.folder.path());
     let observe = tests::http::Http::to(&format!("http://127.0.0.1:{metrics}"));
-    until("authd to be ready", Duration::from_secs(20), || async {
+    until("authd to answer", Duration::from_secs(20), || async {
         std::net::TcpStream::connect(("127.0.0.1", metrics)).ok().map(drop)
     })
     .await;
-    assert_eq!(observe.get("/readyz").await.status, 200);
+    until("authd to be ready", Duration::from_secs(20), || async {
+        (observe.get("/readyz").await.status == 200).then_some(())
+    })
+    .await;
     let auth = tests::http::Http::to(&format!("http://127.0.0.1:{port}"));
     let mut device = Device::create(&auth).await;
     device.open_session(&auth).await;

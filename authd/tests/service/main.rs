@@ -10,6 +10,7 @@ mod daemon;
 mod feed;
 mod hsm;
 mod operations;
+mod outage;
 mod outbox;
 mod races;
 mod refusals;

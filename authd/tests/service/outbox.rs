@@ -160,8 +160,12 @@ async fn start(stage: &Stage, name: &str) -> (Process, Http) {
     program.arg("--config").arg(&path);
     let process = Process::start(name, program, Path::new(stage.folder.path()));
     let auth = Http::to(&format!("http://127.0.0.1:{port}"));
-    until("authd to serve", PATIENCE, || async {
+    until("authd to answer", PATIENCE, || async {
         std::net::TcpStream::connect(("127.0.0.1", port)).ok().map(drop)
+    })
+    .await;
+    until("authd to be ready", PATIENCE, || async {
+        (auth.get("/health").await.status == 200).then_some(())
     })
     .await;
     (process, auth)

@@ -58,7 +58,7 @@ pub(crate) struct Stage {
     pub(crate) database: String,
     pub(crate) sql: DatabaseConnection,
     pub(crate) folder: TempDir,
-    _postgres: Option<PostgreSql>,
+    postgres: Option<PostgreSql>,
 }
 
 impl Stage {
@@ -88,12 +88,29 @@ impl Stage {
         let daemon = Daemon::start(&load(&path)).await.unwrap();
         let auth = http(&daemon);
         let sql = Database::connect(&database).await.unwrap();
-        Self { auth, daemon: Some(daemon), hsm, directory, redis, database, sql, folder, _postgres: postgres }
+        Self { auth, daemon: Some(daemon), hsm, directory, redis, database, sql, folder, postgres }
     }
 
     /// What this stage's authd works with.
     pub(crate) fn service(&self) -> &Service {
         self.daemon.as_ref().unwrap().service()
+    }
+
+    /// How this stage's authd says that it is.
+    pub(crate) fn health(&self) -> serde_json::Value {
+        let health = self.daemon.as_ref().unwrap().health()();
+        serde_json::from_str(&health.verbose.unwrap()).unwrap()
+    }
+
+    /// Ends PostgreSQL at once.
+    pub(crate) async fn end_postgres(&mut self) {
+        let process = self.postgres.as_mut().unwrap().process();
+        process.signal(rustix::process::Signal::QUIT);
+        until("PostgreSQL to end", Duration::from_secs(20), || {
+            let ended = process.ended();
+            async move { ended.map(drop) }
+        })
+        .await;
     }
 
     /// Ends this stage's own authd.

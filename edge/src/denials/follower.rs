@@ -1,6 +1,5 @@
 //! The task that reads the feed.
 
-use std::error::Error as StdError;
 use std::time::Duration;
 
 use keychain::directory::{self, Directory};
@@ -11,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::memory::Remembered;
 use crate::clock;
+use crate::health::{self, Dependencies};
 use crate::trust::TrustFeed;
 use crate::updates::Subscription;
 
@@ -68,12 +68,12 @@ impl Follower {
         follower
     }
 
-    pub(super) async fn run(mut self, mut updates: Subscription) {
+    pub(super) async fn run(mut self, mut updates: Subscription, dependencies: Dependencies) {
         let name = keychain::feed::name(&self.identity).to_string();
         let mut trust = self.trust.version();
         let mut resync = tokio::time::interval(RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut pending, mut failing) = (true, false);
+        let mut pending = true;
         loop {
             let retry = if pending { RETRY } else { Duration::MAX };
             tokio::select! {
@@ -91,14 +91,11 @@ impl Follower {
                 continue;
             }
             match self.read().await {
-                Ok(()) => (pending, failing) = (false, false),
-                Err(error) => {
-                    if !failing {
-                        let error = &error as &dyn StdError;
-                        tracing::warn!(error, "cannot read the denial feed; trying again");
-                    }
-                    failing = true;
+                Ok(()) => {
+                    pending = false;
+                    dependencies.good(health::DIRECTORY_DENIALS, clock::now());
                 }
+                Err(error) => dependencies.lost(health::DIRECTORY_DENIALS, &error, clock::now()),
             }
             self.note();
         }

@@ -67,7 +67,10 @@ impl DenialFeed {
         let (remember, wanted) = watch::channel(None);
         let follower =
             Follower::new(directory.clone(), trust, settings.identity, memory.remembered(), loaded, remember);
-        let tasks = [Task::spawn(memory.keep_up(wanted)), Task::spawn(follower.run(updates.subscribe()))];
+        let tasks = [
+            Task::spawn(memory.keep_up(wanted)),
+            Task::spawn(follower.run(updates.subscribe(), updates.dependencies().clone())),
+        ];
         Ok(Self { loaded: is_loaded, _tasks: Arc::new(tasks) })
     }
 

@@ -1,7 +1,6 @@
 //! The copy of the response keys that keysd serves from: what stands in database 1 and verifies.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error as StdError;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use keychain::{PublicKey, Timestamp};
 use tokio::sync::watch;
 
 use crate::clock;
+use crate::health::{self, Dependencies};
 use crate::task::Task;
 use crate::trust::{TrustFeed, TrustState};
 use crate::updates::{Subscription, Update, Updates};
@@ -51,6 +51,7 @@ impl Copy {
         let (told, version) = watch::channel(0);
         let follower = Follower {
             directory: directory.clone(),
+            dependencies: updates.dependencies().clone(),
             feed,
             entries: BTreeMap::new(),
             listing: Arc::clone(&listing),
@@ -80,6 +81,7 @@ struct Entry {
 
 struct Follower {
     directory: Directory,
+    dependencies: Dependencies,
     feed: TrustFeed,
     entries: BTreeMap<PublicKey, Entry>,
     listing: Arc<RwLock<Arc<Listing>>>,
@@ -99,14 +101,14 @@ impl Follower {
             }
             match self.read(&pending).await {
                 Ok(()) => {
+                    if !pending.is_nothing() {
+                        self.dependencies.good(health::DIRECTORY_KEYS, clock::now());
+                    }
                     pending = Update::default();
                     self.rebuild();
                 }
                 Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn StdError,
-                        "cannot read the response keys; trying again"
-                    );
+                    self.dependencies.lost(health::DIRECTORY_KEYS, &error, clock::now());
                     pending.everything = true;
                 }
             }

@@ -9,23 +9,26 @@ mod copy;
 
 use std::error::Error;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use actix_web::dev::ServerHandle;
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use keychain::acknowledgement::Instance;
 use keychain::directory::Directory;
-use keychain::{Code, PublicKey, Refusal};
+use keychain::{Code, PublicKey, Refusal, Timestamp};
 use systemd::exit::Failure;
 use systemd::listen::Address;
-use systemd::telemetry::{Health, Metrics};
+use systemd::telemetry::Metrics;
 use systemd::{listen, notify, shutdown};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use crate::acknowledger::{Acknowledger, Speaker};
 use crate::endorser::Endorser;
+use crate::health::{self, Dependencies, End, Report, Watcher};
 use crate::own_key::{OwnKey, Plan};
 use crate::roll::Roll;
 use crate::task::Task;
@@ -54,6 +57,16 @@ const KEY_PAUSE: Duration = Duration::from_secs(1);
 /// What `/` answers.
 const INDEX: &str = r#"{"routes":["/","/health","/keys","/keys/{publicKey}","/hsm/keys"]}"#;
 
+/// What keysd rests on.
+const RESTS_ON: [&str; 5] =
+    [health::CHAIN, health::DIRECTORY, health::DIRECTORY_CHAIN, health::DIRECTORY_KEYS, health::HEAD];
+
+/// What workers have from the first moment.
+struct Entrance {
+    shared: OnceLock<Shared>,
+    dependencies: Dependencies,
+}
+
 struct Shared {
     copy: Copy,
     feed: TrustFeed,
@@ -70,25 +83,43 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         return Ok(());
     }
     Roll::outlive_hangups().map_err(Failure::io)?;
-    let metrics = Metrics::install("keysd")?;
-    // Kept to the end: whoever follows the directory hears of it through this.
-    let updates = Arc::new(Updates::follow(&directory));
     let endorser = config.endorser().map_err(Failure::config)?;
+    let dependencies = Dependencies::expect(&RESTS_ON);
+    if endorser.is_some() {
+        dependencies.also_expect(health::HSMD);
+    }
+    let entrance = web::Data::new(Entrance { shared: OnceLock::new(), dependencies: dependencies.clone() });
+    let starting = dependencies.clone();
+    let watcher = Watcher::new("keysd", move |now| Report::new(starting.all(), false, &[], now));
+    // Both doors are open from the first moment: a start that waits says for what.
+    let seen = watcher.clone();
+    Metrics::install("keysd")?.serve(&config.metrics, move || seen.health())?;
+    let (server, mut ended) = listen(&config, entrance.clone())?;
+    let _task = Task::spawn(watcher.clone().run());
+    // Kept to the end: whoever follows the directory hears of it through this.
+    let updates = Arc::new(Updates::follow(&directory, dependencies));
     let feed = TrustFeed::start(&directory, &updates, endorser.clone(), &trust_settings(&config)?)?;
     let copy = Copy::start(&directory, &updates, feed.clone());
-    notify::status("waiting for the key chain in the directory");
     tokio::select! {
-        () = first_listing(&feed, &copy) => {}
+        () = watcher.start(first_listing(&feed, &copy)) => {}
         () = shutdown::signal() => return Ok(()),
+        end = &mut ended => return end.map_err(Failure::software)?.map_err(Failure::io),
     }
+    watcher.replace(serving(feed.clone(), updates.dependencies().clone()));
     let _speaker = endorser.map(|endorser| {
         let (speaker, updates) = ((config.instance.clone(), config.admin.clone()), Arc::clone(&updates));
         Task::spawn(speak(speaker, endorser, directory.clone(), updates, feed.clone()))
     });
-    let health_feed = feed.clone();
-    metrics.serve(&config.metrics, move || health(&health_feed))?;
-    let shared = web::Data::new(Shared { copy, feed, waiting: Semaphore::new(WAITING_MAX) });
-    serve(&config, shared).await
+    entrance.shared.get_or_init(|| Shared { copy, feed, waiting: Semaphore::new(WAITING_MAX) });
+    tracing::info!(listen = %config.listen, "serving");
+    watcher.ready();
+    tokio::select! {
+        () = shutdown::signal() => {}
+        end = &mut ended => return end.map_err(Failure::software)?.map_err(Failure::io),
+    }
+    notify::stopping();
+    server.stop(true).await;
+    ended.await.map_err(Failure::software)?.map_err(Failure::io)
 }
 
 /// Acknowledges what is applied here, once there is a key for it. What is served waits for none of it.
@@ -139,26 +170,25 @@ async fn first_listing(feed: &TrustFeed, copy: &Copy) {
     }
 }
 
-async fn serve(config: &Config, shared: web::Data<Shared>) -> Result<(), Failure> {
+type Ended = JoinHandle<std::io::Result<()>>;
+
+/// Listens, and answers 503 until `entrance` is opened.
+fn listen(config: &Config, entrance: web::Data<Entrance>) -> Result<(ServerHandle, Ended), Failure> {
     let socket = config.listen.bind()?;
     let server = HttpServer::new(move || {
-        App::new().wrap(from_fn(http::cors)).app_data(shared.clone()).default_service(web::to(answer))
+        App::new().wrap(from_fn(http::cors)).app_data(entrance.clone()).default_service(web::to(answer))
     })
     .shutdown_timeout(DRAIN_SECONDS)
     .disable_signals();
     let server = listen::attach(server, socket).map_err(Failure::io)?.run();
-    let handle = server.handle();
-    let serving = tokio::spawn(server);
-    tracing::info!(listen = %config.listen, "serving");
-    notify::ready("serving");
-    shutdown::signal().await;
-    notify::stopping();
-    handle.stop(true).await;
-    serving.await.map_err(Failure::software)?.map_err(Failure::io)
+    Ok((server.handle(), tokio::spawn(server)))
 }
 
-async fn answer(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse {
-    let answer = route(&request, &shared).await;
+async fn answer(request: HttpRequest, entrance: web::Data<Entrance>) -> HttpResponse {
+    let answer = match entrance.shared.get() {
+        Some(shared) => route(&request, shared).await,
+        None => Err(entrance.dependencies.refusal()),
+    };
     let code = answer.as_ref().err().map_or("", |refusal| refusal.code().as_str());
     metrics::counter!("keysd_requests_total", "code" => code).increment(1);
     answer.unwrap_or_else(|refusal| http::refuse(&refusal))
@@ -230,13 +260,16 @@ fn is_healthy(feed: &TrustFeed) -> bool {
     is_settled && trust.demand_fresh(clock::now()).is_ok()
 }
 
-fn health(feed: &TrustFeed) -> Health {
-    let trust = feed.state();
-    let chain = trust.chain();
-    let sequence = chain.head().map_or("none".to_owned(), |head| head.event().sequence_number.to_string());
-    let mut detail = vec![("chain_sequence".into(), sequence)];
-    detail.extend(feed.describe(clock::now()));
-    Health { ready: is_healthy(feed), detail }
+/// *Serving* means that keys are told.
+fn serving(feed: TrustFeed, dependencies: Dependencies) -> impl Fn(Timestamp) -> Report + Send + Sync {
+    move |now| {
+        let trust = feed.state();
+        dependencies.judge(&trust, now);
+        let sequence =
+            trust.chain().head().map_or("none".to_owned(), |head| head.event().sequence_number.to_string());
+        Report::new(dependencies.all(), is_healthy(&feed), &[End::of_head(&trust)], now)
+            .with(vec![("chain_sequence".to_owned(), sequence)])
+    }
 }
 
 fn trust_settings(config: &Config) -> Result<trust::Settings, Failure> {

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::endorser::{self, Endorser};
+use crate::health::{self, End, Limit};
 use crate::task::Task;
 use crate::trust::{TrustFeed, TrustState};
 use crate::updates::Updates;
@@ -63,6 +64,14 @@ impl Plan {
     /// The plan for a response key that signs no answers: no device is to find it.
     pub const fn unlisted(cycle: Duration) -> Self {
         Self { listed: false, ..Self::response(cycle) }
+    }
+
+    /// What the key is called among a daemon's dependencies.
+    pub const fn dependency(self) -> &'static str {
+        match self.purpose {
+            Purpose::Access => health::ACCESS_KEY,
+            Purpose::Response => health::RESPONSE_KEY,
+        }
     }
 
     /// The window of those who verify what the key signs.
@@ -173,7 +182,7 @@ impl OwnKey {
         Ok(Self { current, orders: Arc::new(orders), plan, feed, _task: task })
     }
 
-    /// Tries [`Self::start`] until it works, and tells the log and the service manager what it waits for.
+    /// Tries [`Self::start`] until it works, and says what it waits for.
     ///
     /// The chain is waited for first, so that hsmd is asked only when its answer can be verified.
     pub async fn await_first(
@@ -183,23 +192,27 @@ impl OwnKey {
         updates: &Updates,
         feed: TrustFeed,
     ) -> Self {
-        systemd::notify::status("waiting for the key chain in the directory");
         feed.wait_until(|chain| chain.head().is_some()).await;
-        systemd::notify::status("waiting for an endorsement of this service's key");
+        let dependencies = updates.dependencies();
         loop {
             let (endorser, directory) = (endorser.clone(), directory.clone());
             match Self::start(plan, endorser, directory, updates, feed.clone()).await {
                 Ok(key) => return key,
                 Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "no endorsed key yet; trying again"
-                    );
-                    systemd::notify::status(&format!("no endorsed key yet: {error}"));
+                    dependencies.lost(plan.dependency(), &error, crate::clock::now());
                     tokio::time::sleep(START_PAUSE).await;
                 }
             }
         }
+    }
+
+    /// When the key ends if none takes its place.
+    pub fn end(&self) -> End {
+        let limit = match self.plan.purpose {
+            Purpose::Access => Limit::AccessKey,
+            Purpose::Response => Limit::ResponseKey,
+        };
+        End::of_key(limit, &self.current().endorsement, self.feed.state().chain(), self.plan.window())
     }
 
     /// The key to sign with, whatever has become of its endorsement.

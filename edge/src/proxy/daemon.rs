@@ -2,28 +2,35 @@
 
 use std::fmt::Display;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::{App as Server, HttpServer, web};
+use keychain::Timestamp;
 use keychain::directory::Directory;
 use reqwest::header::{HeaderName, HeaderValue};
 use systemd::config::Error;
 use systemd::exit::Failure;
-use systemd::telemetry::{Health, Metrics};
+use systemd::telemetry::Metrics;
 use systemd::{credential, listen, notify, shutdown};
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use super::app::{App, AppSettings};
 use super::config::Config;
 use super::routes::Routes;
-use super::{IN_PROGRESS_MAX, LONG_BODIES_MAX, Places, Shared, handle};
+use super::{Entrance, IN_PROGRESS_MAX, LONG_BODIES_MAX, Places, Shared, handle};
 use crate::acknowledger::{Acknowledger, Speaker};
 use crate::denials::{self, DenialFeed};
 use crate::endorser::Endorser;
 use crate::gate::Gate;
+use crate::health::{self, Dependencies, End, Report, Watcher};
 use crate::own_key::{OwnKey, Plan};
 use crate::peer::Peer;
 use crate::roll::Roll;
+use crate::task::Task;
 use crate::trust::{self, TrustFeed};
 use crate::updates::Updates;
 use crate::verifier::{Audience, Settings};
@@ -42,6 +49,24 @@ const KEEP_ALIVE: Duration = Duration::from_mins(1);
 /// How often memory is given back and gauges are set.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 
+/// How often the app is tried, and how long it may take to take a connection.
+const PROBE_EVERY: Duration = Duration::from_millis(700);
+const PROBE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What an edge rests on.
+const RESTS_ON: [&str; 10] = [
+    health::APP,
+    health::CHAIN,
+    health::DIRECTORY,
+    health::DIRECTORY_CHAIN,
+    health::DIRECTORY_DENIALS,
+    health::DIRECTORY_ISSUERS,
+    health::DIRECTORY_REVOCATIONS,
+    health::HEAD,
+    health::HSMD,
+    health::RESPONSE_KEY,
+];
+
 /// Runs an edge as `file` says, until it is asked to stop; with `check_only`, says whether it could.
 pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     let config = Config::load(file)?;
@@ -57,25 +82,28 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         return Ok(());
     }
     Roll::outlive_hangups().map_err(Failure::io)?;
-    let metrics = Metrics::install("edge")?;
-    let updates = Updates::follow(&directory);
+    let dependencies = Dependencies::expect(&RESTS_ON);
+    let entrance = web::Data::new(Entrance { shared: OnceLock::new(), dependencies: dependencies.clone() });
+    let watcher = Watcher::new(&format!("edge {}", config.name), starting(dependencies.clone()));
+    // Both doors are open from the first moment: a start that waits says for what.
+    let seen = watcher.clone();
+    Metrics::install("edge")?.serve(&config.metrics, move || seen.health())?;
+    let (server, mut ended) = listen(&config, entrance.clone(), &app)?;
+    let _tasks =
+        [Task::spawn(watcher.clone().run()), Task::spawn(probe(app.peer.clone(), dependencies.clone()))];
+    let updates = Updates::follow(&directory, dependencies);
     let feed = TrustFeed::start(&directory, &updates, Some(endorser.clone()), &trust_settings(&config)?)?;
     let denials = DenialFeed::start(&directory, &updates, feed.clone(), &denial_settings(&config))?;
     let gate = Gate::start(&directory, &updates, feed.clone(), denials, verifier_settings(&config));
+    let plan = Plan::response(config.cycle.duration());
     let ready = async {
         gate.ready().await;
-        OwnKey::await_first(
-            Plan::response(config.cycle.duration()),
-            endorser,
-            directory.clone(),
-            &updates,
-            feed.clone(),
-        )
-        .await
+        OwnKey::await_first(plan, endorser, directory.clone(), &updates, feed.clone()).await
     };
     let key = tokio::select! {
-        key = ready => key,
+        key = watcher.start(ready) => key,
         () = shutdown::signal() => return Ok(()),
+        end = &mut ended => return end.map_err(Failure::software)?.map_err(Failure::io),
     };
     let speaker = Speaker {
         instance: config.instance.clone(),
@@ -89,29 +117,34 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         roll.clone().serve(address).map_err(Failure::io)?;
     }
     let _hangups = roll.on_hangup().map_err(Failure::io)?;
-    let (health_feed, health_key) = (feed.clone(), key.clone());
-    metrics.serve(&config.metrics, move || health(&health_feed, &health_key))?;
-    let shared = web::Data::new(Shared {
+    let shared = Shared {
         gate: gate.clone(),
         key,
         routes,
         request_max: config.max_request.length(),
         in_progress: Places::new(IN_PROGRESS_MAX),
         long_bodies: Places::new(LONG_BODIES_MAX),
-    });
-    serve(&config, shared, app, gate).await
+    };
+    watcher.replace(serving(&shared, updates.dependencies().clone(), feed));
+    entrance.open(shared);
+    tracing::info!(edge = config.name, listen = %config.listen, "serving");
+    watcher.ready();
+    serve(&gate, server, ended).await
 }
 
-async fn serve(
+type Ended = JoinHandle<std::io::Result<()>>;
+
+/// Listens, and answers 503 until `entrance` is opened.
+fn listen(
     config: &Config,
-    shared: web::Data<Shared>,
-    app: AppSettings,
-    gate: Gate,
-) -> Result<(), Failure> {
+    entrance: web::Data<Entrance>,
+    app: &AppSettings,
+) -> Result<(ServerHandle, Ended), Failure> {
     App::new(app.clone()).map_err(Failure::config)?; // a client that cannot be made is known before the workers
     let socket = config.listen.bind()?;
+    let app = app.clone();
     let server = HttpServer::new(move || {
-        let server = Server::new().wrap(from_fn(http::cors)).app_data(shared.clone());
+        let server = Server::new().wrap(from_fn(http::cors)).app_data(entrance.clone());
         let server = match App::new(app.clone()) {
             Ok(app) => server.app_data(web::Data::new(app)),
             Err(_) => server, // was tried above
@@ -122,10 +155,10 @@ async fn serve(
     .shutdown_timeout(DRAIN_SECONDS)
     .disable_signals();
     let server = listen::attach(server, socket).map_err(Failure::io)?.run();
-    let handle = server.handle();
-    let serving = tokio::spawn(server);
-    tracing::info!(edge = config.name, listen = %config.listen, "serving");
-    notify::ready(&format!("edge {}: serving", config.name));
+    Ok((server.handle(), tokio::spawn(server)))
+}
+
+async fn serve(gate: &Gate, server: ServerHandle, mut ended: Ended) -> Result<(), Failure> {
     let mut tidying = tokio::time::interval(TIDY_EVERY);
     let stop = shutdown::signal();
     tokio::pin!(stop);
@@ -133,30 +166,50 @@ async fn serve(
         tokio::select! {
             _ = tidying.tick() => gate.tidy(),
             () = &mut stop => break,
+            end = &mut ended => return end.map_err(Failure::software)?.map_err(Failure::io),
         }
     }
     notify::stopping();
-    handle.stop(true).await;
-    serving.await.map_err(Failure::software)?.map_err(Failure::io)
+    server.stop(true).await;
+    ended.await.map_err(Failure::software)?.map_err(Failure::io)
 }
 
-/// Ready means: a request that is due an admission gets one, and a signed answer.
-fn health(feed: &TrustFeed, key: &OwnKey) -> Health {
-    let now = clock::now();
-    let trust = feed.state();
-    let chain = trust.chain();
-    let usable = key.usable(now);
-    let sequence = chain.head().map_or("none".to_owned(), |head| head.event().sequence_number.to_string());
-    let expiration = key.current().endorsement().subject.expiration;
-    let state = |good: bool, otherwise: &str| if good { "ok".to_owned() } else { otherwise.to_owned() };
-    let mut detail = vec![
-        ("chain".into(), state(!chain.contested() && !chain.rolled_back(), "contested or rolled back")),
-        ("chain_sequence".into(), sequence),
-        ("own_key".into(), state(usable.is_ok(), "not endorsed now")),
-        ("own_key_seconds_left".into(), expiration.since(now).as_secs().to_string()),
-    ];
-    detail.extend(feed.describe(now));
-    Health { ready: usable.is_ok() && trust.demand_fresh(now).is_ok(), detail }
+/// Sees whether the app takes connections, for ever.
+async fn probe(app: Peer, dependencies: Dependencies) {
+    let mut interval = tokio::time::interval(PROBE_EVERY);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        match app.reach(PROBE_DEADLINE).await {
+            Ok(()) => dependencies.good(health::APP, clock::now()),
+            Err(error) => dependencies.lost(health::APP, &error, clock::now()),
+        }
+    }
+}
+
+/// A start waits for what its dependencies say.
+fn starting(dependencies: Dependencies) -> impl Fn(Timestamp) -> Report + Send + Sync {
+    move |now| Report::new(dependencies.all(), false, &[], now)
+}
+
+/// *Serving* means: a request that is due an admission gets one, and a signed answer.
+fn serving(
+    shared: &Shared,
+    dependencies: Dependencies,
+    feed: TrustFeed,
+) -> impl Fn(Timestamp) -> Report + Send + Sync + use<> {
+    let (gate, key) = (shared.gate.clone(), shared.key.clone());
+    move |now| {
+        let trust = feed.state();
+        dependencies.judge(&trust, now);
+        dependencies.judge_key(health::RESPONSE_KEY, &key, now);
+        let ends = [key.end(), gate.verifier().issuers().end(&trust), End::of_head(&trust)];
+        let serves = key.usable(now).is_ok() && trust.demand_fresh(now).is_ok();
+        let sequence =
+            trust.chain().head().map_or("none".to_owned(), |head| head.event().sequence_number.to_string());
+        Report::new(dependencies.all(), serves, &ends, now)
+            .with(vec![("chain_sequence".to_owned(), sequence)])
+    }
 }
 
 fn trust_settings(config: &Config) -> Result<trust::Settings, Failure> {

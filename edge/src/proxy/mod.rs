@@ -9,6 +9,7 @@ pub mod config;
 mod daemon;
 pub mod routes;
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, Refusal};
 
 use crate::gate::Gate;
+use crate::health::Dependencies;
 use crate::own_key::OwnKey;
 use crate::verifier::Demand;
 use crate::{clock, ecma, http};
@@ -51,14 +53,35 @@ struct Shared {
     long_bodies: Places,
 }
 
+/// What workers have from the first moment.
+struct Entrance {
+    shared: OnceLock<Shared>,
+    dependencies: Dependencies,
+}
+
+impl Entrance {
+    /// Lets requests in. Once.
+    fn open(&self, shared: Shared) {
+        self.shared.get_or_init(|| shared);
+    }
+
+    fn shared(&self) -> Result<&Shared, Refusal> {
+        self.shared.get().ok_or_else(|| self.dependencies.refusal())
+    }
+}
+
 /// Every path and method comes here.
 async fn handle(
     request: HttpRequest,
     payload: web::Payload,
-    shared: web::Data<Shared>,
+    entrance: web::Data<Entrance>,
     app: web::Data<App>,
 ) -> HttpResponse {
-    match serve(&request, payload, &shared, &app).await {
+    let answer = match entrance.shared() {
+        Ok(shared) => serve(&request, payload, shared, &app).await,
+        Err(starting) => Err(starting),
+    };
+    match answer {
         Ok(answer) => answer,
         Err(refusal) => {
             tracing::debug!(%refusal, path = request.path(), "refused");

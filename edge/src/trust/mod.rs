@@ -18,19 +18,19 @@ pub mod memory;
 mod source;
 mod state;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use keychain::Digest;
 use keychain::chain::{self, Chain};
 use keychain::directory::Directory;
-use keychain::{Digest, Timestamp};
 use systemd::config::Span;
 use tokio::sync::{mpsc, watch};
 
 use crate::endorser::Endorser;
+use crate::health::Dependencies;
 use crate::task::Task;
 use crate::updates::Updates;
 pub use denied::{Denied, Entries};
@@ -70,8 +70,8 @@ struct Shared {
     version: watch::Sender<u64>,
     /// The number of the last update whose changes are all in `state`.
     read_up_to: watch::Sender<u64>,
-    /// The sources that cannot be followed, and since when.
-    down: watch::Sender<BTreeMap<&'static str, Timestamp>>,
+    /// Told whether sources can be followed.
+    dependencies: Dependencies,
 }
 
 impl TrustFeed {
@@ -94,7 +94,7 @@ impl TrustFeed {
             state: ArcSwap::from_pointee(TrustState::with_heads(chain, None, settings.head_max_age)),
             version: watch::Sender::new(0),
             read_up_to: watch::Sender::new(0),
-            down: watch::Sender::default(),
+            dependencies: updates.dependencies().clone(),
         });
         let (remember, wanted) = watch::channel(Remembered::default());
         let (to, told) = mpsc::channel(TOLD_MAX);
@@ -103,7 +103,7 @@ impl TrustFeed {
         let mut tasks = vec![
             Task::spawn(memory.keep_up(wanted)),
             Task::spawn(follower.run(told)),
-            Task::spawn(source.run(updates.subscribe())),
+            Task::spawn(source.run(updates.subscribe(), updates.following())),
         ];
         if let Some(endorser) = hsmd {
             tasks.push(Task::spawn(HsmdSource::new(endorser, Arc::clone(&shared), to).run()));
@@ -114,15 +114,6 @@ impl TrustFeed {
     /// What is trusted now.
     pub fn state(&self) -> Arc<TrustState> {
         self.shared.state.load_full()
-    }
-
-    /// Freshness and sources, as health pages have them.
-    pub fn describe(&self, now: Timestamp) -> Vec<(String, String)> {
-        let mut detail = self.state().describe_freshness(now);
-        for (source, since) in self.shared.down.borrow().iter() {
-            detail.push((format!("source {source}"), format!("down since {since}")));
-        }
-        detail
     }
 
     /// Puts in force what `change` makes of who is denied. Others may change the rest of the trust meanwhile: then

@@ -27,38 +27,25 @@ pub(super) struct Told {
     pub(super) read_up_to: Option<u64>,
 }
 
-/// Whether a source can be followed, for metrics, health and log: one line when it is lost, one when it is back.
+/// Whether a source can be followed, for metrics, health and log.
 struct Link {
     source: &'static str,
+    dependency: &'static str,
     shared: Arc<Shared>,
 }
 
 impl Link {
-    const fn new(source: &'static str, shared: Arc<Shared>) -> Self {
-        Self { source, shared }
+    const fn new(source: &'static str, dependency: &'static str, shared: Arc<Shared>) -> Self {
+        Self { source, dependency, shared }
     }
 
     fn is_up(&self) {
         metrics::gauge!("verifier_source_up", "source" => self.source).set(1.0);
-        let was_down = self.shared.down.send_if_modified(|down| down.remove(self.source).is_some());
-        if was_down {
-            tracing::info!(source = self.source, "the chain and its heads can be followed again");
-        }
+        self.shared.dependencies.good(self.dependency, clock::now());
     }
 
     fn is_down(&self, error: &(dyn Error + 'static)) {
         metrics::gauge!("verifier_source_up", "source" => self.source).set(0.0);
-        let was_up = self.shared.down.send_if_modified(|down| {
-            let is_new = !down.contains_key(self.source);
-            down.entry(self.source).or_insert_with(clock::now);
-            is_new
-        });
-        if was_up {
-            tracing::warn!(
-                source = self.source,
-                error,
-                "the chain and its heads cannot be followed; trying again"
-            );
-        }
+        self.shared.dependencies.lost(self.dependency, error, clock::now());
     }
 }

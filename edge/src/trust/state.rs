@@ -100,23 +100,13 @@ impl TrustState {
         })
     }
 
-    /// The freshness as health pages have it.
-    pub(super) fn describe_freshness(&self, now: Timestamp) -> Vec<(String, String)> {
-        let word = match self.freshness(now) {
-            Freshness::Fresh(_) => "ok",
-            Freshness::Late(_) => "none for half of head_max_age",
-            Freshness::Stale(_) => "none for all of head_max_age",
-        };
-        let left = self.fresh_for(now).map_or("unlimited".to_owned(), |left| left.as_secs().to_string());
-        vec![("head".to_owned(), word.to_owned()), ("head_seconds_left".to_owned(), left)]
-    }
-
     /// When a head showed that nothing newer existed.
-    pub(super) const fn shown(&self) -> Option<Timestamp> {
+    pub const fn shown(&self) -> Option<Timestamp> {
         self.shown
     }
 
-    pub(super) const fn head_max_age(&self) -> Option<Duration> {
+    /// How long a head's word that nothing newer exists counts; none is without limit.
+    pub const fn head_max_age(&self) -> Option<Duration> {
         self.head_max_age
     }
 }

@@ -8,6 +8,7 @@ use keychain::endorsement::{Endorsement, Expected, Purpose};
 use keychain::{PublicKey, Refusal, Timestamp, VerifyingKey};
 use moka::sync::Cache;
 
+use crate::health::{End, Limit};
 use crate::trust::TrustState;
 
 /// Issuing keys kept. An authd has at most five at a time; only the HSM can make more.
@@ -127,6 +128,15 @@ impl Issuers {
     /// Forgets all absences.
     pub fn forget_all_absent(&self) {
         self.absent.invalidate_all();
+    }
+
+    /// When the last of the keys known ends, and with it all tokens: of those that hold by `trust`, the one that ends
+    /// last.
+    pub fn end(&self, trust: &TrustState) -> End {
+        let ends = self.endorsed.iter().map(|(_, issuer)| {
+            End::of_key(Limit::AccessKey, &issuer.endorsement, trust.chain(), windows::EDGE)
+        });
+        ends.max_by_key(|end| end.at).unwrap_or_else(|| End::over(Limit::AccessKey))
     }
 
     /// Drops keys whose endorsements have expired.

@@ -11,6 +11,8 @@ mod heads;
 #[cfg(test)]
 mod keysd;
 #[cfg(test)]
+mod outage;
+#[cfg(test)]
 mod proxy;
 #[cfg(test)]
 mod respelling;

@@ -266,7 +266,8 @@ impl State {
         metrics::gauge!("hsm_publisher_directory_up").set(up(&self.directory));
         metrics::gauge!("hsm_publisher_report_ok").set(up(&self.report));
         let ready = carrier.is_settled() && self.hsmd.is_none() && self.directory.is_none();
-        *health.lock().unwrap_or_else(PoisonError::into_inner) = Health { ready, detail };
+        *health.lock().unwrap_or_else(PoisonError::into_inner) =
+            Health { ready, detail, ..Health::default() };
         let status = match (&self.hsmd, &self.directory) {
             (Some(problem), _) => format!("hsmd: {problem}"),
             (_, Some(problem)) => format!("directory: {problem}"),

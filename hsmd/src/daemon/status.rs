@@ -34,7 +34,7 @@ pub fn status(keeper: &Keeper, health: &Health) -> String {
 /// The same for `/readyz`.
 pub fn readiness(health: &Health) -> telemetry::Health {
     let problems = health.problems();
-    telemetry::Health { ready: problems.is_empty(), detail: problems }
+    telemetry::Health { ready: problems.is_empty(), detail: problems, ..telemetry::Health::default() }
 }
 
 /// Says who has to act: on configuration, on a dependency, or on contradicting state.

@@ -9,8 +9,10 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::mpsc::{self, Receiver};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::Error;
 use super::lane::config;
 
 /// The most changes handed over at once.
@@ -18,8 +20,11 @@ pub const BATCH_MAX: usize = 1024;
 /// Pushes that wait for a consumer that is busy. Beyond it the consumer reads everything again, which costs
 /// less than the memory would.
 const PUSHES_MAX: usize = 4096;
-/// Silence after which the connection is tried: a peer that vanished without a word is noticed this much later.
-const SILENCE: Duration = Duration::from_secs(2);
+/// Silence after which the connection is tried.
+const SILENCE: Duration = Duration::from_millis(700);
+/// How long an answer to that may take before the changes count as not followed: together with the silence, a peer that
+/// vanished without a word is noticed within two seconds. The connection is given up later, at [`super::REPLY_DEADLINE`].
+const PATIENCE: Duration = Duration::from_secs(1);
 /// The first and the longest pause between attempts to reconnect.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_LONGEST: Duration = Duration::from_millis(500);
@@ -37,8 +42,20 @@ pub enum Change {
     Reconnected,
 }
 
-/// The changes, in order, for ever: it reconnects by itself, at once and then with growing pauses. A
-/// consumer that sees an outage nowhere else asks [`ping`](super::Directory::ping).
+/// Whether changes are heard of as they happen.
+#[derive(Clone, Debug, Default)]
+pub enum Following {
+    /// They are not: the directory is away, or does not let this client follow.
+    Lost(Arc<Error>),
+    /// No connection was tried yet.
+    #[default]
+    NotYet,
+    /// They are, as was seen a moment ago.
+    Yes,
+}
+
+/// The changes, in order, for ever: it reconnects by itself, at once and then with growing pauses. Whether it is
+/// connected is told by [`Self::following`].
 ///
 /// It holds one connection of its own (`HELLO 3`, `CLIENT TRACKING ON BCAST`). Nothing runs while it is not
 /// polled but the reading of that connection.
@@ -47,11 +64,18 @@ pub struct Changes {
     feed: Option<Feed>,
     waiting: VecDeque<Change>,
     pause: Duration,
+    following: watch::Sender<Following>,
 }
 
 impl Changes {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, feed: None, waiting: VecDeque::new(), pause: PAUSE_FIRST }
+        let following = watch::Sender::default();
+        Self { client, feed: None, waiting: VecDeque::new(), pause: PAUSE_FIRST, following }
+    }
+
+    /// Whether changes are heard of now; it is told anew each time that this is seen.
+    pub fn following(&self) -> watch::Receiver<Following> {
+        self.following.subscribe()
     }
 
     /// The next change. Dropping the future before it is ready loses nothing.
@@ -61,7 +85,7 @@ impl Changes {
                 return change;
             }
             match &mut self.feed {
-                Some(feed) => match feed.wait().await {
+                Some(feed) => match feed.wait(&self.following).await {
                     Some(push) => self.take(push),
                     None => self.feed = None,
                 },
@@ -93,8 +117,11 @@ impl Changes {
                 self.feed = Some(feed);
                 self.pause = PAUSE_FIRST;
                 self.waiting.push_back(Change::Reconnected);
+                self.following.send_replace(Following::Yes);
             }
-            Err(_down) => {
+            Err(down) => {
+                let down = Error::failed("follow the changes", down);
+                self.following.send_replace(Following::Lost(Arc::new(down)));
                 sleep(self.pause).await;
                 self.pause = self.pause.saturating_mul(2).min(PAUSE_LONGEST);
             }
@@ -146,13 +173,25 @@ impl Feed {
         Ok(Self { connection, pushes, overflowed })
     }
 
-    /// The next push, or nothing if the connection is dead.
-    async fn wait(&mut self) -> Option<PushInfo> {
+    /// The next push, or nothing if the connection is dead. `following` is told of each answer, and of one that is late.
+    async fn wait(&mut self, following: &watch::Sender<Following>) -> Option<PushInfo> {
         loop {
-            match timeout(SILENCE, self.pushes.recv()).await {
-                Ok(push) => return push,
-                Err(_silence) => redis::cmd("PING").exec_async(&mut self.connection).await.ok()?,
+            if let Ok(push) = timeout(SILENCE, self.pushes.recv()).await {
+                return push;
             }
+            let ping = redis::cmd("PING");
+            let answer = ping.exec_async(&mut self.connection);
+            tokio::pin!(answer);
+            let answer = match timeout(PATIENCE, &mut answer).await {
+                Ok(answer) => answer,
+                Err(_late) => {
+                    let late = Error::Slow { operation: "follow the changes" };
+                    following.send_replace(Following::Lost(Arc::new(late)));
+                    answer.await
+                }
+            };
+            answer.ok()?;
+            following.send_replace(Following::Yes);
         }
     }
 }

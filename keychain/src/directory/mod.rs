@@ -30,7 +30,7 @@ use redis::{Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisCo
 use crate::cesr::{Digest, PublicKey};
 use crate::limits::{ACKNOWLEDGEMENT_MAX, FEED_VALUE_MAX, HEAD_MAX};
 
-pub use changes::{BATCH_MAX, Change, Changes};
+pub use changes::{BATCH_MAX, Change, Changes, Following};
 pub use error::{Cause, Error};
 use lane::Lane;
 pub use lane::{CALL_DEADLINE, CONNECT_DEADLINE, REPLY_DEADLINE};

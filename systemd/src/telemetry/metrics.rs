@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::http::header::ContentType;
 use actix_web::web::ServiceConfig;
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::listen::{self, Address, Mode};
@@ -38,6 +38,8 @@ pub struct Health {
     pub ready: bool,
     /// What that rests on, by name: a dependency and its state, an age, a reason. Public values.
     pub detail: Vec<(String, String)>,
+    /// What `/readyz?verbose` answers: JSON, if the daemon has more to tell.
+    pub verbose: Option<String>,
 }
 
 impl Metrics {
@@ -123,17 +125,26 @@ fn routes(
         );
         config.route(
             "/readyz",
-            web::get().to(move || {
+            web::get().to(move |request: HttpRequest| {
                 let health = health();
-                async move { text(health.ready, describe(&health)) }
+                async move {
+                    match health.verbose.as_ref().filter(|_| request.query_string() == "verbose") {
+                        Some(json) => page(health.ready, ContentType::json(), json.clone()),
+                        None => text(health.ready, describe(&health)),
+                    }
+                }
             }),
         );
     }
 }
 
 fn text(good: bool, body: String) -> HttpResponse {
+    page(good, ContentType::plaintext(), body)
+}
+
+fn page(good: bool, kind: ContentType, body: String) -> HttpResponse {
     let mut response = if good { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    response.insert_header(ContentType::plaintext()).body(body)
+    response.insert_header(kind).body(body)
 }
 
 /// `ready` or `not ready`, then one `name: value` a line.
@@ -162,7 +173,8 @@ mod tests {
     }
 
     fn health() -> Health {
-        Health { ready: false, detail: vec![("token".into(), "gone\nready".into())] }
+        let detail = vec![("token".into(), "gone\nready".into())];
+        Health { ready: false, detail, verbose: Some("{\"ready\":false}".to_owned()) }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -183,10 +195,11 @@ mod tests {
                 unix(&path, "/metrics"),
                 unix(&path, "/livez"),
                 unix(&path, "/readyz"),
+                unix(&path, "/readyz?verbose"),
                 ask(TcpStream::connect(tcp).unwrap(), "/metrics"),
             ]
         });
-        let [page, live, ready, over_tcp] = answers.await.unwrap();
+        let [page, live, ready, verbose, over_tcp] = answers.await.unwrap();
         for page in [&page, &over_tcp] {
             assert!(page.starts_with("HTTP/1.1 200"), "{page}");
             assert!(page.contains("hsm_publisher_build_info{version="), "{page}");
@@ -196,6 +209,7 @@ mod tests {
         assert!(live.starts_with("HTTP/1.1 200") && live.ends_with("alive\n"), "{live}");
         assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
         assert!(ready.ends_with("not ready\ntoken: gone ready\n"), "{ready}");
+        assert!(verbose.starts_with("HTTP/1.1 503") && verbose.ends_with("{\"ready\":false}"), "{verbose}");
         unix.stop(true).await;
         tcp_server.stop(true).await;
     }

@@ -116,6 +116,9 @@ async fn a_revocation_survives_the_death_of_authd() {
             (answer.status == 403).then_some(())
         })
         .await;
-        until("authd to be back", BACK, async || auth.try_get("/health").await.ok()).await;
+        until("authd to be back", BACK, async || {
+            auth.try_get("/health").await.ok().filter(|answer| answer.status == 200)
+        })
+        .await;
     }
 }

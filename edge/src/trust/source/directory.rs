@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keychain::Digest;
-use keychain::directory::{self, Directory};
-use tokio::sync::mpsc;
+use keychain::directory::{self, Directory, Following};
+use tokio::sync::{mpsc, watch};
 
 use super::super::Shared;
 use super::{Link, Texts, Told};
+use crate::health;
 use crate::updates::{Subscription, Update};
 
 /// Names in one update above which reading the whole chain is cheaper than reading each.
@@ -16,9 +17,6 @@ const SINGLE_READS_MAX: usize = 16;
 
 /// Pause before another attempt when the directory does not answer.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Silence after which it is asked whether it is there.
-const PING: Duration = Duration::from_secs(2);
 
 /// Chain and heads are read in full this often, whatever was announced: a safety net, not the way.
 const RESYNC: Duration = Duration::from_mins(1);
@@ -33,29 +31,46 @@ pub(in super::super) struct DirectorySource {
 
 impl DirectorySource {
     pub(in super::super) fn new(directory: Directory, shared: Arc<Shared>, to: mpsc::Sender<Told>) -> Self {
-        let link = Link::new("directory", Arc::clone(&shared));
+        let link = Link::new("directory", health::DIRECTORY_CHAIN, Arc::clone(&shared));
         Self { directory, shared, to, link }
     }
 
-    pub(in super::super) async fn run(self, mut updates: Subscription) {
+    pub(in super::super) async fn run(
+        self,
+        mut updates: Subscription,
+        mut following: watch::Receiver<Following>,
+    ) {
         let mut pending = Update::default();
         let mut resync = tokio::time::interval(RESYNC);
+        let mut is_lost = false;
         loop {
-            let pause = if pending.is_nothing() { PING } else { RETRY };
+            let retry = if pending.is_nothing() { Duration::MAX } else { RETRY };
             tokio::select! {
                 update = updates.next() => pending.merge(&update),
                 _ = resync.tick() => pending.everything = true,
-                () = tokio::time::sleep(pause) => {}
+                Ok(()) = following.changed() => {
+                    let now = following.borrow_and_update().clone();
+                    match now {
+                        // What cannot be followed may hold something new at any moment.
+                        Following::Lost(error) => {
+                            self.link.is_down(&*error);
+                            is_lost = true;
+                        }
+                        Following::Yes => pending.everything |= std::mem::take(&mut is_lost),
+                        Following::NotYet => {}
+                    }
+                }
+                () = tokio::time::sleep(retry) => {}
             }
-            let outcome = if pending.is_nothing() {
-                self.directory.ping().await.map(|()| None)
-            } else {
-                self.read(&pending).await.map(Some)
-            };
-            match outcome {
-                Ok(None) => self.link.is_up(),
-                Ok(Some(texts)) => {
-                    self.link.is_up();
+            if pending.is_nothing() {
+                continue;
+            }
+            match self.read(&pending).await {
+                Ok(texts) => {
+                    // What is read without being followed counts, and may be old a moment later.
+                    if !is_lost {
+                        self.link.is_up();
+                    }
                     if self.to.send(Told { texts, read_up_to: Some(pending.number) }).await.is_err() {
                         return;
                     }

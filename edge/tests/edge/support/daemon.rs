@@ -48,10 +48,19 @@ impl Daemon {
 
     /// Whether it has said that since this was asked last.
     pub(crate) fn said(&self, what: &str) -> bool {
+        self.heard(|line| line == what)
+    }
+
+    /// Whether it has told a status with that in it since this was asked last.
+    pub(crate) fn said_with(&self, part: &str) -> bool {
+        self.heard(|line| line.starts_with("STATUS=") && line.contains(part))
+    }
+
+    fn heard(&self, is_wanted: impl Fn(&str) -> bool) -> bool {
         let mut buffer = [0; 4_096];
         let mut found = false;
         while let Ok(length) = self.notify.try_recv(&mut buffer) {
-            found |= std::str::from_utf8(&buffer[..length]).unwrap().lines().any(|line| line == what);
+            found |= std::str::from_utf8(&buffer[..length]).unwrap().lines().any(&is_wanted);
         }
         found
     }

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use keychain::directory::Directory;
 use redis::aio::MultiplexedConnection;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::until;
 
@@ -66,6 +67,12 @@ impl Redis {
     pub(crate) fn stop(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// Lets it hang, or go on.
+    pub(crate) fn hang(&self, hangs: bool) {
+        let id = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw).unwrap();
+        kill_process(id, if hangs { Signal::STOP } else { Signal::CONT }).unwrap();
     }
 
     /// Starts it again, empty.

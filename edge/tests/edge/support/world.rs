@@ -177,6 +177,19 @@ impl World {
         self.post("/foo/bar", self.request(session, INNER)).await
     }
 
+    /// The same, if anything answers.
+    pub(crate) async fn try_ask(&self, session: &Session) -> Option<Answer> {
+        let body = self.request(session, INNER);
+        let answer = self.client.post(url("/foo/bar")).body(body).send().await.ok()?;
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        Some(Answer { status, headers, body: answer.text().await.ok()? })
+    }
+
+    /// Starts the app again.
+    pub(crate) fn restart_app(&mut self) {
+        self.app = TestApp::start(self.folder.path());
+    }
+
     /// The answer inside a signed message, verified as a device verifies it.
     pub(crate) async fn verified(&self, answer: &Answer, nonce: &Nonce) -> String {
         let response = Response::parse(answer.body.as_bytes()).unwrap();

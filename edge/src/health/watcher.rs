@@ -1,0 +1,129 @@
+//! Looks at a daemon's state at an interval, and says what it sees: pages, metrics, and the service manager's line.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use keychain::Timestamp;
+use systemd::notify;
+use systemd::telemetry::Health;
+use tokio::time::MissedTickBehavior;
+
+use super::{Budget, Condition, End, Limit, State, budget, page};
+use crate::clock;
+
+/// How often a daemon is looked at. A loss is to be seen within 2 s.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How much time a start asks for at a time, and how often.
+const EXTENSION: Duration = Duration::from_mins(2);
+const EXTEND_EVERY: Duration = Duration::from_secs(30);
+
+/// What is seen at one moment.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The dependencies by name.
+    pub states: BTreeMap<&'static str, State>,
+    /// Whether requests are decided.
+    pub serving: bool,
+    /// How long they are if nothing comes back.
+    pub budget: Option<Budget>,
+    /// More lines for `/readyz`.
+    pub detail: Vec<(String, String)>,
+}
+
+impl Report {
+    /// A report whose budget is the earliest of `ends`, which metrics show.
+    pub fn new(states: BTreeMap<&'static str, State>, serving: bool, ends: &[End], now: Timestamp) -> Self {
+        let mut detail = Vec::new();
+        for limit in Limit::ALL {
+            let of_limit = ends.iter().filter(|end| end.limit == limit);
+            // A limit that no longer applies would otherwise go on counting down in metrics.
+            let at = of_limit.filter_map(|end| end.at).min();
+            let left = at.map_or(f64::INFINITY, |at| at.since(now).as_secs_f64());
+            metrics::gauge!("verifier_outage_seconds_left", "limit" => limit.as_str()).set(left);
+            if let Some(at) = at {
+                let name = format!("{}_seconds_left", limit.as_str().replace(' ', "_"));
+                detail.push((name, at.since(now).as_secs().to_string()));
+            }
+        }
+        Self { states, serving, budget: budget(ends, now), detail }
+    }
+
+    /// The same with more lines for `/readyz`.
+    #[must_use]
+    pub fn with(mut self, detail: Vec<(String, String)>) -> Self {
+        self.detail.extend(detail);
+        self
+    }
+
+    /// Whether nothing is missing.
+    pub fn is_ready(&self) -> bool {
+        self.serving && self.states.values().all(|state| state.condition == Condition::Good)
+    }
+}
+
+type Look = Arc<dyn Fn(Timestamp) -> Report + Send + Sync>;
+
+/// Watches over a daemon, from the first moment of its process. Cloning shares it.
+#[derive(Clone)]
+pub struct Watcher {
+    daemon: Arc<str>,
+    look: Arc<Mutex<Look>>,
+}
+
+impl Watcher {
+    /// Watches over `daemon` by `look`, which must not block.
+    pub fn new(daemon: &str, look: impl Fn(Timestamp) -> Report + Send + Sync + 'static) -> Self {
+        Self { daemon: daemon.into(), look: Arc::new(Mutex::new(Arc::new(look))) }
+    }
+
+    /// From now on `look` sees more: the daemon has come further in its start.
+    pub fn replace(&self, look: impl Fn(Timestamp) -> Report + Send + Sync + 'static) {
+        *self.look.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(look);
+    }
+
+    /// Does the work of a start, however long it takes: a service manager that would end a start that waits for others
+    /// is asked for more time.
+    pub async fn start<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            notify::extend(EXTENSION);
+            if let Ok(done) = tokio::time::timeout(EXTEND_EVERY, &mut work).await {
+                return done;
+            }
+        }
+    }
+
+    /// Says that the daemon serves now.
+    pub fn ready(&self) {
+        notify::ready(&page::status(&self.report(clock::now()), &self.daemon));
+    }
+
+    /// How the daemon is now, for `/readyz`.
+    pub fn health(&self) -> Health {
+        let now = clock::now();
+        page::health(&self.report(now), now)
+    }
+
+    /// Tells the service manager what changes, and keeps metrics and ages current, for as long as it is polled.
+    pub async fn run(self) {
+        let mut interval = tokio::time::interval(LOOK);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = String::new();
+        loop {
+            interval.tick().await;
+            let status = page::status(&self.report(clock::now()), &self.daemon);
+            if status != told {
+                notify::status(&status);
+                told = status;
+            }
+        }
+    }
+
+    fn report(&self, now: Timestamp) -> Report {
+        let look = Arc::clone(&self.look.lock().unwrap_or_else(PoisonError::into_inner));
+        look(now)
+    }
+}
