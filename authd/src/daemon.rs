@@ -134,7 +134,7 @@ impl Starting {
         let admin = admin(&self.config, self.policy, &service)?;
         let outbox = tokio::spawn(outbox::run(service.clone().into_inner(), updates.subscribe()));
         let feed = tokio::spawn(feed::run(service.clone().into_inner(), updates.subscribe()));
-        let acknowledger = acknowledge(&self.config, &service);
+        let acknowledger = acknowledge(&self.config, &service, &updates);
         let hangups = service.roll().on_hangup().map_err(Failure::io)?;
         let probe = tokio::spawn(probe(service.clone().into_inner()));
         let (seen, seen_by) = (service.clone().into_inner(), dependencies.clone());
@@ -246,14 +246,14 @@ async fn service(
 }
 
 /// Tells operators which head is applied here.
-fn acknowledge(config: &Config, service: &Service) -> Acknowledger {
+fn acknowledge(config: &Config, service: &Service, updates: &Updates) -> Acknowledger {
     let speaker = Speaker {
         instance: config.instance.clone(),
         version: env!("CARGO_PKG_VERSION"),
         response: service.response.clone(),
         access: Some(service.access.clone()),
     };
-    Acknowledger::start(speaker, service.directory.clone(), service.trust.clone())
+    Acknowledger::start(speaker, service.directory.clone(), updates, service.trust.clone())
 }
 
 /// No endorsement, no service: asks until there is one, and says what it waits for.

@@ -1,6 +1,7 @@
 //! Tells operators which head this service has applied (`PROTOCOL.md#acknowledgement`).
 //!
-//! It writes when trust or an own key changes, after the change is in force, and at an interval. What is written is
+//! It writes when trust or an own key changes, after the change is in force, when the directory was emptied, and at an
+//! interval. What is written is
 //! signed by a key that is live under the head that it names: with no such key nothing is written, and the reader sees
 //! that this service lags. No request waits for any of it.
 
@@ -17,6 +18,7 @@ use crate::clock;
 use crate::own_key::{Endorsed, OwnKey};
 use crate::task::Task;
 use crate::trust::{TrustFeed, TrustState};
+use crate::updates::{Subscription, Updates};
 
 /// How often it is written though nothing changed: a reader takes three times as long without one for silence.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -51,12 +53,12 @@ pub struct Acknowledger {
 
 impl Acknowledger {
     /// Begins to acknowledge what `feed` applies.
-    pub fn start(speaker: Speaker, directory: Directory, feed: TrustFeed) -> Self {
-        Self { _task: Task::spawn(run(speaker, directory, feed)) }
+    pub fn start(speaker: Speaker, directory: Directory, updates: &Updates, feed: TrustFeed) -> Self {
+        Self { _task: Task::spawn(run(speaker, directory, updates.subscribe(), feed)) }
     }
 }
 
-async fn run(speaker: Speaker, directory: Directory, feed: TrustFeed) {
+async fn run(speaker: Speaker, directory: Directory, mut updates: Subscription, feed: TrustFeed) {
     let mut trust = feed.version();
     let mut response = speaker.response.changes();
     let mut access = speaker.access.as_ref().map_or_else(|| speaker.response.changes(), OwnKey::changes);
@@ -89,10 +91,16 @@ async fn run(speaker: Speaker, directory: Directory, feed: TrustFeed) {
             Ok(()) = trust.changed() => {}
             Ok(()) = response.changed() => {}
             Ok(()) = access.changed() => {}
+            () = lost_everything(&mut updates) => {}
             () = tokio::time::sleep(wait) => {}
         }
         tokio::time::sleep_until(soonest).await;
     }
+}
+
+/// Waits until the directory may have lost what it was told.
+async fn lost_everything(updates: &mut Subscription) {
+    while !updates.next().await.everything {}
 }
 
 impl Speaker {

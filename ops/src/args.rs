@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
-    account, audit, chain, dev, generation, hsm, probe, red_button, revocation, roll, services, status, tls,
-    verifiers,
+    account, audit, chain, dev, generation, hsm, probe, red_button, reset, revocation, roll, services,
+    status, tls, verifiers,
 };
 
 const EXAMPLES: &str = "\
@@ -62,6 +62,7 @@ const RED_BUTTON: &str = "\
 Examples:
   opsctl red-button --reason 'an intruder on the HSM host' --dry-run
   opsctl red-button --reason 'an intruder on the HSM host'     after an interruption: once more";
+const RESET: &str = "Example: opsctl reset redis --dry-run";
 const ROLL: &str = "\
 Examples:
   opsctl roll edge:shop
@@ -155,6 +156,12 @@ pub(crate) enum Command {
     /// The newest generation is compromised: taint it, have everything re-keyed, and say who has acknowledged it
     #[command(before_help = RED_BUTTON)]
     RedButton(red_button::RedButton),
+    /// Empty what a deployment keeps
+    #[command(before_help = RESET)]
+    Reset {
+        #[command(subcommand)]
+        verb: ResetVerb,
+    },
     /// New keys for services, without a restart
     #[command(before_help = ROLL)]
     Roll(roll::Roll),
@@ -264,6 +271,12 @@ pub(crate) enum HsmVerb {
         #[command(subcommand)]
         verb: TokenVerb,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ResetVerb {
+    /// Every database of the key directory: what is Keelson's own comes back by itself
+    Redis(reset::Redis),
 }
 
 #[derive(Debug, Subcommand)]
@@ -382,6 +395,8 @@ mod tests {
             ("hsm recover", true),
             ("red-button", false),
             ("red-button --reason drill --yes --again --wait 1m", true),
+            ("reset", false),
+            ("reset redis --yes --wait 30s", true),
             ("roll", true),
             ("roll edge:shop --socket edge:shop=/run/edge/shop.sock", true),
             ("roll --revoke", false),

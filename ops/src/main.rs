@@ -38,6 +38,7 @@ mod hsm;
 mod out;
 mod probe;
 mod red_button;
+mod reset;
 mod revocation;
 mod roll;
 mod services;
@@ -53,7 +54,7 @@ use clap::{CommandFactory, Parser};
 
 use args::{
     AccountVerb, Arguments, AuditVerb, ChainVerb, Command, DeviceVerb, HsmVerb, IdentityVerb, PinVerb,
-    RoleVerb, TlsVerb, TokenVerb,
+    ResetVerb, RoleVerb, TlsVerb, TokenVerb,
 };
 use failure::{Exit, Failure, OrFail};
 use talk::Talk;
@@ -151,6 +152,7 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
             RoleVerb::Revoke(options) => account::withdraw(&options, talk).await,
         },
         Command::RedButton(options) => red_button::red_button(&options, talk).await,
+        Command::Reset { verb: ResetVerb::Redis(options) } => reset::redis(&options, talk).await,
         Command::Roll(options) => roll::roll(&options, talk).await,
         Command::Watch(options) => verifiers::watch(&options, talk).await,
         Command::Status(options) => status::status(&options).await,

@@ -156,7 +156,7 @@ async fn speak(
     }
     let version = env!("CARGO_PKG_VERSION");
     let speaker = Speaker { instance, version, response: key, access: None };
-    let _acknowledger = Acknowledger::start(speaker, directory, feed);
+    let _acknowledger = Acknowledger::start(speaker, directory, &updates, feed);
     std::future::pending::<()>().await;
 }
 

@@ -111,7 +111,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         response: key.clone(),
         access: None,
     };
-    let _acknowledger = Acknowledger::start(speaker, directory, feed.clone());
+    let _acknowledger = Acknowledger::start(speaker, directory, &updates, feed.clone());
     let roll = Roll::new(vec![key.clone()]);
     if let Some(address) = &config.admin {
         roll.clone().serve(address).map_err(Failure::io)?;

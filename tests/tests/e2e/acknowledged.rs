@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::process::Output;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tests::World;
 use tests::process::{command, send};
 use tests::world::binary;
+use tests::{World, until};
+
+const SOON: Duration = Duration::from_secs(20);
 
 /// Every verifier of a laboratory.
 const VERIFIERS: [&str; 6] =
@@ -133,6 +136,20 @@ async fn the_red_button_re_keys_everything_and_names_who_is_missing() {
     let events = world.endorse().get("/chain").await.json().as_array().unwrap().len();
     let went_on = said(&again).contains("going on with the taint");
     assert_eq!(events, if went_on { 3 } else { 4 }, "{}", said(&again));
+}
+
+/// An emptied directory is filled again by its owners, and acknowledged in.
+#[tokio::test]
+async fn a_reset_of_redis_heals_by_itself() {
+    let world = World::start().await;
+    let keys = published(&world, 1).await;
+    let mut redis = world.directory(3).await;
+    let () = redis::cmd("SET").arg("Ejunk").arg("1").query_async(&mut redis).await.unwrap();
+    let reset = opsctl(&world, &["reset", "redis", "--yes", "--wait", "30s"]);
+    assert_eq!(reset.status.code(), Some(0), "{}", said(&reset));
+    let gone: Option<String> = redis::cmd("GET").arg("Ejunk").query_async(&mut redis).await.unwrap();
+    assert_eq!(gone, None);
+    until("the keys to be back", SOON, async || (published(&world, 1).await == keys).then_some(())).await;
 }
 
 /// The names of a database of endorsements.
