@@ -121,17 +121,20 @@ pub(crate) async fn survey(deployment: &Deployment) -> Result<Vec<Row>, Failure>
     let acknowledgements = Acknowledgements::of(deployment)?;
     let view = View::read(&hsmd).await?;
     let goal = Goal { heads: vec![view.head], ..Goal::default() };
-    let rows = acknowledgements.judge(&view, &goal).await?;
-    if rows.iter().all(|row| row.verdict != Verdict::Lagging) {
-        return Ok(rows);
+    for _ in 0..LOOKS {
+        let rows = acknowledgements.judge(&view, &goal).await?;
+        if rows.iter().all(|row| row.verdict.is_settled()) {
+            return Ok(rows);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
-    // A head that was made a moment ago is on its way: who has not applied it in that time lags.
-    tokio::time::sleep(HEAD_ON_ITS_WAY).await;
     acknowledgements.judge(&view, &goal).await
 }
 
-/// How long a head may be on its way before who has not applied it is said to lag.
-const HEAD_ON_ITS_WAY: Duration = Duration::from_millis(500);
+/// How often, and after which pause, it is looked again before somebody is said to lag: a head that was made a moment
+/// ago is on its way, and so is the first word of a verifier that has just started.
+const LOOKS: usize = 4;
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// hsmd's chain, asked for anew only when its newest head is of another event.
 pub(crate) struct Follow<'a> {
