@@ -24,7 +24,9 @@ use crate::deployment::Deployment;
 use crate::door::Door;
 use crate::failure::{Exit, Failure, OrFail};
 use crate::statements::Stated;
-pub(crate) use judge::{Expected, Goal, Row, Verdict, judge};
+#[cfg(test)]
+pub(crate) use judge::Verdict;
+pub(crate) use judge::{Expected, Goal, Row, judge};
 pub(crate) use table::{RowStatus, print};
 pub(crate) use wait::Wait;
 pub(crate) use watch::{Watch, watch};
