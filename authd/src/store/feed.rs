@@ -109,7 +109,7 @@ impl Store {
         even_if_empty: bool,
         now: Timestamp,
     ) -> Result<Result<Option<Batch>, Lost>, Fault> {
-        if !even_if_empty && self.unfed(now).limit(1).one(&self.reader).await?.is_none() {
+        if !even_if_empty && unfed(now).limit(1).one(&self.reader).await?.is_none() {
             return Ok(Ok(None));
         }
         let transaction = self.begin_locked(FEED_LOCK).await?;
@@ -123,7 +123,7 @@ impl Store {
             transaction.rollback().await?;
             return Ok(Err(Lost));
         }
-        let rows = self.unfed(now).limit(most).all(&transaction).await?;
+        let rows = unfed(now).limit(most).all(&transaction).await?;
         if rows.is_empty() && !even_if_empty {
             transaction.rollback().await?;
             return Ok(Ok(None));
@@ -221,13 +221,14 @@ impl Store {
         let unreadable = outbox::Entity::find().filter(outbox::Column::FedAt.eq(UNREADABLE));
         Ok(unreadable.count(&self.reader).await?)
     }
+}
 
-    fn unfed(&self, now: Timestamp) -> sea_orm::Select<outbox::Entity> {
-        outbox::Entity::find()
-            .filter(outbox::Column::FedAt.is_null())
-            .filter(super::outbox::effective(now))
-            .order_by_desc(outbox::Column::Id)
-    }
+/// Rows that the feed has not told, the newest first.
+fn unfed(now: Timestamp) -> sea_orm::Select<outbox::Entity> {
+    outbox::Entity::find()
+        .filter(outbox::Column::FedAt.is_null())
+        .filter(super::outbox::effective(now))
+        .order_by_desc(outbox::Column::Id)
 }
 
 /// What holds now for each place: the longest of its denials, or that there is none.

@@ -86,7 +86,7 @@ impl Entry {
         Ok(Self { place, standing })
     }
 
-    fn write(&self, to: &mut String) {
+    fn to_json(self) -> String {
         let Place { subject, account, cause } = self.place;
         let end = match self.standing {
             Standing::Denied(None) => String::new(),
@@ -94,9 +94,7 @@ impl Entry {
             Standing::Lifted => ",\"lifted\":true".to_owned(),
         };
         let cause = cause.as_str();
-        to.push_str(&format!(
-            "{{\"subject\":\"{subject}\",\"account\":\"{account}\",\"cause\":\"{cause}\"{end}}}"
-        ));
+        format!("{{\"subject\":\"{subject}\",\"account\":\"{account}\",\"cause\":\"{cause}\"{end}}}")
     }
 }
 
@@ -112,15 +110,8 @@ pub fn parse_entries(raw: &str) -> Result<Vec<Entry>, Refusal> {
 
 /// Writes them.
 pub fn write_entries(entries: &[Entry]) -> String {
-    let mut text = String::from("[");
-    for (index, entry) in entries.iter().enumerate() {
-        if index > 0 {
-            text.push(',');
-        }
-        entry.write(&mut text);
-    }
-    text.push(']');
-    text
+    let entries: Vec<String> = entries.iter().map(|entry| entry.to_json()).collect();
+    format!("[{}]", entries.join(","))
 }
 
 fn until(raw: &str) -> Result<Timestamp, Refusal> {
