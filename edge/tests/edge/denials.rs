@@ -33,6 +33,12 @@ async fn restart(world: &mut World) {
     world.restart();
 }
 
+/// Waits until so many entries of database 3 are known.
+async fn entries_heard(world: &World, count: usize) {
+    let line = format!("edge_cache_entries{{kind=\"revocation\"}} {count}\n");
+    until(&line, async || world.metrics().await.contains(&line).then_some(())).await;
+}
+
 /// Publishes what an emptied directory lacks, but for the feed.
 async fn publish_all_but_the_feed(world: &World, issuer: &str) {
     world.hsm.publish(&world.directory).await;
@@ -58,14 +64,12 @@ async fn a_ban_of_the_feed_outlives_flush_deletion_and_restart() {
     until("the ban to be on disk", async || world.kept_denials().contains(&written).then_some(())).await;
     // An entry in database 3 adds nothing, and its deletion takes nothing away.
     world.directory.revoke(&who, None).await.unwrap();
+    entries_heard(&world, 1).await;
     world.directory.lift(&who).await.unwrap();
+    entries_heard(&world, 0).await;
     world.redis.flush().await;
-    let later = Digest::of("a later change, heard after the loss");
-    world.directory.revoke(&later, None).await.unwrap();
-    until("the later change to be heard", async || {
-        world.metrics().await.contains("edge_cache_entries{kind=\"revocation\"} 1").then_some(())
-    })
-    .await;
+    world.directory.revoke(&Digest::of("a later change, heard after the loss"), None).await.unwrap();
+    entries_heard(&world, 1).await;
     assert_eq!(world.ask(&session).await.code(), "BA304");
 
     // A directory without any feed: what was kept on disk denies, and is enough to be ready.
