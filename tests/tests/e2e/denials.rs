@@ -15,7 +15,7 @@ const BACK: Duration = Duration::from_secs(30);
 fn opsctl(world: &World, words: &[&str]) {
     let mut command = Command::new(binary("opsctl"));
     let output = command.args(words).arg("--endpoints").arg(world.endpoints_file()).output().unwrap();
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{words:?}: {}", output.stderr.escape_ascii());
 }
 
 /// Waits until every edge answers so.
