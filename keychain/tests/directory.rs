@@ -66,12 +66,16 @@ impl Redis {
         Directory::connect(&self.url()).unwrap()
     }
 
+    /// A connection of somebody else, who waits for a busy server, to database `database`.
+    async fn connection(&self, database: i64) -> redis::aio::MultiplexedConnection {
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(SOON));
+        let client = redis::Client::open(format!("{}?db={database}", self.url())).unwrap();
+        client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
+    }
+
     /// A command as somebody else would give it, in database `database`.
     async fn command<T: redis::FromRedisValue>(&self, database: i64, words: &[&str]) -> T {
-        let url = format!("{}?db={database}", self.url());
-        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(SOON));
-        let client = redis::Client::open(url).unwrap();
-        let mut other = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
+        let mut other = self.connection(database).await;
         redis::cmd(words[0]).arg(&words[1..]).query_async(&mut other).await.unwrap()
     }
 }
@@ -354,8 +358,7 @@ async fn a_batch_names_each_change_once() {
 async fn a_consumer_that_was_slow_reads_everything_again() {
     let redis = Redis::start().await;
     let mut changes = connected(&redis).await;
-    let mut other =
-        redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut other = redis.connection(0).await;
     let overflow = async {
         for number in 0..20_000 {
             let name = digest(&number.to_string()).to_string();
@@ -435,8 +438,7 @@ async fn a_server_that_hangs_costs_a_deadline() {
     let redis = Redis::start().await;
     let directory = redis.directory();
     directory.ping().await.unwrap();
-    let url = redis.url();
-    let mut other = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut other = redis.connection(0).await;
     redis::cmd("CLIENT").arg(&["PAUSE", "4000", "ALL"]).exec_async(&mut other).await.unwrap();
     let error = timeout(SOON, directory.ping()).await.expect("the call ends").unwrap_err();
     assert!(matches!(error, Error::Slow { operation: "ping" }), "{error}");

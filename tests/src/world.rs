@@ -126,7 +126,9 @@ impl World {
     /// A connection to database `number` of the key directory.
     pub async fn directory(&self, number: u8) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(format!("{}/{number}", self.endpoints.redis)).unwrap();
-        client.get_multiplexed_async_connection().await.unwrap()
+        // A server on a busy machine may take longer than the library's half second.
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
+        client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
     }
 
     /// The process ids of the running children of that program.

@@ -167,17 +167,22 @@ impl Stage {
         dump
     }
 
+    /// A connection that waits for a busy server: the library gives up after half a second otherwise.
+    async fn connection(&self, database: u8) -> redis::aio::MultiplexedConnection {
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
+        let client = redis::Client::open(format!("{}/{database}", self.redis.url())).unwrap();
+        client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
+    }
+
     /// The names in a database of the directory.
     pub(crate) async fn names(&self, database: u8) -> Vec<String> {
-        let client = redis::Client::open(format!("{}/{database}", self.redis.url())).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = self.connection(database).await;
         redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap()
     }
 
     /// Asks the directory's server anything.
     pub(crate) async fn redis(&self, database: u8, words: &[&str]) -> redis::Value {
-        let client = redis::Client::open(format!("{}/{database}", self.redis.url())).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = self.connection(database).await;
         let mut command = redis::cmd(words[0]);
         for word in &words[1..] {
             command.arg(word);

@@ -61,6 +61,10 @@ impl Wait {
         };
         loop {
             let left = limit.saturating_sub(begun.elapsed());
+            // A look that fails at once never meets its deadline.
+            if left.is_zero() {
+                return Err(self.laggards(seen, talk));
+            }
             let look = look(&directory, hsmd, &mut follow, &mut goal);
             match tokio::time::timeout(left, look).await {
                 Ok(rows) => seen = rows,

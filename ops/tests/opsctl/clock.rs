@@ -21,7 +21,7 @@ struct Script {
 }
 
 impl Script {
-    /// Answers each path with its body, until the test ends.
+    /// Answers each path with its body, and is gone when it is asked anything else.
     fn start(answers: Vec<(&'static str, String)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("admin.sock")).unwrap();
@@ -29,7 +29,9 @@ impl Script {
         let heard = Arc::clone(&asked);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                answer(stream.unwrap(), &answers, &heard);
+                if !answer(stream.unwrap(), &answers, &heard) {
+                    return;
+                }
             }
         });
         Self { folder, asked }
@@ -47,13 +49,13 @@ impl Script {
     }
 }
 
-fn answer(mut stream: UnixStream, answers: &[(&str, String)], heard: &Mutex<Vec<(String, String)>>) {
+fn answer(mut stream: UnixStream, answers: &[(&str, String)], heard: &Mutex<Vec<(String, String)>>) -> bool {
     let mut text = String::new();
     let (head, body) = loop {
         let mut piece = [0; 4096];
         let length = stream.read(&mut piece).unwrap();
         if length == 0 {
-            return;
+            return true;
         }
         text.push_str(std::str::from_utf8(&piece[..length]).unwrap());
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
@@ -66,9 +68,10 @@ fn answer(mut stream: UnixStream, answers: &[(&str, String)], heard: &Mutex<Vec<
     let line =
         head.rsplit_once(" HTTP/1.1").map_or(head.as_str(), |_| head.split(" HTTP/1.1").next().unwrap());
     heard.lock().unwrap().push((line.to_owned(), body));
-    let (_, answer) = answers.iter().find(|(asked, _)| *asked == line).unwrap();
+    let Some((_, answer)) = answers.iter().find(|(asked, _)| *asked == line) else { return false };
     let head = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", answer.len());
     stream.write_all((head + answer).as_bytes()).unwrap();
+    true
 }
 
 fn now() -> Timestamp {
@@ -93,7 +96,7 @@ fn a_taint_is_sent_in_any_case_and_names_its_generation() {
             "{{\"taintedGenerationId\":\"{id}\",\"newGenerationId\":\"{id}\",\"effect\":\"tainted\"}}"
         );
         let hsmd = Script::start(vec![("GET /chain", chain), ("POST /taint", done)]);
-        let output = hsmd.run(&["taint", "--yes", "--reason", "drill"]);
+        let output = hsmd.run(&["taint", "--yes", "--reason", "drill", "--no-wait"]);
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         assert_eq!(hsmd.sent("POST /taint"), [format!("{{\"generationId\":\"{id}\",\"reason\":\"drill\"}}")]);
         assert_eq!(
@@ -108,6 +111,18 @@ fn a_taint_is_sent_in_any_case_and_names_its_generation() {
             assert_eq!(hsmd.sent("POST /rotate"), [""; 0]);
         }
     }
+}
+
+/// An hsmd that is gone after a taint: opsctl says so when its wait has ended, and does not go on for ever.
+#[test]
+fn a_wait_ends_although_nothing_can_be_asked() {
+    let (id, chain) = chain(now());
+    let done =
+        format!("{{\"taintedGenerationId\":\"{id}\",\"newGenerationId\":\"{id}\",\"effect\":\"tainted\"}}");
+    let hsmd = Script::start(vec![("GET /chain", chain), ("POST /taint", done)]);
+    let output = hsmd.run(&["taint", "--yes", "--reason", "drill", "--wait", "1s"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("it is not known who has acknowledged it"), "{}", stderr(&output));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use keychain::directory::Directory;
 use redis::aio::MultiplexedConnection;
@@ -36,8 +37,10 @@ impl Redis {
     }
 
     async fn try_connection(&self, database: u8) -> redis::RedisResult<MultiplexedConnection> {
+        // A server on a busy machine may take longer than the library's half second.
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
         let client = redis::Client::open(format!("{}?db={database}", self.url()))?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&patient).await?;
         redis::cmd("PING").exec_async(&mut connection).await?;
         Ok(connection)
     }
