@@ -212,6 +212,11 @@ impl Ledger {
             if let Some(number) = self.shared.numbers().take() {
                 return Ok(number);
             }
+            // One reservation serves all who wait: theirs would fill the queue of changes, in which a taint stands.
+            let _one = self.shared.reserving.lock().await;
+            if let Some(number) = self.shared.numbers().take() {
+                return Ok(number);
+            }
             self.change(Change::Reserve, Vec::new()).await?;
         }
     }

@@ -46,6 +46,8 @@ pub(super) struct Shared {
     pub(super) reader: DatabaseConnection,
     pub(super) audit_head: Mutex<Option<Head>>,
     numbers: Mutex<Numbers>,
+    /// Held while a block of endorsement numbers is reserved.
+    pub(super) reserving: tokio::sync::Mutex<()>,
     pub(super) trusted_time: AtomicI64,
     copy: ChainCopy,
     /// What the chain copy had when it was first held against the ledger.
@@ -60,6 +62,7 @@ impl Shared {
             reader,
             audit_head: Mutex::default(),
             numbers: Mutex::default(),
+            reserving: tokio::sync::Mutex::default(),
             trusted_time: AtomicI64::new(i64::MIN),
             copy,
             copied: Mutex::default(),

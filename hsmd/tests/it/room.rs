@@ -308,3 +308,23 @@ async fn a_long_reader_is_named() {
     ledger.append(vec![Record::new(Kind::Start)]).await.unwrap();
     ledger.close().await.unwrap();
 }
+
+/// Tried: 160 services asked at once for the first time, and half were told to come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_shares_one_reservation_of_numbers() {
+    const CROWD: u64 = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = crate::support::ledger::open(&folder.path().join("ledger.db")).await.unwrap();
+    let asked: Vec<_> = (0..CROWD)
+        .map(|_| {
+            let ledger = ledger.clone();
+            tokio::spawn(async move { ledger.next_endorsement_number().await })
+        })
+        .collect();
+    let mut numbers = std::collections::BTreeSet::new();
+    for asked in asked {
+        numbers.insert(asked.await.unwrap().unwrap());
+    }
+    assert_eq!(numbers.len() as u64, CROWD, "each is given out once");
+    assert_eq!(ledger.endorsement_mark(), 1000, "one block is enough");
+}

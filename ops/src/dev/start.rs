@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Options;
 use super::app::{self, App, in_path};
@@ -15,12 +15,16 @@ use super::port::Port;
 use super::render::{self, Authd, Edge, Hsmd, Keysd, Policy, Publisher, SAMPLE_ROUTE, Service, Verifier};
 use super::token::Token;
 use crate::chain::Proved;
-use crate::door::{Address, Door};
+use crate::door::{Address, Answer, Door};
 use crate::failure::{Exit, Failure, OrFail};
 use crate::talk::Talk;
 
 /// How long hsmd may take to answer once it is ready.
 const ASK_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long the daemons may take to hear of each other, and the pause between two questions.
+const SETTLE_DEADLINE: Duration = Duration::from_mins(1);
+const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Starts everything and says where it is. What has been started stays in the fleet in any case.
 ///
@@ -43,7 +47,32 @@ pub(crate) async fn everything(
     fleet.launch(apps)?;
     fleet.launch(edges)?;
     fleet.ready().await?;
-    Ok(system.endpoints(identity))
+    let endpoints = system.endpoints(identity);
+    settle(&endpoints).await?;
+    Ok(endpoints)
+}
+
+/// Waits until every daemon says that nothing is missing: some serve before they have heard of all the others.
+async fn settle(endpoints: &Endpoints) -> Result<(), Failure> {
+    let begun = Instant::now();
+    for (name, metrics) in &endpoints.metrics {
+        let address: Address =
+            metrics.trim_end_matches("/metrics").parse().or_fail(Exit::Software, || "metrics")?;
+        let door = Door::open(&address, ASK_DEADLINE)?;
+        loop {
+            let answer = door.get("/readyz").await;
+            if answer.as_ref().is_ok_and(Answer::is_ok) {
+                break;
+            }
+            if begun.elapsed() > SETTLE_DEADLINE {
+                let says = answer.map_or_else(|failure| failure.to_string(), |answer| answer.body);
+                let what = format!("`{name}` serves and is not ready: {}", says.trim());
+                return Err(Failure::new(Exit::Unavailable, what));
+            }
+            tokio::time::sleep(SETTLE_INTERVAL).await;
+        }
+    }
+    Ok(())
 }
 
 /// Everything that is decided before the first process starts, and the ports held for all of them.
