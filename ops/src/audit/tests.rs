@@ -33,6 +33,11 @@ fn outcome(operation: &str, details: &str) -> Record {
     record.raw("details", details)
 }
 
+/// The line about the first event.
+fn begun() -> Record {
+    Record::new(Kind::Chain).plain("generation", chain()[0].id())
+}
+
 /// Lines, each with its line feed, and where the last is.
 fn lines(records: Vec<Record>) -> (Vec<String>, Head) {
     let mut head = None;
@@ -45,11 +50,15 @@ fn lines(records: Vec<Record>) -> (Vec<String>, Head) {
     (lines, head.unwrap())
 }
 
-/// A trail of ten lines; line 5 is about the second event.
+/// A trail of ten lines; line 0 is about the first event, line 5 about the second.
 fn good() -> Vec<String> {
     let about = outcome("rotate", &format!("{{\"generation\":\"{}\"}}", chain()[1].id()));
     let other = |number| Record::new(Kind::Refused).number("count", number);
-    let records = (0..10).map(|number| if number == 5 { about.clone() } else { other(number) });
+    let records = (0..10).map(|number| match number {
+        0 => begun(),
+        5 => about.clone(),
+        _ => other(number),
+    });
     lines(records.collect()).0
 }
 
@@ -105,8 +114,21 @@ fn an_event_that_was_imported_or_found_at_a_start_has_its_line() {
         ("another event", outcome("rotate", &format!("{{\"generation\":\"{}\"}}", Digest::of("x"))), false),
         ("refused", refused, false),
     ] {
-        let verdict = verdict(&lines(vec![record]).0.concat(), false);
+        let verdict = verdict(&lines(vec![begun(), record]).0.concat(), false);
         assert_eq!(verdict.is_ok(), holds, "{name}");
+    }
+}
+
+#[test]
+fn the_first_event_has_its_line() {
+    let second = Record::new(Kind::Start).plain("generation", chain()[1].id());
+    for (name, records, holds) in [
+        ("both", vec![begun(), second.clone()], true),
+        ("the second alone", vec![second], false),
+        ("the first alone", vec![begun()], false),
+        ("recovered", vec![outcome("recover", "{\"sequenceNumber\":\"1\"}")], true),
+    ] {
+        assert_eq!(verdict(&lines(records).0.concat(), false).is_ok(), holds, "{name}");
     }
 }
 

@@ -138,7 +138,7 @@ impl<'a> Auditor<'a> {
                     self.known_up_to = self.known_up_to.max(number);
                 }
             }
-            Kind::Start => {
+            Kind::Chain | Kind::Start => {
                 let generation = entry.raw("generation").map(|raw| raw.trim_matches('"'));
                 self.named.extend(generation.map(Digest::parse).and_then(Result::ok));
             }
@@ -181,9 +181,9 @@ impl<'a> Auditor<'a> {
         })
     }
 
-    /// An event after the first that no line names.
+    /// An event that no line names.
     fn unnamed(&self) -> Option<&SignedEvent> {
-        self.chain.iter().skip(1).find(|event| {
+        self.chain.iter().find(|event| {
             let imported = self.known_up_to.is_some_and(|number| event.event().sequence_number <= number);
             !imported && !self.named.contains(&event.id())
         })
