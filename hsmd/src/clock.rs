@@ -50,7 +50,7 @@ pub trait Clock: Send + Sync {
     /// The time of day.
     fn now(&self) -> Timestamp;
 
-    /// Time since some fixed moment, which nobody can set.
+    /// Time since some fixed moment, which cannot be set.
     fn monotonic(&self) -> Duration;
 }
 

@@ -1,8 +1,8 @@
 //! Places where a test may kill the daemon, or make a step fail, to see that the chain survives it.
 //!
 //! `HSMD_FAILURE_POINT=rotate/after-commit:kill:1` kills the process (as SIGKILL does, for it is one) when it
-//! comes to that place for the first time. `fail` instead of `kill` makes a write answer an error: at a place
-//! before the write, one that was not persisted; at a place after it, one that was.
+//! comes to that point for the first time. `fail` instead of `kill` makes a write answer an error: at a point
+//! before the write, one that was not persisted; at a point after it, one that was.
 //!
 //! All of it exists only where debug assertions do. In a release build [`pass()`] and [`write()`] are empty, and
 //! no label, no variable's name and no branch is left of them (`tests/it/failure_points.rs` looks).
@@ -52,12 +52,12 @@ impl std::fmt::Display for Failed {
     }
 }
 
-/// Comes to a place where the process may die.
+/// Comes to a point where the process may die.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub const fn pass(_: Step, _: &str) {}
 
-/// Comes to a place before or after a write, where the process may die or the write fail.
+/// Comes to a point before or after a write, where the process may die or the write fail.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub const fn write(_: Step, _: &str) -> Result<(), Failed> {
@@ -81,10 +81,10 @@ mod armed {
     /// The variable that says where to fail.
     pub const VARIABLE: &str = "HSMD_FAILURE_POINT";
 
-    /// A place by name.
+    /// A point by name.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Label {
-        /// Step and place, as the variable names them.
+        /// Step and point, as the variable names them.
         pub name: &'static str,
         /// Whether it stands before or after a write, which can be made to fail there.
         pub write: bool,
@@ -98,7 +98,7 @@ mod armed {
         Label { name, write: true }
     }
 
-    /// Every place, in the order in which the steps come to them.
+    /// Every point, in the order in which the steps come to them.
     pub const LABELS: &[Label] = &[
         write_at("ledger/before-begin"),
         write_at("ledger/after-begin"),
@@ -148,16 +148,16 @@ mod armed {
         write_at("publish/after-write"),
     ];
 
-    /// Comes to a place where the process may die.
-    pub fn pass(step: Step, place: &str) {
-        if plan(step, place).is_some_and(|plan| plan.fails) {
-            tracing::error!(?step, place, "nothing can fail at this failure point");
+    /// Comes to a point where the process may die.
+    pub fn pass(step: Step, point: &str) {
+        if plan(step, point).is_some_and(|plan| plan.fails) {
+            tracing::error!(?step, point, "nothing can fail at this failure point");
         }
     }
 
-    /// Comes to a place before or after a write, where the process may die or the write fail.
-    pub fn write(step: Step, place: &str) -> Result<(), Failed> {
-        match plan(step, place) {
+    /// Comes to a point before or after a write, where the process may die or the write fail.
+    pub fn write(step: Step, point: &str) -> Result<(), Failed> {
+        match plan(step, point) {
             Some(plan) => Err(Failed(plan.label.clone())),
             None => Ok(()),
         }
@@ -170,11 +170,11 @@ mod armed {
         left: AtomicU64,
     }
 
-    /// The plan, if it is this place's turn to fail. Does not return if it is its turn to kill.
-    fn plan(step: Step, place: &str) -> Option<&'static Plan> {
+    /// The plan, if it is this point's turn to fail. Does not return if it is its turn to kill.
+    fn plan(step: Step, point: &str) -> Option<&'static Plan> {
         static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
         let plan = PLAN.get_or_init(|| read(&std::env::var(VARIABLE).ok()?)).as_ref()?;
-        if plan.label != format!("{}/{place}", step.name()) || plan.left.fetch_sub(1, Ordering::Relaxed) != 1
+        if plan.label != format!("{}/{point}", step.name()) || plan.left.fetch_sub(1, Ordering::Relaxed) != 1
         {
             return None;
         }

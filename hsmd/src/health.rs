@@ -39,7 +39,7 @@ impl Health {
         list(&self.warnings)
     }
 
-    /// Says that the daemon ends: whoever waits for the next event is answered.
+    /// Says that the daemon ends: each caller that waits for the next event is answered.
     pub fn close(&self) {
         self.closing.send_replace(true);
     }

@@ -40,7 +40,7 @@
 //! - *One clock.* Everything that is dated takes its date from [`clock::TrustedClock`]; while that is in doubt, only a
 //!   taint and its head are signed.
 //! - *Nothing unwritten.* An operation that changes something is in the [`audit`] trail, on disk, before it is
-//!   begun, and its outcome before its success is told; an endorsement is written down before it leaves. While the
+//!   begun, and its outcome before its success is answered; an endorsement is written down before it leaves. While the
 //!   trail cannot be written nothing is signed or changed.
 //! - *Every queue, body, wait and reason has a bound*, named beside its reason.
 

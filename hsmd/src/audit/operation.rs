@@ -173,7 +173,7 @@ impl Audit {
             return done;
         }
         match (self.ledger.append(records).await, done) {
-            // The outcome is in the trail, and the caller is told of the head.
+            // The outcome is in the trail, and the answer names the head.
             (Err(error), done @ Ok(_)) if is_written => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,

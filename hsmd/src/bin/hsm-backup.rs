@@ -129,7 +129,7 @@ struct Device {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(arguments.verb) {
-        Ok(told) => say(&told),
+        Ok(shown) => say(&shown),
         Err(failure) => fail(&failure),
     }
 }
@@ -264,8 +264,8 @@ fn write_new(path: &Path, content: &[u8]) -> std::io::Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a command")]
-fn say(told: &str) -> ExitCode {
-    println!("{told}");
+fn say(shown: &str) -> ExitCode {
+    println!("{shown}");
     ExitCode::SUCCESS
 }
 

@@ -89,6 +89,12 @@ impl Keeper {
     async fn attempt(&self, advance: Advance, lines: &Lines<'_>) -> Result<Attempt, Error> {
         let waiting = if advance.taint { Waiting::Taint } else { Waiting::Other };
         let _turn = self.turns.take(waiting).await;
+        // A generation that was left without a taint stays so: its denial needs the ledger, and no token.
+        if let Some(view) = self.seen()
+            && let Err(error @ Error::LeftUntainted) = earlier(&view, advance)
+        {
+            return Err(error);
+        }
         self.check_in_turn().await?;
         if let Some(view) = self.seen()
             && let Some(earlier) = earlier(&view, advance)?

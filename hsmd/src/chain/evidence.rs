@@ -11,7 +11,7 @@ use keychain::{Digest, chain::SignedEvent};
 
 use super::{Error, Keeper, State, plan::CHAIN_COPY, plan::PUBLISHED, turn::Waiting};
 
-/// The end of a copy of the chain: its events from a place in the chain on.
+/// The end of a copy of the chain: its events from a position in the chain on.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tail {
     first: usize,
@@ -23,14 +23,14 @@ impl Tail {
         Self { first, events }
     }
 
-    /// The event at a place in the chain.
-    pub(super) fn at(&self, place: usize) -> Option<&SignedEvent> {
-        self.events.get(place.checked_sub(self.first)?)
+    /// The event at a position in the chain.
+    pub(super) fn at(&self, position: usize) -> Option<&SignedEvent> {
+        self.events.get(position.checked_sub(self.first)?)
     }
 
-    /// The last event, if it stands after `place`.
-    pub(super) fn beyond(&self, place: usize) -> Option<&SignedEvent> {
-        self.last().filter(|_| self.first.saturating_add(self.events.len()) > place.saturating_add(1))
+    /// The last event, if it stands after `position`.
+    pub(super) fn beyond(&self, position: usize) -> Option<&SignedEvent> {
+        self.last().filter(|_| self.first.saturating_add(self.events.len()) > position.saturating_add(1))
     }
 
     pub(super) fn last(&self) -> Option<&SignedEvent> {
@@ -93,7 +93,7 @@ impl Evidence {
 }
 
 impl Keeper {
-    /// Takes in the published chain: events that verify on their own, in order, the first at place `first`.
+    /// Takes in the published chain: events that verify on their own, in order, the first at position `first`.
     pub(super) async fn compare(&self, first: usize, published: Vec<SignedEvent>) -> Result<(), Error> {
         self.learn(|evidence| evidence.published = Some(Tail::new(first, published))).await
     }

@@ -171,8 +171,8 @@ fn plan_first(found: &Found, written: Written<'_>, known: Known<'_>) -> Plan {
 fn compare(found: &Found, events: &[SignedEvent], copies: &[(&'static str, Tail)]) -> Option<State> {
     let newest = events.last()?;
     for (name, copy) in copies {
-        let place = events.len().saturating_sub(1);
-        let Some(beside) = copy.at(place) else { continue };
+        let position = events.len().saturating_sub(1);
+        let Some(beside) = copy.at(position) else { continue };
         let (ours, theirs) = (newest.event(), beside.event());
         if theirs.prefix != ours.prefix || theirs.previous != ours.previous {
             continue;
@@ -185,7 +185,7 @@ fn compare(found: &Found, events: &[SignedEvent], copies: &[(&'static str, Tail)
                 newest.id()
             )));
         }
-        let Some(last) = copy.beyond(place) else { continue };
+        let Some(last) = copy.beyond(position) else { continue };
         return Some(ahead_of(found, newest.event(), name, last.event()));
     }
     None

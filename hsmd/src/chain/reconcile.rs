@@ -53,9 +53,9 @@ impl Keeper {
     pub(super) async fn check_in_turn(&self) -> Result<(), Error> {
         if let Some(state) = self.closed_by_ledger() {
             let contents = self.ledger.contents(&[]).await;
-            self.enter(state, None);
-            // A standby serves the chain that the other one makes.
-            return self.follow(&contents?);
+            self.enter(state.clone(), None);
+            // A standby serves the chain that the other one makes. If the ledger cannot be read, its condition says why.
+            return self.follow(&contents.map_err(|_| Error::State(state))?);
         }
         if self.chain_state() == State::Ready
             && let Some(view) = self.view()

@@ -4,7 +4,7 @@
 //! the next event without them would be to fork the chain for good. What was published proves itself, so it
 //! can be brought back from anywhere: a keysd, the directory, a file. It is imported only if it begins with
 //! every event that the ledger has, and ends with a generation whose two keys are on the token: the token
-//! proves that it is the chain, and that none of it is missing but perhaps an event which nobody has seen.
+//! proves that it is the chain, and that none of it is missing but perhaps an event which was never published.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -28,7 +28,7 @@ pub struct Brought(Vec<SignedEvent>);
 /// when the ledger was lost would; and of one that it names and the token lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfinished {
-    /// It is destroyed: nobody has seen an event of that rotation.
+    /// It is destroyed: no event of that rotation was published.
     Discard,
     /// The chain brought is the newest that anybody has, and the key of its last event is lost.
     LiveKeyLost,
@@ -77,9 +77,10 @@ impl Brought {
         let published: Vec<&RawValue> = serde_json::from_slice(text)
             .map_err(|_| Refusal::new(Code::InvalidMessage, "the chain is no JSON array of events"))?;
         let mut events = Vec::with_capacity(published.len());
-        for (place, event) in published.into_iter().enumerate() {
+        for (position, event) in published.into_iter().enumerate() {
             let event = SignedEvent::parse(event.get());
-            events.push(event.map_err(|refusal| with_reason(refusal).with("place", place.to_string()))?);
+            events
+                .push(event.map_err(|refusal| with_reason(refusal).with("position", position.to_string()))?);
         }
         let (Some(first), Some(newest)) = (events.first(), events.last()) else {
             return Err(with_reason(Refusal::new(Code::BadChain, "the chain has no event")));

@@ -50,7 +50,7 @@ impl fmt::Display for Source {
 pub struct Reading {
     /// The time of day.
     pub wall: Timestamp,
-    /// Time since some fixed moment, which nobody can set.
+    /// Time since some fixed moment, which cannot be set.
     pub monotonic: Duration,
 }
 

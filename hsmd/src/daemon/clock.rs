@@ -1,4 +1,4 @@
-//! The clock, watched: whether it is trusted is told, and the last trusted time kept.
+//! Watches the clock: health says whether it is trusted, and the last trusted time is kept.
 
 use std::time::{Duration, Instant};
 

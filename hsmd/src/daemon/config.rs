@@ -35,7 +35,7 @@ pub use bytes::Bytes;
 use hsm::Hsm;
 use listen::Listen;
 
-/// That of whoever tries something out through the insecure plain-HTTP address. A YubiHSM signs some 800 times a
+/// That of trials through the insecure plain-HTTP address. A YubiHSM signs some 800 times a
 /// minute: the laboratory is left short of that.
 const LABORATORY_RATE: Rate = Rate::per_minute(600, 600);
 
@@ -240,7 +240,7 @@ impl Config {
             allows: Allows::Endorsements {
                 service: self.insecure_plain_http_service.clone(),
                 purposes: vec![(Purpose::Response, Purpose::Response.longest_lifetime())],
-                // A laboratory's: nobody ought to be there.
+                // A laboratory's: it has no processes that ought to be there.
                 instances: BTreeSet::new(),
             },
             rate: LABORATORY_RATE,

@@ -1,4 +1,4 @@
-//! The ledger, watched: what it says of itself is told.
+//! Watches the ledger: health and metrics say how it is.
 
 use std::time::Duration;
 

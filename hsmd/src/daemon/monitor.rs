@@ -21,7 +21,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// How often while something is wrong: hsmd signs again within 5 s of a fault's end.
 const TROUBLE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How soon once somebody's signature has failed: that hsmd is not ready is told within two seconds.
+/// How soon once a signature has failed: readiness says so within two seconds.
 const SUSPICION_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long one such attempt may take, so that the watchdog hears of it in time: what a caller waits.
@@ -32,8 +32,8 @@ const EXTENSION: Duration = Duration::from_secs(30);
 
 /// Monitors until only a new process can help.
 ///
-/// hsmd is ready once it has signed, or stands by. Until then systemd is told why it is not, and asked for patience: a
-/// token may be plugged in by a person. The watchdog hears of an attempt only once it has ended, well or badly, or timed
+/// hsmd is ready once it has signed, or stands by. Until then its STATUS says why it is not, and systemd is asked for
+/// patience: a token may be plugged in by a person. The watchdog hears of an attempt only once it has ended, well or badly, or timed
 /// out behind others: a dead token makes hsmd unready, not a process to be killed; a thread that hangs in the module is
 /// what the watchdog is for.
 pub async fn run(keeper: &Keeper, statements: &Statements, health: &Health) -> Ending {
@@ -53,7 +53,7 @@ pub async fn run(keeper: &Keeper, statements: &Statements, health: &Health) -> E
         note(keeper, health, outcome.err());
         if starts {
             is_started = true;
-            // A head that cannot be made is told by health, and keeps nobody from having a key endorsed.
+            // Health names a head that cannot be made; keys are endorsed meanwhile.
             drop(statements.make_due(health).await);
             let status = status(keeper, health);
             notify::ready(&status);
@@ -107,7 +107,7 @@ fn makes_progress(time_in_call: Option<Duration>, attempts_before: usize, attemp
     time_in_call.is_none() || attempts != attempts_before
 }
 
-/// The part of hsmd under whose name a failure is told.
+/// The part of hsmd under whose name health lists a failure.
 const fn part(error: &chain::Error) -> &'static str {
     match error {
         chain::Error::Ledger(_) => "ledger",
@@ -191,12 +191,12 @@ mod tests {
 
     #[test]
     fn a_failure_is_told_under_the_name_of_its_part() {
-        for (error, told) in [
+        for (error, shown) in [
             (chain::Error::State(State::LedgerEmpty), "chain"),
             (chain::Error::Ledger(crate::ledger::Error::Busy), "ledger"),
             (chain::Error::Hsm(Fault::Opening), "signing"),
         ] {
-            assert_eq!(part(&error), told);
+            assert_eq!(part(&error), shown);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     policy::{Change, PolicyFile},
 };
 
-/// Who is said to have asked: whoever could send the signal.
+/// The caller in the audit trail: every process that may send the signal is one.
 const ASKED_BY: &str = "SIGHUP";
 
 /// What can be read again while hsmd runs. Whatever is not right keeps its last good state, and says so in

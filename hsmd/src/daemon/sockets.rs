@@ -14,7 +14,7 @@ use crate::{
     policy::Gate,
 };
 
-/// Opens the sockets: last, so that nobody is let in before everything stands.
+/// Opens the sockets: last, so that no caller is let in before everything stands.
 pub(super) fn open(sockets: Vec<Socket>, daemon: &Daemon) -> Result<Vec<ServerHandle>, Failure> {
     let mut servers = Vec::new();
     for Socket { entrance, mode, tls } in sockets {
@@ -39,7 +39,7 @@ pub(super) fn open(sockets: Vec<Socket>, daemon: &Daemon) -> Result<Vec<ServerHa
 pub(super) async fn close(servers: Vec<ServerHandle>) {
     let stopping: Vec<_> = servers.iter().map(|server| tokio::spawn(server.stop(true))).collect();
     for server in stopping {
-        // One that ended badly serves nobody any more.
+        // One that ended badly answers no caller any more.
         drop(server.await);
     }
 }

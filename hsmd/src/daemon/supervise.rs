@@ -68,7 +68,7 @@ impl ModuleFailure {
     }
 }
 
-/// A module whose call hangs may hold up its own exit handlers: whoever still lives then is ended.
+/// A module whose call hangs may hold up its own exit handlers: the process is ended if it still lives then.
 pub fn exit_in_any_case() {
     let end = || {
         let start = Instant::now();

@@ -60,7 +60,7 @@ pub(super) async fn taint(
 async fn try_taint(request: &HttpRequest, door: &Door, payload: web::Payload) -> Result<String, Refusal> {
     let (authority, body) = door.admit(request, payload, Operation::Taint).await?;
     let mut object = Object::parse_bytes(&body)?;
-    // Whoever waited in the queue behind another taint must not taint the generation that came of it.
+    // A caller that waited in the queue behind another taint must not taint the generation that came of it.
     let from = object.parsed("generationId", Digest::parse)?;
     let reason = take_reason(&mut object)?;
     object.finish()?;

@@ -85,7 +85,7 @@ fn serve_plain(socket: Socket, door: web::Data<Door>) -> io::Result<Server> {
 }
 
 /// The same with TLS. The server that is put together here differs from the other in what stands before the
-/// handshake: `HttpServer` has no place for it.
+/// handshake: `HttpServer` has no hook for it.
 fn serve_tls(socket: TcpListener, tls: ServerConfig, door: web::Data<Door>) -> io::Result<Server> {
     let role = door.policy.role();
     let (gate, connections, handshakes) =
@@ -139,7 +139,7 @@ fn remember_caller(connection: &dyn Any, data: &mut Extensions, gate: &Gate, con
     data.insert(permit);
 }
 
-/// Ends a connection without a word: whoever opens them by the hundred is not waited for.
+/// Ends a connection without a word: hsmd waits for no peer that opens them by the hundred.
 fn close(connection: &dyn Any) {
     let unix = connection.downcast_ref::<UnixStream>().map(AsFd::as_fd);
     let tcp = connection.downcast_ref::<TcpStream>().map(AsFd::as_fd);

@@ -14,7 +14,7 @@ use crate::{
     policy::{Operation, Service},
 };
 
-/// The services of the policy, with the processes that ought to be there: whoever may ask anything here needs it to say
+/// The services of the policy, with the processes that ought to be there: every caller that may ask anything here needs it to say
 /// who has not acknowledged a declaration.
 pub(super) async fn services(request: HttpRequest, door: web::Data<Door>) -> HttpResponse {
     if let Err(refusal) = door.policy.demand_known(caller(&request)) {

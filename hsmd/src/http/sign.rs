@@ -30,7 +30,7 @@ async fn try_sign(request: &HttpRequest, door: &Door, payload: web::Payload) -> 
     door.statements.demand_open(permission.service())?;
     door.audit.demand_writable().map_err(|error| border::unwritten(&error))?;
     let endorsed = door.keeper.endorse(&permission).await.map_err(|error| border::refuse(&error))?;
-    // Revoked while the token was waited for: nobody gets this endorsement.
+    // Revoked while the token was waited for: this endorsement leaves for no caller.
     door.statements.demand_not_revoked(&wanted.public_key)?;
     let line = audit::Endorsed { generation: &endorsed.generation, number: endorsed.number };
     let written = door.audit.endorsed(&permission, &line).await;

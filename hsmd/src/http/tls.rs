@@ -32,7 +32,7 @@ use webpki::EndEntityCert;
 use crate::policy::{Caller, San};
 use material::Material;
 
-/// Names that a client certificate may have. One with more is nobody's.
+/// Names that a client certificate may have. One with more is refused.
 const NAMES_MAX: usize = 16;
 
 /// Where certificate, key and trust come from, as `[listen.tls]` says it.
@@ -79,11 +79,11 @@ pub enum Error {
         source: rustls::Error,
     },
     /// What is in the file is not what ought to be.
-    #[error("`{place}` holds no usable {what}: give PEM, as `opsctl tls` writes it")]
+    #[error("`{path}` holds no usable {what}: give PEM, as `opsctl tls` writes it")]
     Unusable {
         /// The file, or the credential.
-        place: String,
-        /// What was looked for.
+        path: String,
+        /// The kind of file.
         what: &'static str,
         /// What the TLS library said.
         source: Box<dyn std::error::Error + Send + Sync>,

@@ -48,7 +48,7 @@ impl Condition {
     /// Every label.
     pub const LABELS: [&'static str; 6] = ["writing", "standby", "no-room", "exchanged", "failing", "frozen"];
 
-    /// What ends it, for whoever has to act.
+    /// The cure, for the operator.
     pub const fn cure(&self) -> &'static str {
         match self {
             Self::Writing => "nothing has to be done",

@@ -32,14 +32,14 @@ pub(super) async fn contents(
     )
     .await?;
     let mut events = Vec::with_capacity(rows.len());
-    for (place, row) in rows.iter().enumerate() {
+    for (index, row) in rows.iter().enumerate() {
         let row = Row {
             sequence_number: row.try_get("", "sequence_number")?,
             id: row.try_get("", "id")?,
             prefix: row.try_get("", "prefix")?,
             published: row.try_get("", "published")?,
         };
-        let known = known.get(place).copied().filter(|known| known.text() == row.published);
+        let known = known.get(index).copied().filter(|known| known.text() == row.published);
         events.push(row.read(known)?);
     }
     let state = sql::one(database, "SELECT key_intent FROM state WHERE id = 1", []).await?;

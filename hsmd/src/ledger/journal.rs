@@ -103,7 +103,7 @@ impl Journal {
         Arc::clone(&self.shared)
     }
 
-    /// Works until nobody can ask any more, or somebody closes the ledger.
+    /// Works until no sender is left, or the ledger is closed.
     pub(super) async fn run(mut self) {
         let mut tick = tokio::time::interval_at(Instant::now() + TICK, TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -130,7 +130,7 @@ impl Journal {
         self.close().await;
     }
 
-    /// Takes the lease from whoever has it.
+    /// Takes the lease from its holder.
     async fn take_lease(&mut self) -> Result<Effect, Error> {
         if self.held.is_none() || self.lease.fence().is_none() {
             self.acquire(Duration::ZERO, true).await;

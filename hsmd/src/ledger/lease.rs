@@ -118,7 +118,7 @@ impl Lease {
         }
     }
 
-    /// Takes the lease if nobody else has it, and makes every fence before void. On an operator's word it is taken from
+    /// Takes the lease if no other process has it, and makes every fence before void. On an operator's word it is taken from
     /// a holder that lives, which is fenced by that; but not from the process that has locked the file.
     pub(super) async fn take(
         &mut self,
@@ -262,7 +262,7 @@ async fn lock_file(path: &PathBuf, holder: &str, deadline: Instant) -> Result<Op
         let mut file = file.map_err(unusable)?;
         match file.try_lock() {
             Ok(()) => {
-                // It names the holder to people and decides nothing: a disk without room keeps nobody from writing.
+                // It names the holder to people and decides nothing: a disk without room stops no holder from writing.
                 let named = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
                 if let Err(error) = named {
                     tracing::debug!(%error, "the lease file does not name its holder");
@@ -285,7 +285,7 @@ async fn try_session_lock(on: &DatabaseConnection) -> Result<bool, Error> {
 /// Who has the lease, for an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Its name; empty if nobody has it.
+    /// Its name; empty if it is free.
     pub name: String,
     /// The number that its transactions check: each holder has another.
     pub fence: u64,

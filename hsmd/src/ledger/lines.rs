@@ -104,8 +104,8 @@ fn insertion(rows: usize) -> &'static str {
         let rows: Vec<_> = (0..rows).map(row).collect();
         format!("INSERT INTO audit_lines (number, digest, line) VALUES {}", rows.join(", "))
     };
-    let place = usize::try_from(rows.max(1).ilog2()).unwrap_or(0);
-    TEXTS.get(place).map_or("", |text| text.get_or_init(build).as_str())
+    let index = usize::try_from(rows.max(1).ilog2()).unwrap_or(0);
+    TEXTS.get(index).map_or("", |text| text.get_or_init(build).as_str())
 }
 
 /// The newest line.

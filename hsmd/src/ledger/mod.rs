@@ -113,7 +113,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger, brings its tables up to date, and takes the lease if nobody has it. That another hsmd has
+    /// Opens the ledger, brings its tables up to date, and takes the lease if it is free. That another hsmd has
     /// it, or that the database fails later, is a [`Condition`].
     pub async fn open(settings: Settings) -> Result<Self, Error> {
         let (changes, asked) = mpsc::channel(CHANGES_MAX);
@@ -198,7 +198,7 @@ impl Ledger {
 
     /// Takes the next head number of the newest event, which must be `event`, beyond `after`. Numbers begin at 1 with an
     /// event that was committed here, and at the milliseconds of `at` with one that was imported, or whose numbers may be
-    /// lost. Answers what that head states, as it was in the same transaction: whoever signs a head signs this.
+    /// lost. Answers what that head states, as it was in the same transaction: the signer of a head signs this.
     pub async fn begin_head(&self, event: &Digest, after: u64, at: Timestamp) -> Result<HeadBasis, Error> {
         match self.change(Change::BeginHead { event: *event, after, at }, Vec::new()).await? {
             Effect::Head(basis) => Ok(*basis),

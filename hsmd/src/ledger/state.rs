@@ -133,7 +133,7 @@ impl Shared {
     }
 }
 
-/// What the ledger holds, while nobody else writes it.
+/// The ledger's contents, while no other process writes it.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     /// The newest line of the audit trail, or the newest that was cut.

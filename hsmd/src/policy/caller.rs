@@ -14,7 +14,7 @@ pub enum Caller {
     Named(Arc<[San]>),
     /// A process of this user, by the peer credentials of its Unix connection.
     ///
-    /// They are those of whoever called `connect`, read once at accept. Its process id is not looked at: it
+    /// They are those of the process that called `connect`, read once at accept. Its process id is not looked at: it
     /// says nothing of the user, and may be another process's by now.
     User(u32),
 }
@@ -25,8 +25,8 @@ impl fmt::Display for Caller {
             Self::Loopback => f.write_str("loopback"),
             Self::Named(names) if names.is_empty() => f.write_str("a certificate without names"),
             Self::Named(names) => {
-                for (place, name) in names.iter().enumerate() {
-                    let comma = if place == 0 { "" } else { "," };
+                for (index, name) in names.iter().enumerate() {
+                    let comma = if index == 0 { "" } else { "," };
                     write!(f, "{comma}{name}")?;
                 }
                 Ok(())

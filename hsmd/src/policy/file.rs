@@ -13,7 +13,7 @@ use systemd::config::{self, Error};
 use super::{Entrance, Operation, Policy, Role, Rule, row::Named};
 use crate::clock::Clock;
 
-/// Most rows. Each request looks through all of them.
+/// Most rows. Each request is compared with all of them.
 const ROWS_MAX: usize = 1024;
 
 /// The file, and the policy that was last read well from it.
@@ -99,13 +99,13 @@ fn read(path: &Path, scope: &Scope) -> Result<Policy, Error> {
         return Err(wrong(format!("has more than {ROWS_MAX} rows")));
     }
     let mut rules = Vec::with_capacity(allow.len());
-    for (place, row) in allow.into_iter().enumerate() {
+    for (index, row) in allow.into_iter().enumerate() {
         let who = row.who.clone();
         let rule =
             row.find().map_err(|error| wrong(format!("cannot look users up in /etc/passwd: {error}")))?;
         match rule {
-            Some(rule) => rules.push((place + 1, rule)),
-            // Matches nobody: a row may stand there before its user is made.
+            Some(rule) => rules.push((index + 1, rule)),
+            // Matches no caller: a row may stand there before its user is made.
             None => {
                 tracing::warn!(user = %who, "a row of the policy names a user that /etc/passwd does not have");
             }
@@ -117,7 +117,7 @@ fn read(path: &Path, scope: &Scope) -> Result<Policy, Error> {
     Ok(Policy::new(rules, Digest::of(&text), scope.skew))
 }
 
-/// Refuses a file in which nobody can taint: one that was cut short or emptied by a full disk, or whose operators are
+/// Refuses a file that lets no caller taint: one that was cut short or emptied by a full disk, or whose operators are
 /// users that this host does not have. In force it would lock out those who have to act.
 fn demand_an_owner(rules: &[(usize, Rule)], scope: &Scope) -> Result<(), &'static str> {
     if rules.is_empty() {
@@ -133,12 +133,12 @@ fn demand_an_owner(rules: &[(usize, Rule)], scope: &Scope) -> Result<(), &'stati
 
 /// Checks what one row alone does not show. Rows are numbered from 1, as they stand in the file.
 fn check(rules: &[(usize, Rule)], scope: &Scope) -> Result<(), String> {
-    for (place, rule) in rules {
-        check_socket(rule, scope).map_err(|because| format!("row {place} ({}): {because}", rule.who))?;
-        for (earlier, other) in rules.iter().take_while(|(other, _)| other < place) {
+    for (number, rule) in rules {
+        check_socket(rule, scope).map_err(|because| format!("row {number} ({}): {because}", rule.who))?;
+        for (earlier, other) in rules.iter().take_while(|(other, _)| other < number) {
             if overlap(rule, other) {
                 return Err(format!(
-                    "rows {earlier} and {place} both say what {} may do; make one row of them, or give each its \
+                    "rows {earlier} and {number} both say what {} may do; make one row of them, or give each its \
                      own `socket`",
                     rule.who
                 ));

@@ -3,7 +3,7 @@
 //! A caller is known by the kernel's word for it (the peer credentials of its Unix connection) or by the
 //! names in a client certificate that the configured authority signed, and by the socket that it came
 //! through; nothing that it says about itself counts, and nothing in between decides anything. Reading the
-//! chain and the health is open to whoever can connect: the chain is public.
+//! chain and the health is open to every caller that can connect: the chain is public.
 //!
 //! A row has two shapes: as written in the file, and as requests are judged by it ([`Rule`]). A row allows one
 //! caller some operations. The first row of the file that names caller, socket, operation
@@ -59,7 +59,7 @@ pub enum Allows {
         service: Service,
         /// What the keys may be for, each with the longest life.
         purposes: Vec<(Purpose, Duration)>,
-        /// The processes that ought to be there. None for a service that nobody serves under.
+        /// The processes that ought to be there. None for a service without processes.
         instances: BTreeSet<Instance>,
     },
     /// What operators, or the publisher, ask for: all through sockets of one role.
@@ -234,7 +234,7 @@ impl Policy {
         })
     }
 
-    /// Rows that did not change keep count: exchanging the file gives nobody a fresh burst.
+    /// Rows that did not change keep count: exchanging the file gives no caller a fresh burst.
     fn keep_count_of(&mut self, former: &Self) {
         for (rule, bucket) in &mut self.rows {
             if let Some((_, counted)) = former.rows.iter().find(|(known, _)| known == rule) {
@@ -248,7 +248,7 @@ fn unknown() -> Refusal {
     Refusal::new(Code::Forbidden, "no row of the policy names the caller at this socket")
 }
 
-/// Whole seconds, rounded up: whoever waits so long is let through.
+/// Whole seconds, rounded up: a caller that waits so long is let through.
 fn too_often(wait: Duration) -> Refusal {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     Refusal::new(Code::TooMany, "the caller's row of the policy is used up for now")

@@ -26,7 +26,7 @@ impl Role {
 }
 
 /// An operation that the policy permits or not. A new one takes a variant here, a row in
-/// `Operation::row`, and a place in [`Operation::ALL`]; nothing else in the policy knows their names.
+/// `Operation::row`, and an entry of [`Operation::ALL`]; nothing else in the policy knows their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Operation {

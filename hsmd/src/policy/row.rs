@@ -115,8 +115,8 @@ fn check_operations(operations: &[Operation]) -> Result<(), String> {
     if operations.is_empty() {
         return Err("key `operations`: is empty; a row that allows nothing can go".to_owned());
     }
-    for (place, operation) in operations.iter().enumerate() {
-        if operations.iter().take(place).any(|earlier| earlier == operation) {
+    for (index, operation) in operations.iter().enumerate() {
+        if operations.iter().take(index).any(|earlier| earlier == operation) {
             return Err(format!("key `operations`: {} stands twice", operation.as_str()));
         }
     }
@@ -141,7 +141,7 @@ fn endorsements(written: &Written) -> Result<(Service, Vec<(Purpose, Duration)>)
         return Err("key `purposes`: is missing; write [\"response\"], for authd [\"access\", \"response\"]"
             .to_owned());
     }
-    if names.iter().enumerate().any(|(place, name)| names.iter().take(place).any(|earlier| earlier == name)) {
+    if names.iter().enumerate().any(|(index, name)| names.iter().take(index).any(|earlier| earlier == name)) {
         return Err("key `purposes`: one stands twice".to_owned());
     }
     if names.contains(&PurposeName::Access) && !service.is_authd() {

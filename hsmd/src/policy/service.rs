@@ -13,7 +13,7 @@ pub struct Service(String);
 const NAME_MAX: usize = 64;
 
 impl Service {
-    /// The default name of whoever comes through the insecure plain-HTTP address.
+    /// The default name of callers through the insecure plain-HTTP address.
     pub fn insecure() -> Self {
         Self("edge:insecure".to_owned())
     }

@@ -73,7 +73,7 @@ operations = ["taint"]
 rate = "1/h"
 "#;
 
-/// A row that keeps a policy from being nobody's.
+/// A row that gives a policy its owner.
 const OWNER: &str = "[[allow]]\nuser = 99\noperations = [\"taint\"]\n";
 
 struct Script(Arc<Mutex<Duration>>);

@@ -121,7 +121,7 @@ pub async fn follow_statements(source: Source, to: mpsc::Sender<Result<Received,
     follow_by(source, ask, |received| Some(received.version), to).await;
 }
 
-/// Asks for what comes after the newest number that was received, over and over, until nobody receives any more.
+/// Asks for what comes after the newest number that was received, again and again, until the receiver is dropped.
 async fn follow_by<T, F: Future<Output = Result<T, Error>>>(
     source: Source,
     ask: impl Fn(Source, Option<u64>) -> F,

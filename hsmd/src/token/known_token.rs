@@ -1,6 +1,6 @@
 //! Which token was first seen in a slot: another one in its place is named until an operator has taken it over.
 //!
-//! Keys prove themselves by their signatures, so that another token endangers no chain that verifies. But nobody swaps a
+//! Keys prove themselves by their signatures, so that another token endangers no chain that verifies. But an operator swaps a
 //! token without a reason, and the reason is to be an operator's: the token's serial number is noted in a file beside
 //! that of the refused PIN, and compared whenever the token is opened. The officers' acts (`opsctl hsm pair`,
 //! `replace`) remove the note, as does `opsctl hsm token accept`: whatever token is in the slot then is noted anew.

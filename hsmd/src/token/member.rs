@@ -14,18 +14,18 @@ use crate::{
     token::signer::{Class, Signer},
 };
 
-/// How long one call may be at a token before nobody waits for it any more: some forty times what a slow device
+/// How long one call may be at a token before callers no longer wait for it: some forty times what a slow device
 /// takes for a signature, and short enough that the other token signs within five seconds.
 const STUCK: Duration = Duration::from_secs(3);
 
-/// How often whoever waits for a signature sees whether the token is stuck.
+/// How often a caller that waits for a signature checks whether the token is stuck.
 const STUCK_CHECK: Duration = Duration::from_millis(250);
 
 /// How long one of two tokens may take to make or carry a key before that is given up: longer than it waits for the
 /// other's call when one module is behind both.
 const GENERATE_MAX: Duration = Duration::from_secs(6);
 
-/// A token that nobody has used for so long is listed, to see whether it answers. Below the 30 s after which an
+/// A token that was not used for so long is listed, to see whether it answers. Below the 30 s after which an
 /// idle session of a YubiHSM dies, and above the pause between two probes of the one that is used.
 const IDLE_MAX: Duration = Duration::from_secs(12);
 

@@ -228,7 +228,7 @@ impl Threads {
         }
     }
 
-    /// Waits until every token is closed; nobody may be able to ask for anything any more. Blocks.
+    /// Waits until every token is closed; no handle may be left that can ask for anything. Blocks.
     pub fn join(self) -> thread::Result<()> {
         self.end();
         loop {

@@ -5,7 +5,7 @@
 //!
 //! A token serves one signature at a time whatever its callers do, and some modules crash when two
 //! threads call them: so each token has one thread, callers wait for its answers, and a caller that
-//! comes when its class's queue is full is told so at once. Steps of the chain go before everything else
+//! comes when its class's queue is full is refused at once. Steps of the chain go before everything else
 //! ([`Class`]), equal signatures are made once, and the thread climbs the ladder out of a fault: try
 //! again on a new session, then on a freshly initialised module ([`crate::token::backend::Rung`]).
 

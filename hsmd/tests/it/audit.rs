@@ -15,7 +15,7 @@ use keychain::{
 };
 use p11fault::{Mode, Plan, Rule};
 
-use crate::faults::{self, Place};
+use crate::faults::{self, Fixture};
 use crate::support::{
     daemon::{Answer, Daemon, request, try_request},
     eventually, in_parallel,
@@ -70,14 +70,14 @@ fn everything_that_was_done_is_in_the_trail() {
     assert_eq!((begun.text("generation"), begun.text("identity")), (first.clone(), first.clone()));
 
     let endorsed = lines.iter().find(|line| line.kind == Kind::Endorsement).unwrap();
-    let told = Endorsement::parse(&endorsement).unwrap();
+    let shown = Endorsement::parse(&endorsement).unwrap();
     for (name, value) in [
         ("caller", caller.clone()),
         ("purpose", "response".to_owned()),
         ("service", "edge:demo".to_owned()),
         ("key", service_key(3).to_string()),
-        ("generation", told.generation_id.to_string()),
-        ("expiration", told.subject.expiration.to_string()),
+        ("generation", shown.generation_id.to_string()),
+        ("expiration", shown.subject.expiration.to_string()),
         ("outcome", "ok".to_owned()),
     ] {
         assert_eq!(endorsed.text(name), value, "{name}");
@@ -108,11 +108,11 @@ fn tells(lines: &[Line], event: &SignedEvent) -> bool {
     lines.iter().any(|line| line.kind == Kind::Outcome && line.raw("details").contains(&id))
 }
 
-/// Passes at a place of an ordinary day.
+/// Passes at a point of an ordinary day.
 const PASSES: usize = 12;
 
-/// Every place where the ledger is written, to be killed at and to fail at, at each pass of an ordinary day; in the short
-/// form at three of them, other ones from place to place.
+/// Every point where the ledger is written, to be killed at and to fail at, at each pass of an ordinary day; in the short
+/// form at three of them, others from point to point.
 fn plans() -> Vec<String> {
     let labels = LABELS.iter().filter(|label| label.name.starts_with("ledger/"));
     let actions = labels.flat_map(|label| ["kill", "fail"].map(|action| format!("{}:{action}", label.name)));
@@ -139,7 +139,7 @@ fn whatever_the_disk_does_nothing_answered_is_lost() {
     assert!(met >= tried / 2, "{met} of {tried} plans were carried out");
 }
 
-/// The same on PostgreSQL: each place once, at one pass or another, on one ledger after the other.
+/// The same on PostgreSQL: each point once, at one pass or another, on one ledger after the other.
 #[test]
 fn whatever_postgres_does_nothing_answered_is_lost() {
     in_parallel(["kill", "fail"], |action| {
@@ -178,8 +178,8 @@ fn a_day(world: &World, plan: &str) -> bool {
     for (key, endorsed) in answered {
         verify(&endorsed, &chain, Purpose::Response, &service_key(key), "edge:demo");
         let key = service_key(key).to_string();
-        let told = lines.iter().any(|line| line.kind == Kind::Endorsement && line.text("key") == key);
-        assert!(told, "{plan}: no word of an endorsement");
+        let shown = lines.iter().any(|line| line.kind == Kind::Endorsement && line.text("key") == key);
+        assert!(shown, "{plan}: no word of an endorsement");
     }
     for event in &chain[1..] {
         assert!(tells(&lines, event), "{plan}: no word of generation {}", event.id());
@@ -245,9 +245,9 @@ fn no_declaration_is_without_its_line() {
             hsmd.kill();
             let after = count(&world, table);
             let lines = trail::read(&world.ledger);
-            let told = lines.iter().filter(|line| line.is(Kind::Outcome, operation));
-            let told = told.filter(|line| line.text("outcome") == "ok").count();
-            assert_eq!(after, told, "{operation} {pass}: each change has its line");
+            let shown = lines.iter().filter(|line| line.is(Kind::Outcome, operation));
+            let shown = shown.filter(|line| line.text("outcome") == "ok").count();
+            assert_eq!(after, shown, "{operation} {pass}: each change has its line");
             changed_and_killed += usize::from(after > before && hsmd.log().contains("failure point"));
             std::fs::remove_file(world.path().join("hsmd.log")).unwrap();
         }
@@ -275,12 +275,15 @@ fn count(world: &World, table: &str) -> usize {
 /// that of the declaration, and that its head is late.
 #[test]
 fn a_declaration_whose_head_is_late_has_one_outcome() {
-    let place = Place::new();
-    let world = &place.world;
-    let mut hsmd = place.start();
-    place.plan(Plan::of(Rule::new("*", "CKR_DEVICE_REMOVED", Mode::Before)));
+    let fixture = Fixture::new();
+    let world = &fixture.world;
+    let mut hsmd = fixture.start();
+    world.rotate("{}");
+    let left = world.chain()[0].id().to_string();
+    fixture.plan(Plan::of(Rule::new("*", "CKR_DEVICE_REMOVED", Mode::Before)));
     let key = service_key(1).to_string();
     let asked = [
+        ("taint", format!("{{\"generationId\":\"{left}\"}}")),
         ("revoke-keys", format!("{{\"publicKeys\":[\"{key}\"]}}")),
         ("revoke-service", "{\"service\":\"edge:gone\"}".to_owned()),
     ];
@@ -297,9 +300,9 @@ fn a_declaration_whose_head_is_late_has_one_outcome() {
         let kinds: Vec<_> = of_intent.map(|line| line.kind).collect();
         assert_eq!(kinds, [Kind::Outcome, Kind::HeadLate], "{operation}");
     }
-    place.lift();
+    fixture.lift();
     let head = || request(&world.socket("edge"), "GET", "/statements", "").body;
-    let listed = [key.as_str(), "edge:gone"];
+    let listed = [left.as_str(), key.as_str(), "edge:gone"];
     eventually("a head that lists them", Duration::from_secs(30), || {
         let head = head();
         listed.iter().all(|entry| head.contains(entry))

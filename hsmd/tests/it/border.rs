@@ -139,7 +139,7 @@ fn strangers_get_nothing() {
     }
     assert_eq!(request(&world.socket("other-admin"), "POST", "/taint", "{}").code(), "BA303");
     assert_eq!(world.chain().len(), 1);
-    // The chain and the health are open to whoever may connect: they are public.
+    // The chain and the health are open to every caller that may connect: they are public.
     request(&world.socket("other"), "GET", "/chain", "").ok();
     let health = request(&world.socket("other"), "GET", "/health", "").ok();
     let identity = world.chain()[0].id();

@@ -242,7 +242,7 @@ fn a_caller_that_the_policy_does_not_know_has_few_connections() {
     request(&world.socket("edge"), "GET", "/chain", "").ok();
     // Whoever goes away in the midst of a wait is noticed at its end.
     drop(waiting);
-    eventually("a place", Duration::from_secs(10), || {
+    eventually("room for another connection", Duration::from_secs(10), || {
         request(&world.socket("other"), "GET", "/chain", "").status == 200
     });
     hsmd.stop();

@@ -151,7 +151,7 @@ fn a_clock_that_jumps_dates_nothing_until_it_is_right() {
         endorses(&world);
         world.set_clock(jump);
         dates_nothing(&world, "jumped");
-        hsmd.told("STATUS=not ready: clock: the clock is not trusted: it moved ").unwrap();
+        hsmd.notified("STATUS=not ready: clock: the clock is not trusted: it moved ").unwrap();
         taints(&world);
         world.set_clock(0);
         endorses(&world);

@@ -160,9 +160,9 @@ fn softhsm_inside() {
     conforms(&|| Box::new(open(Some("keelson"), KeyIds::default()).unwrap()));
 
     // Two tokens match, or none: neither is guessed at.
-    for (label, told) in [(None, "hsm.token_serial"), (Some("nobody"), "label `another`")] {
+    for (label, shown) in [(None, "hsm.token_serial"), (Some("nobody"), "label `another`")] {
         let fault = open(label, KeyIds::default()).err().unwrap();
-        assert!(matches!(fault, Fault::NoSuchToken(_)) && fault.to_string().contains(told), "{fault}");
+        assert!(matches!(fault, Fault::NoSuchToken(_)) && fault.to_string().contains(shown), "{fault}");
     }
     // Keys of another range of ids are not ours.
     let mut low = open(Some("keelson"), KeyIds::new(1, 100).unwrap()).unwrap();

@@ -145,9 +145,9 @@ fn advances(database: Database, step: &str) {
                 assert_eq!((status, advanced), if done { (200, 1) } else { (503, 0) }, "{case:?}");
             }
         }
-        if let Some(told) = answer.filter(|answer| answer.status == 200) {
+        if let Some(shown) = answer.filter(|answer| answer.status == 200) {
             let newest = world.chain().last().unwrap().id().to_string();
-            assert!(told.body.contains(&newest), "{case:?}: what was answered stands");
+            assert!(shown.body.contains(&newest), "{case:?}: what was answered stands");
         }
         world.rotate("{}");
         check(&world, &after, case);

@@ -133,7 +133,7 @@ fn as_nobody() {
     }
 }
 
-/// What Redis says reaches the publisher and nobody behind it.
+/// A hostile Redis reaches the publisher and no process behind it.
 #[test]
 fn a_redis_taken_over_obtains_nothing() {
     let world = World::new(Database::Sqlite);

@@ -74,9 +74,9 @@ fn a_standby_takes_the_lease_by_word_and_the_holder_is_fenced() {
     second.stop();
     first.stop();
     let lines = trail::read(&world.ledger);
-    let told =
+    let shown =
         lines.iter().filter(|line| line.kind == Kind::Intent && line.raw("details").contains("leaseOf"));
-    assert_eq!(told.count(), 3);
+    assert_eq!(shown.count(), 3);
 }
 
 #[test]

@@ -147,7 +147,7 @@ fn a_repeated_command_leaves_no_second_generation() {
     let world = World::new(Database::Sqlite);
     let _hsmd = world.start();
     let admin = world.socket("admin");
-    let id = |place: usize| world.chain()[place].id();
+    let id = |index: usize| world.chain()[index].id();
     let zero = id(0);
     let from = format!("{{\"from\":\"{zero}\"}}");
     let first = world.rotate(&from);
@@ -194,9 +194,9 @@ fn the_chain_can_be_waited_for() {
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| request(&edge, "GET", "/chain?after=0&wait=60", "").ok());
         world.rotate("{}");
-        let told = waiting.join().unwrap();
+        let shown = waiting.join().unwrap();
         let chain = world.chain();
-        assert_eq!(told, format!("[{}]", chain[1].text()));
+        assert_eq!(shown, format!("[{}]", chain[1].text()));
     });
     assert_eq!(read_chain(&request(&edge, "GET", "/chain", "").ok()).len(), 2);
     assert_eq!(request(&edge, "GET", "/chain?after=1000", "").ok(), "[]");
@@ -235,11 +235,11 @@ fn what_is_wrong_is_named_and_has_an_exit_code() {
         assert!(hsmd.log().contains(named), "{to}: {}", hsmd.log());
         std::fs::remove_file(world.path().join("hsmd.log")).unwrap();
     }
-    // A wrong PIN is a state of the chain, and is told to nobody.
+    // A wrong PIN is a state of the chain, and callers do not learn of it.
     std::fs::write(world.config(), &good).unwrap();
     std::fs::write(&pin, "wrong-pin").unwrap();
     let mut hsmd = world.spawn();
-    hsmd.told("STATUS=not ready: pin-refused: the token refused the PIN").unwrap();
+    hsmd.notified("STATUS=not ready: pin-refused: the token refused the PIN").unwrap();
     assert!(hsmd.log().contains("not tried again"), "{}", hsmd.log());
     assert!(!hsmd.log().contains("wrong-pin"));
     hsmd.stop();

@@ -59,7 +59,7 @@ fn no_core_is_dumped_and_nobody_looks_in() {
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
     let program = folder.path().join("hsmd");
     install_program(Path::new(env!("CARGO_BIN_EXE_hsmd")), &program);
-    // hsmd waits for whoever writes its configuration.
+    // hsmd waits for the writer of its configuration.
     let config = folder.path().join("hsmd.toml");
     assert!(Command::new("mkfifo").args(["-m", "644"]).arg(&config).status().unwrap().success());
     let command = [program.to_str().unwrap(), "--config", config.to_str().unwrap()];

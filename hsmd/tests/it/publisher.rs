@@ -232,7 +232,7 @@ fn heads_are_published_and_put_back() {
     publisher.stop();
 }
 
-/// A taint voids what was denied before: nobody sees it without the head that states it anew.
+/// A taint voids what was denied before: no verifier sees it without the head that states it anew.
 #[test]
 fn an_event_appears_together_with_its_head() {
     let mut published = Published::new();
@@ -322,14 +322,14 @@ impl Published {
     fn states(&mut self) {
         let start = std::time::Instant::now();
         loop {
-            let told = request(&self.world.socket("edge"), "GET", "/statements", "").ok();
-            let told: Statements = serde_json::from_str(&told).unwrap();
+            let shown = request(&self.world.socket("edge"), "GET", "/statements", "").ok();
+            let shown: Statements = serde_json::from_str(&shown).unwrap();
             let newest = self.world.chain().last().unwrap().id().to_string();
             let held = self.text(&newest);
-            if held.as_deref() == Some(told.head.get()) && told.head.get().contains(&newest) {
+            if held.as_deref() == Some(shown.head.get()) && shown.head.get().contains(&newest) {
                 return;
             }
-            assert!(start.elapsed() < SOON, "{held:?} {}", told.head.get());
+            assert!(start.elapsed() < SOON, "{held:?} {}", shown.head.get());
             std::thread::park_timeout(Duration::from_millis(2));
         }
     }

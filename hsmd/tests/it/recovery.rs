@@ -27,7 +27,7 @@ fn read_lines(copy: &std::path::Path) -> Vec<SignedEvent> {
     text.lines().map(|line| SignedEvent::parse(line).unwrap()).collect()
 }
 
-/// The code of a refusal, and the reason that the operator is told.
+/// The code of a refusal, and its reason.
 fn refusal(answer: &Answer) -> (String, String) {
     let because = answer.body.split("\"because\":\"").nth(1).and_then(|rest| rest.split('"').next());
     (answer.code().to_owned(), because.unwrap_or_default().to_owned())

@@ -26,13 +26,13 @@ impl World {
     fn is_in(&self, state: &str) -> bool {
         let health = self.health();
         let metrics = request(&self.socket("metrics"), "GET", "/metrics", "").ok();
-        let told = match state {
+        let shown = match state {
             "ledger-restored" => health["problems"]["restored"].is_string(),
             "rival" => health["warnings"]["rival"].is_string(),
             _ => health["status"] == "healthy" && health["warnings"]["rival"].is_null(),
         };
         let gauge = format!("hsmd_chain_state{{state=\"{state}\"}} 1\n");
-        told && health["state"]["name"] == state && metrics.contains(&gauge)
+        shown && health["state"]["name"] == state && metrics.contains(&gauge)
     }
 
     fn enters(&self, state: &str) {

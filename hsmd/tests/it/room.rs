@@ -309,7 +309,7 @@ async fn a_long_reader_is_named() {
     ledger.close().await.unwrap();
 }
 
-/// Tried: 160 services asked at once for the first time, and half were told to come again.
+/// Tried: 160 services asked at once for the first time, and half were refused with 429.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_shares_one_reservation_of_numbers() {
     const CROWD: u64 = 300;

@@ -16,7 +16,7 @@ use hsmd::{
 use keychain::Timestamp;
 
 use crate::{
-    steps::Place,
+    steps::Fixture,
     support::{self, memory::Device},
 };
 
@@ -72,8 +72,8 @@ fn dated(keeper: &Keeper) -> i64 {
 /// An event is dated 5 s back, but after the one before it.
 #[tokio::test]
 async fn events_are_dated_back_but_in_order() {
-    let (place, hands) = (Place::new(), Hands::new());
-    let keeper = place.start_as(hands.clock(), KeyIds::default()).await.unwrap();
+    let (fixture, hands) = (Fixture::new(), Hands::new());
+    let keeper = fixture.start_as(hands.clock(), KeyIds::default()).await.unwrap();
     assert_eq!(dated(&keeper), -5000);
     for (now, date) in [(0, -4999), (0, -4998), (4, -4996), (60_000, 55_000), (60_001, 55_001)] {
         hands.set(now, u64::try_from(now).unwrap());
@@ -85,8 +85,8 @@ async fn events_are_dated_back_but_in_order() {
 /// Never ahead of the clock: a rotation waits until the clock has passed the newest event.
 #[tokio::test]
 async fn a_rotation_waits_for_the_clock() {
-    let (place, hands) = (Place::new(), Hands::new());
-    let keeper = place.start_as(hands.clock(), KeyIds::default()).await.unwrap();
+    let (fixture, hands) = (Fixture::new(), Hands::new());
+    let keeper = fixture.start_as(hands.clock(), KeyIds::default()).await.unwrap();
     // Set back, within what any clock may be slewed by.
     hands.set(-5_020, 0);
     let waiting = tokio::spawn({
@@ -104,25 +104,28 @@ async fn a_rotation_waits_for_the_clock() {
 /// and never dated ahead of what the monotonic clock makes of the time, nor by a clock in doubt.
 #[tokio::test]
 async fn a_wrong_clock_makes_no_event_but_a_taint() {
-    for (wall, monotonic, told, tainted) in [
+    for (wall, monotonic, shown, tainted) in [
         (-15_001, 0, "the newest event is dated 10s ahead of it", -4_999),
         (-3_600_000, 1_000, "moved back by", -4_000),
         (3_600_000, 1_000, "moved ahead by", -4_000),
         (61_001, 1_000, "moved ahead by", -4_000),
     ] {
-        let (place, hands) = (Place::new(), Hands::new());
-        let keeper = place.start_as(hands.clock(), KeyIds::default()).await.unwrap();
+        let (fixture, hands) = (Fixture::new(), Hands::new());
+        let keeper = fixture.start_as(hands.clock(), KeyIds::default()).await.unwrap();
         hands.set(wall, monotonic);
         let error = keeper.advance(ROTATE).await.unwrap_err();
-        assert!(matches!(&error, Error::Clock(doubt) if doubt.to_string().contains(told)), "{wall}: {error}");
-        assert_eq!((dated(&keeper), place.device.objects()), (-5000, 4), "{wall}: nothing was changed");
+        assert!(
+            matches!(&error, Error::Clock(doubt) if doubt.to_string().contains(shown)),
+            "{wall}: {error}"
+        );
+        assert_eq!((dated(&keeper), fixture.device.objects()), (-5000, 4), "{wall}: nothing was changed");
         keeper.advance(TAINT).await.unwrap();
         assert_eq!(dated(&keeper), tainted, "{wall}");
         assert!(keeper.view().unwrap().live().event().taint_previous);
         // Set right, it goes on.
         hands.set(5_000, 5_000);
         keeper.advance(ROTATE).await.unwrap();
-        assert_eq!((dated(&keeper), place.device.objects()), (0, 4), "{wall}");
+        assert_eq!((dated(&keeper), fixture.device.objects()), (0, 4), "{wall}");
     }
 }
 
@@ -132,13 +135,13 @@ async fn a_wrong_clock_makes_no_event_but_a_taint() {
 async fn key_ids_go_round_with_the_chain() {
     let ids = KeyIds::new(16, 23).unwrap();
     for device in [Device::default(), Device::with_unique_ids()] {
-        let place = Place::with(device);
+        let fixture = Fixture::with(device);
         for number in 0..20 {
             // A restart each time: what is on the token is told apart by its ids then.
             let clock = TrustedClock::new(Box::new(System::start()));
-            let keeper = place.start_as(clock, ids).await.unwrap();
+            let keeper = fixture.start_as(clock, ids).await.unwrap();
             assert_eq!(keeper.view().unwrap().live().event().sequence_number, number);
-            assert_eq!(place.device.ids(), [ids.of(number), ids.of(number + 1)], "{number}");
+            assert_eq!(fixture.device.ids(), [ids.of(number), ids.of(number + 1)], "{number}");
             assert_eq!(ids.of(number).number(), 16 + u16::try_from(number % 8).unwrap());
             keeper.advance(ROTATE).await.unwrap();
             keeper.close().await.unwrap();
@@ -159,21 +162,21 @@ async fn key_ids_go_round_with_the_chain() {
 async fn twins_under_one_id_are_destroyed_and_committed_keys_are_not() {
     let ids = KeyIds::default();
     for first in [false, true] {
-        let place = Place::new();
-        let keeper = place.start().await.unwrap();
+        let fixture = Fixture::new();
+        let keeper = fixture.start().await.unwrap();
         let view = keeper.view().unwrap();
         let committed = [view.live().event().public_key, view.next().unwrap()];
         keeper.close().await.unwrap();
         for id in [ids.of(0), ids.of(1), ids.of(1), ids.of(0)] {
-            place.device.add_key(id, first);
+            fixture.device.add_key(id, first);
         }
-        assert_eq!(place.device.objects(), 12);
-        let keeper = place.start().await.unwrap();
-        place.check(&keeper, 1).await;
-        assert!(place.device.keys().iter().all(|key| committed.contains(key)));
+        assert_eq!(fixture.device.objects(), 12);
+        let keeper = fixture.start().await.unwrap();
+        fixture.check(&keeper, 1).await;
+        assert!(fixture.device.keys().iter().all(|key| committed.contains(key)));
         keeper.advance(ROTATE).await.unwrap();
         assert_eq!(keeper.view().unwrap().live().event().public_key, committed[1]);
-        place.check(&keeper, 2).await;
+        fixture.check(&keeper, 2).await;
     }
 }
 
@@ -181,9 +184,9 @@ async fn twins_under_one_id_are_destroyed_and_committed_keys_are_not() {
 /// signature, before anybody is shown it.
 #[tokio::test]
 async fn intent_comes_before_the_key_and_the_event_before_its_use() {
-    let place = Place::new();
-    let keeper = place.start().await.unwrap();
-    let ledger = support::ledger::read(&place.ledger_file()).await;
+    let fixture = Fixture::new();
+    let keeper = fixture.start().await.unwrap();
+    let ledger = support::ledger::read(&fixture.ledger_file()).await;
     for number in 1..4_u64 {
         keeper.advance(ROTATE).await.unwrap();
         let contents = ledger.contents(&[]).await.unwrap();

@@ -94,7 +94,7 @@ fn heads_are_made_at_the_start_on_a_schedule_and_with_each_event() {
     assert_eq!((head.event_id(), denied), (world.chain()[0].id(), vec![]));
     assert_eq!(head.expiration(), head.issued_at().plus(Duration::from_hours(12)));
 
-    // On its schedule, and whoever waits is told.
+    // On its schedule, and each caller that waits is answered.
     let next = world.stated(&format!("?after={}&wait=60", first.version));
     assert!(next.version > first.version);
     let newer = Head::parse(next.head.get()).unwrap();
@@ -152,12 +152,12 @@ fn an_older_generation_is_denied(database: Database) {
     }
     let ids: Vec<_> = world.chain().iter().map(SignedEvent::id).collect();
     let dates: Vec<_> = world.chain().iter().map(|event| event.event().created_at).collect();
-    let answer = |place: usize, effect: &str| {
+    let answer = |index: usize, effect: &str| {
         format!(
             "{{\"taintedGenerationId\":\"{}\",\"newGenerationId\":\"{}\",\"liveFrom\":\"{}\",\"effect\":\"{effect}\"}}",
-            ids[place],
-            ids[place + 1],
-            dates[place + 1]
+            ids[index],
+            ids[index + 1],
+            dates[index + 1]
         )
     };
     assert_eq!(world.taint(&ids[0]), answer(0, "denied"));
@@ -285,13 +285,13 @@ impl Clock for Hands {
     }
 }
 
-struct Place {
+struct Fixture {
     folder: tempfile::TempDir,
     device: Device,
     clock: Hands,
 }
 
-impl Place {
+impl Fixture {
     fn new() -> Self {
         let clock = Hands(Arc::new(Mutex::new(now())));
         Self { folder: tempfile::tempdir().unwrap(), device: Device::default(), clock }
@@ -315,24 +315,24 @@ impl Place {
 /// Dies between the ledger's commit and the signature: what was said is stated after the next start.
 #[tokio::test]
 async fn what_is_durable_is_stated_after_a_death_before_its_signature() {
-    let place = Place::new();
-    let (keeper, statements) = place.start().await;
+    let fixture = Fixture::new();
+    let (keeper, statements) = fixture.start().await;
     let left = keeper.view().unwrap().live().id();
     keeper.advance(Advance { from: None, taint: false }).await.unwrap();
     for after_effect in [false, true] {
-        place.device.plan(Plan { at: 0, after_effect, fatal: true });
+        fixture.device.plan(Plan { at: 0, after_effect, fatal: true });
         let denied = statements.deny(left).await.unwrap_err();
         assert!(matches!(denied, Error::Hsm(_)), "{denied}");
         assert!(statements.problem().is_some());
-        assert!(place.device.heal());
+        assert!(fixture.device.heal());
     }
-    place.device.plan(Plan { at: 0, after_effect: false, fatal: true });
+    fixture.device.plan(Plan { at: 0, after_effect: false, fatal: true });
     statements.revoke_keys(&[service_key(1)]).await.unwrap_err();
     assert_eq!(statements.demand_not_revoked(&service_key(1)).unwrap_err().code().as_str(), "BA304");
-    place.device.heal();
+    fixture.device.heal();
     drop((keeper, statements));
 
-    let (keeper, statements) = place.start().await;
+    let (keeper, statements) = fixture.start().await;
     let newest = statements.newest();
     assert_eq!(statements.problem(), None);
     let head = newest.head.as_ref().unwrap();
@@ -347,14 +347,14 @@ async fn what_is_durable_is_stated_after_a_death_before_its_signature() {
 /// A ledger that was restored with its whole disk shows by what is published alone: after a boot that is compared first.
 #[tokio::test]
 async fn after_a_boot_what_is_published_is_compared_first() {
-    let place = Place::new();
+    let fixture = Fixture::new();
     let other_boot = || Some("another-boot 2026-01-01T00:00:00.000Z".to_owned());
-    let (keeper, statements) = place.start().await;
+    let (keeper, statements) = fixture.start().await;
     keeper.ledger().keep_note("compared", other_boot(), Vec::new()).await.unwrap();
     keeper.close().await.unwrap();
     drop((keeper, statements));
 
-    let (keeper, statements) = place.start_and_await(Some(Duration::from_hours(1))).await;
+    let (keeper, statements) = fixture.start_and_await(Some(Duration::from_hours(1))).await;
     assert_eq!((keeper.chain_state(), statements.newest().head.is_none()), (State::Uncompared, true));
     let refused = keeper.advance(Advance { from: None, taint: false }).await.unwrap_err();
     assert!(matches!(refused, Error::State(State::Uncompared)), "{refused}");
@@ -370,14 +370,14 @@ async fn after_a_boot_what_is_published_is_compared_first() {
     drop((keeper, statements));
 
     // Once is enough for a boot.
-    let (keeper, statements) = place.start_and_await(Some(Duration::from_hours(1))).await;
+    let (keeper, statements) = fixture.start_and_await(Some(Duration::from_hours(1))).await;
     assert_eq!((keeper.chain_state(), statements.newest().head.is_some()), (State::Ready, true));
     keeper.ledger().keep_note("compared", other_boot(), Vec::new()).await.unwrap();
     keeper.close().await.unwrap();
     drop((keeper, statements));
 
     // Without a publisher it goes on, and says since when nothing was compared.
-    let (keeper, statements) = place.start_and_await(Some(Duration::from_millis(1))).await;
+    let (keeper, statements) = fixture.start_and_await(Some(Duration::from_millis(1))).await;
     let (statements, health) = (Arc::new(statements), Arc::new(Health::new()));
     let running = tokio::spawn({
         let (statements, health) = (Arc::clone(&statements), Arc::clone(&health));
@@ -401,8 +401,8 @@ async fn after_a_boot_what_is_published_is_compared_first() {
 /// What no window reaches any more is neither denied nor carried on; a revoked key is never endorsed again.
 #[tokio::test]
 async fn denials_and_revocations_end_and_are_remembered() {
-    let place = Place::new();
-    let (keeper, statements) = place.start().await;
+    let fixture = Fixture::new();
+    let (keeper, statements) = fixture.start().await;
     let mut ids = vec![keeper.view().unwrap().live().id()];
     for _ in 0..2 {
         let advanced = keeper.advance(Advance { from: None, taint: false }).await.unwrap();
@@ -410,10 +410,10 @@ async fn denials_and_revocations_end_and_are_remembered() {
     }
     assert_eq!(statements.deny(ids[0]).await.unwrap().effect, Effect::Denied);
     let end = statements.revoke_keys(&[service_key(1)]).await.unwrap();
-    assert_eq!(end, place.clock.now().to_millis().plus(Duration::from_hours(24)).plus(SKEW));
+    assert_eq!(end, fixture.clock.now().to_millis().plus(Duration::from_hours(24)).plus(SKEW));
     assert!(matches!(statements.deny(ids[2]).await, Err(Error::Conflict(_))), "the newest is for a taint");
 
-    place.clock.forward(Duration::from_hours(24) + SKEW);
+    fixture.clock.forward(Duration::from_hours(24) + SKEW);
     assert_eq!(statements.deny(ids[1]).await.unwrap().effect, Effect::Ended);
     // The first result again, although it has ended meanwhile.
     let again = statements.deny(ids[0]).await.unwrap();
@@ -421,7 +421,7 @@ async fn denials_and_revocations_end_and_are_remembered() {
     let newest = statements.newest();
     assert!(newest.head.as_ref().unwrap().entries().is_empty());
     assert_eq!(statements.demand_not_revoked(&service_key(1)).unwrap_err().code().as_str(), "BA304");
-    let (_, statements) = place.start().await;
+    let (_, statements) = fixture.start().await;
     assert_eq!(statements.demand_not_revoked(&service_key(1)).unwrap_err().code().as_str(), "BA304");
     assert_eq!(statements.demand_not_revoked(&service_key(2)), Ok(()));
 }
@@ -429,8 +429,8 @@ async fn denials_and_revocations_end_and_are_remembered() {
 /// The lists are bounded, and what found no room changes nothing.
 #[tokio::test]
 async fn a_full_list_is_refused() {
-    let place = Place::new();
-    let (_, statements) = place.start().await;
+    let fixture = Fixture::new();
+    let (_, statements) = fixture.start().await;
     let key = |number: u16| {
         let mut seed = [1; 32];
         seed[..2].copy_from_slice(&number.to_be_bytes());
@@ -452,11 +452,11 @@ async fn a_full_list_is_refused() {
 /// Another hsmd on the same ledger states the same once it takes over, with a higher number.
 #[tokio::test]
 async fn a_denial_is_stated_by_the_hsmd_that_takes_over() {
-    let place = Place::new();
-    let (keeper, one) = place.start().await;
+    let fixture = Fixture::new();
+    let (keeper, one) = fixture.start().await;
     let left = keeper.view().unwrap().live().id();
     keeper.advance(Advance { from: None, taint: false }).await.unwrap();
-    let (standby, other) = place.start().await;
+    let (standby, other) = fixture.start().await;
     one.deny(left).await.unwrap();
     one.revoke_keys(&[service_key(1)]).await.unwrap();
     let number = one.newest().head.as_ref().unwrap().number();
@@ -485,8 +485,8 @@ async fn a_denial_is_stated_by_the_hsmd_that_takes_over() {
 /// An intruder on an app VM had any number of keys endorsed: one word refuses them all, and those to come.
 #[tokio::test]
 async fn a_service_is_revoked_up_to_all_that_it_may_have_and_closed_until_it_is_opened() {
-    let place = Place::new();
-    let (keeper, statements) = place.start().await;
+    let fixture = Fixture::new();
+    let (keeper, statements) = fixture.start().await;
     let ledger = keeper.ledger();
     let before = ledger.next_endorsement_number().await.unwrap();
     let revoked = statements.revoke_service("edge:a").await.unwrap();
@@ -507,7 +507,7 @@ async fn a_service_is_revoked_up_to_all_that_it_may_have_and_closed_until_it_is_
     let again = statements.revoke_service("edge:a").await.unwrap();
     assert!(again.closed && again.endorsed_up_to > revoked.endorsed_up_to);
 
-    place.clock.forward(Duration::from_hours(24) + SKEW);
+    fixture.clock.forward(Duration::from_hours(24) + SKEW);
     statements.revoke_keys(&[service_key(1)]).await.unwrap();
     assert!(statements.newest().head.as_ref().unwrap().entries().services.is_empty(), "it has ended");
     assert_eq!(statements.demand_open("edge:a").unwrap_err().code().as_str(), "BA304", "and is still closed");

@@ -27,12 +27,12 @@ const TAINT: Advance = Advance { from: None, taint: true };
 /// More calls than the whole script makes; reached only if the plan never ends.
 const CALLS_MAX: u64 = 100;
 
-pub struct Place {
+pub struct Fixture {
     folder: tempfile::TempDir,
     pub device: Device,
 }
 
-impl Place {
+impl Fixture {
     pub fn new() -> Self {
         Self::with(Device::default())
     }
@@ -102,8 +102,8 @@ fn devices() -> impl Iterator<Item = (fn() -> Device, bool)> {
 }
 
 /// First start, rotation, taint; what was answered before something failed.
-async fn script(place: &Place) -> Result<Vec<Advanced>, Error> {
-    let keeper = place.start().await?;
+async fn script(fixture: &Fixture) -> Result<Vec<Advanced>, Error> {
+    let keeper = fixture.start().await?;
     let mut done = Vec::new();
     for advance in [ROTATE, TAINT] {
         match keeper.advance(advance).await {
@@ -120,24 +120,24 @@ async fn death_at_every_call() {
     for (device, after_effect) in devices() {
         let mut deaths = 0;
         for at in 0..CALLS_MAX {
-            let place = Place::with(device());
-            place.device.plan(Plan { at, after_effect, fatal: true });
-            let answered = script(&place).await.unwrap_or_default();
-            if !place.device.heal() {
+            let fixture = Fixture::with(device());
+            fixture.device.plan(Plan { at, after_effect, fatal: true });
+            let answered = script(&fixture).await.unwrap_or_default();
+            if !fixture.device.heal() {
                 break;
             }
             deaths += 1;
-            let keeper = place.start().await.unwrap();
+            let keeper = fixture.start().await.unwrap();
             let view = keeper.settled().unwrap();
             for advanced in &answered {
                 assert!(view.find(&advanced.new_generation).is_some(), "an answered rotation stands");
             }
             let events = usize::try_from(view.live().event().sequence_number).unwrap() + 1;
             assert!(events > answered.len(), "{events} {answered:?}");
-            place.check(&keeper, events).await;
+            fixture.check(&keeper, events).await;
             keeper.advance(ROTATE).await.unwrap();
             keeper.probe().await.unwrap();
-            place.check(&keeper, events + 1).await;
+            fixture.check(&keeper, events + 1).await;
         }
         assert!((10..CALLS_MAX).contains(&deaths), "{deaths}");
     }
@@ -148,17 +148,17 @@ async fn one_failure_at_every_call_is_survived() {
     for (device, after_effect) in devices() {
         let mut failures = 0;
         for at in 0..CALLS_MAX {
-            let place = Place::with(device());
-            place.device.plan(Plan { at, after_effect, fatal: false });
-            let answered = script(&place).await.unwrap();
-            if !place.device.heal() {
+            let fixture = Fixture::with(device());
+            fixture.device.plan(Plan { at, after_effect, fatal: false });
+            let answered = script(&fixture).await.unwrap();
+            if !fixture.device.heal() {
                 break;
             }
             failures += 1;
             assert_eq!(answered.len(), 2, "call {at}");
             assert_eq!(answered[0].new_generation, answered[1].left);
-            let keeper = place.start().await.unwrap();
-            place.check(&keeper, 3).await;
+            let keeper = fixture.start().await.unwrap();
+            fixture.check(&keeper, 3).await;
         }
         assert!((10..CALLS_MAX).contains(&failures), "{failures}");
     }
@@ -174,15 +174,15 @@ async fn what_a_failure_made_twice_is_cleared_away_at_once() {
 
 async fn clears_away(device: fn() -> Device) {
     for at in 0..CALLS_MAX {
-        let place = Place::with(device());
-        let keeper = place.start().await.unwrap();
-        place.device.plan(Plan { at, after_effect: true, fatal: false });
+        let fixture = Fixture::with(device());
+        let keeper = fixture.start().await.unwrap();
+        fixture.device.plan(Plan { at, after_effect: true, fatal: false });
         keeper.advance(ROTATE).await.unwrap();
-        if !place.device.heal() {
+        if !fixture.device.heal() {
             assert!(at >= 3, "a rotation generates, signs and destroys");
             return;
         }
-        place.check(&keeper, 2).await;
+        fixture.check(&keeper, 2).await;
     }
     panic!("a rotation never ended");
 }
@@ -190,18 +190,18 @@ async fn clears_away(device: fn() -> Device) {
 /// A rotation that fails for good changes nothing, and the next one works.
 #[tokio::test]
 async fn a_failed_rotation_leaves_the_generation_in_use() {
-    let place = Place::new();
-    let keeper = place.start().await.unwrap();
-    place.device.plan(Plan { at: 0, after_effect: false, fatal: true });
+    let fixture = Fixture::new();
+    let keeper = fixture.start().await.unwrap();
+    fixture.device.plan(Plan { at: 0, after_effect: false, fatal: true });
     let error = keeper.advance(ROTATE).await.unwrap_err();
     assert!(matches!(error, Error::Hsm(_)), "{error}");
     assert!(keeper.probe().await.is_err());
     assert!(keeper.view().is_none(), "nothing is trusted until it is looked at");
-    place.device.heal();
+    fixture.device.heal();
     keeper.probe().await.unwrap();
-    place.check(&keeper, 1).await;
+    fixture.check(&keeper, 1).await;
     keeper.advance(TAINT).await.unwrap();
-    place.check(&keeper, 2).await;
+    fixture.check(&keeper, 2).await;
 }
 
 #[tokio::test]
@@ -210,22 +210,22 @@ async fn halves_of_keys_are_cleared_away_where_a_step_explains_them() {
     for (id, explained) in
         [(ids.of(0), true), (ids.of(1), true), (ids.of(2), true), (ids.of(3), true), (ids.of(4), false)]
     {
-        let place = Place::new();
-        let keeper = place.start().await.unwrap();
+        let fixture = Fixture::new();
+        let keeper = fixture.start().await.unwrap();
         keeper.advance(ROTATE).await.unwrap();
         // A rotation that dies making the key after the next leaves its intent.
-        place.device.plan(Plan { at: 0, after_effect: false, fatal: true });
+        fixture.device.plan(Plan { at: 0, after_effect: false, fatal: true });
         keeper.advance(ROTATE).await.unwrap_err();
-        place.device.heal();
-        place.device.add_half(id);
+        fixture.device.heal();
+        fixture.device.add_half(id);
         keeper.close().await.unwrap();
-        let started = place.start().await;
+        let started = fixture.start().await;
         assert_eq!(started.is_ok(), explained, "{id}");
         match started {
-            Ok(keeper) => place.check(&keeper, 2).await,
+            Ok(keeper) => fixture.check(&keeper, 2).await,
             Err(error) => {
                 assert!(matches!(error, Error::State(State::LedgerBehind { .. })), "{error}");
-                assert_eq!(place.device.objects(), 5, "nothing was destroyed");
+                assert_eq!(fixture.device.objects(), 5, "nothing was destroyed");
             }
         }
     }
@@ -235,34 +235,34 @@ async fn halves_of_keys_are_cleared_away_where_a_step_explains_them() {
 /// on the token may be touched, although both keys that the ledger names are on it.
 #[tokio::test]
 async fn a_ledger_older_than_its_token_destroys_nothing() {
-    let place = Place::new();
-    let keeper = place.start().await.unwrap();
+    let fixture = Fixture::new();
+    let keeper = fixture.start().await.unwrap();
     keeper.close().await.unwrap();
-    let old = place.folder.path().join("old.db");
-    std::fs::copy(place.ledger_file(), &old).unwrap();
-    let keeper = place.start().await.unwrap();
+    let old = fixture.folder.path().join("old.db");
+    std::fs::copy(fixture.ledger_file(), &old).unwrap();
+    let keeper = fixture.start().await.unwrap();
     // Dies after the commit, before the key that was left is destroyed.
-    place.device.plan(Plan { at: 2, after_effect: false, fatal: true });
+    fixture.device.plan(Plan { at: 2, after_effect: false, fatal: true });
     keeper.advance(ROTATE).await.unwrap();
-    place.device.heal();
-    assert_eq!(place.device.objects(), 6);
+    fixture.device.heal();
+    assert_eq!(fixture.device.objects(), 6);
     keeper.close().await.unwrap();
-    let error = place.start_on(&place.device, &old).await.err().unwrap();
+    let error = fixture.start_on(&fixture.device, &old).await.err().unwrap();
     assert!(error.to_string().contains("older than its token"), "{error}");
-    assert_eq!(place.device.objects(), 6);
-    let keeper = place.start().await.unwrap();
-    place.check(&keeper, 2).await;
+    assert_eq!(fixture.device.objects(), 6);
+    let keeper = fixture.start().await.unwrap();
+    fixture.check(&keeper, 2).await;
 }
 
 /// Several keepers on one ledger and one token, as several hsmd would be: one writes, and another takes over when it
 /// ends. Nothing that a standby does reaches ledger or token.
 #[tokio::test]
 async fn of_several_keepers_one_writes_until_it_ends() {
-    let place = Arc::new(Place::new());
-    let mut keepers = vec![place.start().await.unwrap()];
+    let fixture = Arc::new(Fixture::new());
+    let mut keepers = vec![fixture.start().await.unwrap()];
     for _ in 1..3 {
-        let (signer, _) = Signer::start(Box::new(place.device.connect())).unwrap();
-        let ledger = support::ledger::read(&place.ledger_file()).await;
+        let (signer, _) = Signer::start(Box::new(fixture.device.connect())).unwrap();
+        let ledger = support::ledger::read(&fixture.ledger_file()).await;
         let clock = TrustedClock::new(Box::new(System::start()));
         let standby = Keeper::new(ledger, signer, clock, KeyIds::default());
         standby.check().await.unwrap();
@@ -285,7 +285,7 @@ async fn of_several_keepers_one_writes_until_it_ends() {
                 assert_eq!(newest, writer.view().unwrap().live().id(), "it serves the chain");
             }
         }
-        place.check(&writer, events).await;
+        fixture.check(&writer, events).await;
         writer.close().await.unwrap();
         keepers.remove(0);
         if let Some(next) = keepers.first() {
@@ -301,9 +301,9 @@ async fn of_several_keepers_one_writes_until_it_ends() {
 #[tokio::test]
 async fn a_live_key_that_vanishes_is_left_by_a_rotation_or_a_taint() {
     for advance in [ROTATE, TAINT] {
-        let place = Place::new();
-        let keeper = place.start().await.unwrap();
-        place.device.steal(&keeper.view().unwrap().live().event().public_key);
+        let fixture = Fixture::new();
+        let keeper = fixture.start().await.unwrap();
+        fixture.device.steal(&keeper.view().unwrap().live().event().public_key);
         let error = keeper.probe().await.unwrap_err();
         assert!(matches!(error, Error::Hsm(_)), "{error}");
         let error = keeper.probe().await.unwrap_err();
@@ -311,20 +311,20 @@ async fn a_live_key_that_vanishes_is_left_by_a_rotation_or_a_taint() {
         assert!(keeper.view().is_none() && keeper.seen().is_some());
         keeper.advance(advance).await.unwrap();
         keeper.probe().await.unwrap();
-        place.check(&keeper, 2).await;
+        fixture.check(&keeper, 2).await;
     }
 }
 
 /// The same noticed by a start: the ledger may be older than it looks, so that an operator has to say that it is not.
 #[tokio::test]
 async fn a_live_key_that_is_missing_at_start_is_an_operators_to_judge() {
-    let place = Place::new();
-    let keeper = place.start().await.unwrap();
+    let fixture = Fixture::new();
+    let keeper = fixture.start().await.unwrap();
     keeper.advance(ROTATE).await.unwrap();
     let chain = keeper.view().unwrap().published_from(0);
-    place.device.steal(&keeper.view().unwrap().live().event().public_key);
+    fixture.device.steal(&keeper.view().unwrap().live().event().public_key);
     drop(keeper.close().await);
-    let keeper = Arc::new(place.unstarted().await);
+    let keeper = Arc::new(fixture.unstarted().await);
     keeper.check().await.unwrap();
     assert_eq!(keeper.chain_state(), State::LiveKeyMissing { newest: 1, silent: None });
     for advance in [ROTATE, TAINT] {
@@ -338,58 +338,58 @@ async fn a_live_key_that_is_missing_at_start_is_an_operators_to_judge() {
     assert_eq!((recovered.state, recovered.imported), ("live-key-lost", 0));
     keeper.advance(TAINT).await.unwrap();
     keeper.probe().await.unwrap();
-    place.check(&keeper, 3).await;
+    fixture.check(&keeper, 3).await;
 }
 
 /// A ledger restored from before an event, which meant to make the key that the event commits to: the token holds that
 /// key and the live one. To go on would fork the chain, and nothing may be destroyed.
 #[tokio::test]
 async fn a_restored_ledger_that_meant_to_make_the_key_forks_nothing() {
-    let place = Place::new();
-    let keeper = place.start().await.unwrap();
+    let fixture = Fixture::new();
+    let keeper = fixture.start().await.unwrap();
     // An attempt in vain leaves its intent.
-    place.device.plan(Plan { at: 0, after_effect: false, fatal: true });
+    fixture.device.plan(Plan { at: 0, after_effect: false, fatal: true });
     keeper.advance(ROTATE).await.unwrap_err();
-    place.device.heal();
+    fixture.device.heal();
     keeper.close().await.unwrap();
-    let old = place.folder.path().join("old.db");
-    std::fs::copy(place.ledger_file(), &old).unwrap();
-    let keeper = place.start().await.unwrap();
+    let old = fixture.folder.path().join("old.db");
+    std::fs::copy(fixture.ledger_file(), &old).unwrap();
+    let keeper = fixture.start().await.unwrap();
     keeper.advance(ROTATE).await.unwrap();
     let chain = keeper.view().unwrap().published_from(0);
     drop(keeper.close().await);
-    let keys = place.device.keys();
-    std::fs::copy(&old, place.ledger_file()).unwrap();
-    let keeper = Arc::new(place.unstarted().await);
+    let keys = fixture.device.keys();
+    std::fs::copy(&old, fixture.ledger_file()).unwrap();
+    let keeper = Arc::new(fixture.unstarted().await);
     keeper.check().await.unwrap();
     assert_eq!(keeper.chain_state().label(), "ledger-behind");
     assert!(keeper.advance(ROTATE).await.is_err() && keeper.advance(TAINT).await.is_err());
-    assert_eq!(place.device.keys(), keys, "nothing was destroyed");
+    assert_eq!(fixture.device.keys(), keys, "nothing was destroyed");
     keeper.recover(Brought::parse(chain.as_bytes()).unwrap(), Unfinished::Refuse).await.unwrap();
-    place.check(&keeper, 2).await;
+    fixture.check(&keeper, 2).await;
 }
 
 /// The next key alone cannot be replaced: the newest event commits to it. Endorsements go on.
 #[tokio::test]
 async fn a_next_key_that_is_lost_ends_the_chain_and_not_the_endorsements() {
-    let place = Place::new();
-    let keeper = place.start().await.unwrap();
-    place.device.steal(&keeper.view().unwrap().next().unwrap());
+    let fixture = Fixture::new();
+    let keeper = fixture.start().await.unwrap();
+    fixture.device.steal(&keeper.view().unwrap().next().unwrap());
     // Noticed by an attempt.
     keeper.advance(ROTATE).await.unwrap_err();
-    check_next_key_lost(&keeper, &place).await;
+    check_next_key_lost(&keeper, &fixture).await;
     keeper.close().await.unwrap();
-    check_next_key_lost(&Arc::new(place.unstarted().await), &place).await;
+    check_next_key_lost(&Arc::new(fixture.unstarted().await), &fixture).await;
 }
 
-async fn check_next_key_lost(keeper: &Arc<Keeper>, place: &Place) {
+async fn check_next_key_lost(keeper: &Arc<Keeper>, fixture: &Fixture) {
     keeper.probe().await.unwrap();
     assert_eq!(keeper.chain_state(), State::NextKeyLost { newest: 0 });
     for advance in [ROTATE, TAINT] {
         let error = keeper.advance(advance).await.unwrap_err();
         assert!(matches!(error, Error::State(State::NextKeyLost { .. })), "{error}");
     }
-    assert_eq!(place.device.objects(), 2, "nothing is made");
+    assert_eq!(fixture.device.objects(), 2, "nothing is made");
 }
 
 /// A chain that was tampered with in the ledger is found at start.
@@ -403,21 +403,21 @@ async fn a_tampered_ledger_is_refused() {
         "DELETE FROM events WHERE sequence_number = 1",
         "DELETE FROM events WHERE sequence_number = 0",
     ] {
-        let place = Place::new();
-        let keeper = place.start().await.unwrap();
+        let fixture = Fixture::new();
+        let keeper = fixture.start().await.unwrap();
         keeper.advance(ROTATE).await.unwrap();
         keeper.advance(ROTATE).await.unwrap();
         keeper.close().await.unwrap();
-        let url = format!("sqlite://{}", place.ledger_file().display());
+        let url = format!("sqlite://{}", fixture.ledger_file().display());
         let database = Database::connect(&url).await.unwrap();
         database.execute_unprepared(change).await.unwrap();
         database.close().await.unwrap();
-        let error = place.start().await.err().expect(change);
+        let error = fixture.start().await.err().expect(change);
         let found = matches!(
             error,
             Error::State(State::LedgerCorrupt(_)) | Error::Ledger(ledger::Error::Contradiction { .. })
         );
         assert!(found, "{change}: {error:?}");
-        assert_eq!(place.device.objects(), 4);
+        assert_eq!(fixture.device.objects(), 4);
     }
 }

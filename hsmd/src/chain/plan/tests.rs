@@ -134,7 +134,7 @@ fn tokens_against_a_ledger() {
         (one(&[4, 5, 6]), 5, false, "ledger-behind", true, &[]),
         (one(&[4, 5, 6]), 5, true, "ledger-behind", true, &[]),
         (one(&[4, 5, 7]), 6, false, "ledger-behind", true, &[]),
-        // The live key is not there: lost, or the ledger is older than it looks.
+        // The live key is not there: lost, or the ledger is older than it seems.
         (one(&[5]), 5, false, "live-key-missing", true, &[]),
         (one(&[5]), 5, true, "live-key-lost", true, &[]),
         (one(&[3, 5]), 5, false, "live-key-missing", true, &[]),
@@ -175,15 +175,15 @@ fn tokens_against_a_ledger() {
     ] {
         let case = Case { intent: Some(intent), proven, ..Case::of(found) };
         let settled = case.settled();
-        let told = format!("{:?} {intent} {proven}", case.found);
-        assert_eq!(settled.state.label(), label, "{told}");
-        assert_eq!(settled.next.is_some(), next, "{told}");
+        let shown = format!("{:?} {intent} {proven}", case.found);
+        assert_eq!(settled.state.label(), label, "{shown}");
+        assert_eq!(settled.next.is_some(), next, "{shown}");
         let gone: Vec<_> = settled.sweep.keys.iter().map(|(_, key)| key.handle.number).collect();
-        assert_eq!(gone, swept, "{told}");
+        assert_eq!(gone, swept, "{shown}");
         // Only the live key proves that the ledger is the newest.
         let proves =
             case.found.keys.iter().any(|(_, key)| key.handle.number == 4) && label != "ledger-behind";
-        assert_eq!(settled.proves, proves, "{told}");
+        assert_eq!(settled.proves, proves, "{shown}");
     }
 }
 
@@ -252,7 +252,7 @@ fn copies_of_the_chain_are_held_against_the_ledger() {
         (vec![], &[4, 5][..], "ready"),
         (whole(2), &[4, 5], "ready"),
         (whole(4), &[4, 5], "ready"),
-        // Another chain's, or a branch off below the newest: whoever has an old key can make those for ever.
+        // Another chain's, or a branch off below the newest: a thief of an old key can make those for ever.
         (chain_of(1, 9, u64::MAX), &[4, 5], "ready"),
         (chain_of(0, 4, 3), &[4, 5], "ready"),
         (chain_of(0, 9, 3), &[4, 5], "ready"),
@@ -267,11 +267,11 @@ fn copies_of_the_chain_are_held_against_the_ledger() {
         (chain_of(0, 4, 4), &[4, 5], "rival"),
         (chain_of(0, 6, 4), &[4, 5], "rival"),
     ] {
-        let told = format!("{} {keys:?}", copy.len());
+        let shown = format!("{} {keys:?}", copy.len());
         let copies = [(PUBLISHED, Tail::from(copy))];
         let case = Case { copies: &copies, ..Case::of(tokens(&[(FIRST, Some(keys))])) };
         let settled = case.settled();
-        assert_eq!(settled.state.label(), label, "{told}");
+        assert_eq!(settled.state.label(), label, "{shown}");
         assert_eq!(settled.sweep, Sweep::default());
     }
 }
@@ -344,11 +344,11 @@ fn a_chain_begins_only_where_nothing_is() {
         (tokens(&[(FIRST, Some(&[]))]), None, &copy[..], Some("ledger-empty"), 0),
     ] {
         let known = Known { copies, ..unknown() };
-        let told = format!("{found:?} {key_intent:?}");
+        let shown = format!("{found:?} {key_intent:?}");
         match (plan(&found, Written { events: &[], key_intent }, known), label) {
-            (Plan::Begin(sweep), None) => assert_eq!(sweep.keys.len(), gone, "{told}"),
-            (Plan::Settle(settled), Some(label)) => assert_eq!(settled.state.label(), label, "{told}"),
-            (plan, _) => panic!("{told}: {plan:?}"),
+            (Plan::Begin(sweep), None) => assert_eq!(sweep.keys.len(), gone, "{shown}"),
+            (Plan::Settle(settled), Some(label)) => assert_eq!(settled.state.label(), label, "{shown}"),
+            (plan, _) => panic!("{shown}: {plan:?}"),
         }
     }
 }

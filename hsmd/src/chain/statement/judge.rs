@@ -80,8 +80,8 @@ impl Statements {
         };
         let shown = judge_heads(own, &heads);
         let is_rival = matches!(shown, Some(Shown::Rival(_)));
-        let (place, end) = chain_end(&view, report);
-        self.compare_chain(&view, place, end.clone()).await?;
+        let (position, end) = chain_end(&view, report);
+        self.compare_chain(&view, position, end.clone()).await?;
         match shown {
             Some(Shown::Rival(evidence)) => self.keeper.note_rival(view.live().id(), evidence).await?,
             Some(Shown::Restored(restored)) => self.note_restored(&restored).await?,
@@ -109,11 +109,11 @@ impl Statements {
     }
 
     /// Has the keeper hold the ledger against the published chain.
-    async fn compare_chain(&self, view: &View, place: usize, end: Vec<SignedEvent>) -> Result<(), Error> {
+    async fn compare_chain(&self, view: &View, position: usize, end: Vec<SignedEvent>) -> Result<(), Error> {
         let is_first = !std::mem::replace(&mut self.judged().is_reported, true);
         let differs = end.iter().any(|event| event.id() != view.live().id());
         // Later on the publisher finds what it has carried there itself: that it ends there proves nothing.
-        if is_first || differs { self.keeper.compare(place, end).await } else { Ok(()) }
+        if is_first || differs { self.keeper.compare(position, end).await } else { Ok(()) }
     }
 
     fn finding(&self, is_nothing: bool) -> Finding {

@@ -5,7 +5,7 @@
 //! issue begins by reading it. So a process that dies between the two states it after its next start, and another
 //! hsmd on the same ledger states it within [`READ_EVERY`].
 //!
-//! Who is answered that a generation is denied, or a key revoked, is answered after the head was signed.
+//! The answer that a generation is denied, or a key revoked, leaves after the head was signed.
 
 mod first_report;
 mod issue;
@@ -262,7 +262,8 @@ impl Statements {
         generation: Digest,
         lines: impl Fn(&Denial) -> Vec<Record> + Send + Sync + 'static,
     ) -> Result<Declared<Denial>, Error> {
-        let view = self.keeper.settled()?;
+        // The denial is durable in the ledger whatever the tokens do; the head that lists it follows.
+        let view = self.keeper.seen().ok_or_else(|| Error::State(self.keeper.chain_state()))?;
         let unknown = Error::Conflict("the chain has no such generation");
         let left = view.find(&generation).ok_or(unknown)?;
         let next = view.after(left).ok_or(Error::Conflict("the generation is the newest: taint it"))?;

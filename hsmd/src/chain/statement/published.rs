@@ -124,20 +124,20 @@ pub struct Restored {
     pub lacking: Entries,
 }
 
-/// The end of the published chain, and its place: what stands beside the ledger's newest event or goes on from it, or else
+/// The end of the published chain, and its position: what stands beside the ledger's newest event or goes on from it, or else
 /// that event, if it was found.
 pub(super) fn chain_end(view: &View, report: &Report) -> (usize, Vec<SignedEvent>) {
     let newest = view.live();
-    let place = usize::try_from(newest.event().sequence_number).unwrap_or(usize::MAX);
+    let position = usize::try_from(newest.event().sequence_number).unwrap_or(usize::MAX);
     if let Some(rival) = report.events.iter().find(|event| is_beside(view, event)) {
         let beyond = beyond(rival, &report.events);
-        return (place, std::iter::once(rival.clone()).chain(beyond).collect());
+        return (position, std::iter::once(rival.clone()).chain(beyond).collect());
     }
     let beyond = beyond(newest, &report.events);
     if beyond.is_empty() && report.newest != Some(newest.id()) {
-        return (place, Vec::new());
+        return (position, Vec::new());
     }
-    (place, std::iter::once(newest.clone()).chain(beyond).collect())
+    (position, std::iter::once(newest.clone()).chain(beyond).collect())
 }
 
 /// What heads of the newest event show.
@@ -272,9 +272,9 @@ mod tests {
         ] {
             let events = events.into_iter().cloned().collect();
             let report = Report { events, newest: newest.map(SignedEvent::id), ..Report::default() };
-            let (place, found) = chain_end(&view, &report);
+            let (position, found) = chain_end(&view, &report);
             let ids = |events: Vec<&SignedEvent>| events.into_iter().map(SignedEvent::id).collect::<Vec<_>>();
-            assert_eq!((place, ids(found.iter().collect())), (2, ids(end)));
+            assert_eq!((position, ids(found.iter().collect())), (2, ids(end)));
         }
     }
 

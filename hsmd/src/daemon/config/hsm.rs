@@ -352,9 +352,9 @@ mod tests {
             (format!("{YUBIHSM}wrap_key = 1"), "wrap_key", "unknown"),
             (PKCS11.replace("module", "backend = \"yubihms\"\nmodule"), "yubihms", "yubihsm"),
         ] {
-            let told = load(folder.path(), &table).err().unwrap_or_else(|| panic!("accepted:\n{table}"));
+            let shown = load(folder.path(), &table).err().unwrap_or_else(|| panic!("accepted:\n{table}"));
             for part in ["hsmd.toml", key, cure] {
-                assert!(told.contains(part), "`{part}` is not in: {told}");
+                assert!(shown.contains(part), "`{part}` is not in: {shown}");
             }
         }
     }
@@ -388,9 +388,9 @@ mod tests {
                 "a log of its own",
             ),
         ] {
-            let told = load(folder.path(), &table).err().unwrap_or_else(|| panic!("accepted:\n{table}"));
+            let shown = load(folder.path(), &table).err().unwrap_or_else(|| panic!("accepted:\n{table}"));
             for part in ["hsmd.toml", key, cure] {
-                assert!(told.contains(part), "`{part}` is not in: {told}");
+                assert!(shown.contains(part), "`{part}` is not in: {shown}");
             }
         }
     }
@@ -399,7 +399,7 @@ mod tests {
     fn a_pin_names_its_authentication_key_unless_the_configuration_does() {
         let folder = tempfile::tempdir().unwrap();
         let pin = folder.path().join("pin");
-        for (auth_key, secret, told) in [
+        for (auth_key, secret, shown) in [
             ("auth_key = 2", "password", Ok(2)),
             ("", "0002password", Ok(2)),
             ("", "fFffpassword", Ok(0xffff)),
@@ -413,7 +413,7 @@ mod tests {
             std::fs::set_permissions(&pin, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
             let table = YUBIHSM.replace("auth_key = 2", auth_key);
             let config = load(folder.path(), &format!("{table}pin = \"{}\"", pin.display())).unwrap();
-            match (config.tokens().0(), told) {
+            match (config.tokens().0(), shown) {
                 (Ok(crate::token::backend::Settings::YubiHsm(settings)), Ok(id)) => {
                     assert_eq!(settings.credentials.authentication_key_id, id);
                 }
@@ -422,7 +422,7 @@ mod tests {
                     assert!(!failure.to_string().contains("passwor"), "a secret in: {failure}");
                     assert_eq!(failure.code(), systemd::exit::CONFIG);
                 }
-                (outcome, told) => panic!("{secret}: {:?} {told:?}", outcome.is_ok()),
+                (outcome, shown) => panic!("{secret}: {:?} {shown:?}", outcome.is_ok()),
             }
         }
     }

@@ -60,7 +60,7 @@ fn own(files: &Files) -> Result<CertifiedKey, Error> {
     let chain = read::<CertificateDer<'_>>(&files.certificate, WHAT)?;
     let pem = credential::read(&files.key, KEY_MAX)?;
     let no_key = |source: Box<dyn std::error::Error + Send + Sync>| Error::Unusable {
-        place: files.key.clone(),
+        path: files.key.clone(),
         what: "private key",
         source,
     };
@@ -93,5 +93,5 @@ fn unusable(
     what: &'static str,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> Error {
-    Error::Unusable { place: path.display().to_string(), what, source: source.into() }
+    Error::Unusable { path: path.display().to_string(), what, source: source.into() }
 }

@@ -9,7 +9,7 @@ use std::{
 #[derive(Clone, Debug, Default)]
 pub struct DeviceLog(Arc<Mutex<BTreeMap<String, Kept>>>);
 
-/// Entries of one device's log that were kept: whoever has these digests notices if the file that they were
+/// Entries of one device's log that were kept: an auditor with these digests notices if the file that they were
 /// kept in is changed afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {

@@ -78,7 +78,7 @@ pub enum Fault {
         "the tokens have no wrap key in common: pair them (`opsctl hsm pair`, or `replace` after a loss)"
     )]
     NoWrapKey,
-    /// Keys that can leave the token under a wrap key would be readable for whoever has the PIN.
+    /// Keys that can leave the token under a wrap key would be readable with the PIN.
     #[error("keys are not mirrored, since the user's PIN alone would read them on this token: {0}")]
     NotConfined(&'static str),
     /// The key was made so that it never leaves its token.

@@ -30,7 +30,7 @@ pub use wrapped::{WrapKeyId, Wrapped};
 /// An implementation must keep these promises:
 ///
 /// - a private key is made inside the device and survives a power cut once [`Backend::generate`] has returned;
-///   it cannot leave the device but under a wrap key that whoever has only the PIN can neither read, make nor use
+///   it cannot leave the device but under a wrap key that a thief of the PIN alone can neither read, make nor use
 ///   for more than carrying a key to a device that confines it likewise;
 /// - a key is reported with a public key only if a signature by its private half verified under it, in
 ///   the same call (two half-made keys under one id must never be mixed up);
@@ -68,7 +68,7 @@ pub trait Backend: Send {
     fn destroy(&mut self, handle: Handle) -> Result<(), Fault>;
 
     /// The wrap keys that keys can be carried under. [`Fault::NotConfined`] if a key under one of them would be
-    /// readable for whoever has the PIN; empty where keys never leave the device.
+    /// readable with the PIN; empty where keys never leave the device.
     fn wrap_keys(&mut self) -> Result<Vec<WrapKeyId>, Fault> {
         Ok(Vec::new())
     }

@@ -1,4 +1,4 @@
-//! What the security officer of a device does: wrap keys, which whoever signs can use and not make.
+//! What the security officer of a device does: wrap keys, which a signer can use and not make.
 
 use super::{Fault, WrapKeyId, pkcs11, yubihsm};
 

@@ -2,7 +2,7 @@
 //!
 //! An id names one object here, and a public key is no object of its own: there are no halves of keys, and
 //! no second key under an id. A session dies after 30 s without a command, a device has sixteen of them,
-//! and none can be closed by whoever lost it ([`sessions`]). The device keeps a log of 62 entries, and one
+//! and none can be closed by a process that lost it ([`sessions`]). The device keeps a log of 62 entries, and one
 //! that is set to force auditing refuses to sign while it is full: the log is carried into a file before
 //! that, each entry checked ([`journal`]). How a device is set up: `hsmd/YUBIHSM.md`.
 
@@ -38,7 +38,7 @@ pub use wrap::Officer;
 pub const LABEL: &str = "keelson";
 
 /// How long the device may take for one command over USB, in milliseconds. Making a key takes it a tenth of a
-/// second; whoever waits for a signature waits twelve seconds ([`crate::token::signer::DEADLINE`]).
+/// second; a caller waits twelve seconds for a signature ([`crate::token::signer::DEADLINE`]).
 const USB_TIMEOUT_MS: u64 = 5_000;
 
 /// How a device is reached.
@@ -47,7 +47,7 @@ pub enum Link {
     /// Through `yubihsm-connector`, which listens there, on this host. What passes is encrypted and
     /// authenticated between hsmd and the device.
     Http(SocketAddr),
-    /// Over USB, by hsmd itself: nobody else can use the device meanwhile.
+    /// Over USB, by hsmd itself: no other process can use the device meanwhile.
     Usb,
 }
 

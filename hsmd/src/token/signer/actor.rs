@@ -24,7 +24,7 @@ pub(super) struct Actor {
     backend: Box<dyn Backend>,
     /// Handles of this connection. Emptied by a reconnect.
     handles: HashMap<PublicKey, Handle>,
-    /// Keys that are not on the token any more, newest last: what waits for one is told so at once, and
+    /// Keys that are not on the token any more, newest last: a request that waits for one is refused at once, and
     /// does not cost a listing of the token.
     retired: VecDeque<PublicKey>,
     queue: Arc<Queue>,
@@ -32,7 +32,7 @@ pub(super) struct Actor {
 }
 
 impl Drop for Actor {
-    /// However the thread ends, nobody waits for it in vain.
+    /// However the thread ends, no caller waits for it in vain.
     fn drop(&mut self) {
         self.queue.end();
     }
@@ -44,7 +44,7 @@ impl Actor {
         Self { backend, handles: HashMap::new(), retired: VecDeque::new(), queue, progress }
     }
 
-    /// The thread: works until nobody can ask any more.
+    /// The thread: works until no sender is left.
     pub(super) fn run(mut self) {
         while let Some(next) = self.queue.next() {
             match next {
@@ -209,7 +209,7 @@ impl Actor {
         outcome
     }
 
-    /// One call of the backend, under the eyes of whoever watches for a call that never returns.
+    /// One call of the backend, timed by the watch for a call that never returns.
     fn call<T>(&mut self, work: impl FnOnce(&mut dyn Backend) -> T) -> T {
         self.progress.begins();
         let done = work(self.backend.as_mut());

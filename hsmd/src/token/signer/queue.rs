@@ -22,7 +22,7 @@ pub enum Class {
     /// Endorsements of service keys.
     Endorsement,
     /// Signatures that only show that the token signs. Last, but after [`PROBE_PATIENCE`] before the
-    /// endorsements: a token that is merely busy must not look dead.
+    /// endorsements: a token that is merely busy must not seem dead.
     Probe,
 }
 
@@ -45,7 +45,7 @@ impl Class {
         match self {
             // A chain takes one step at a time, and each waits for the one before it.
             Self::Chain => 8,
-            // A handful of operators and one timer ask, and equal requests share a place.
+            // A handful of operators and one timer ask, and equal requests share an entry.
             Self::Statement => 16,
             // A YubiHSM signs about 14 times a second and a caller waits `DEADLINE` at most, so what stands
             // further back could not be answered in time. A SoftHSM empties this in a fiftieth of a second.
@@ -169,7 +169,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for work; none once nobody can ask any more. What nobody waits for any longer is skipped: it
+    /// Waits for work; `None` once every sender is dropped. Requests whose caller is gone are skipped: it
     /// would only make the others wait.
     pub(super) fn next(&self) -> Option<Next> {
         let mut state = self.lock();
@@ -216,13 +216,13 @@ impl Queue {
         }
     }
 
-    /// Says that nobody can ask any more.
+    /// Says that no sender is left.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.more.notify_one();
     }
 
-    /// Says that the thread is gone; whoever waits is told so, because its sender is dropped.
+    /// Says that the thread is gone; each caller that waits is answered, because its sender is dropped.
     pub(super) fn end(&self) {
         let mut state = self.lock();
         let left = std::mem::take(&mut *state);

@@ -170,7 +170,7 @@ async fn each_queue_has_its_own_bound() {
     }
     until(&signer, capacity + 1).await;
     let refused = signer.sign(key(1), [255; 32], Class::Endorsement).await.unwrap_err();
-    assert!(matches!(refused, Fault::Busy { capacity: told } if told == capacity), "{refused}");
+    assert!(matches!(refused, Fault::Busy { capacity: shown } if shown == capacity), "{refused}");
     asked.push(ask(&signer, &answers, 254, Class::Statement));
     until(&signer, capacity + 2).await;
     for _ in 0..capacity + 2 {
@@ -235,7 +235,7 @@ async fn what_waits_for_a_retired_key_is_told_so_without_a_listing() {
     retired.await.unwrap().unwrap();
     assert!(device.calls.try_recv().is_err());
     assert!(matches!(answers.lock().unwrap()[1], (1, Err(Fault::NoSuchKey(_)))));
-    // Another's key does cost a look.
+    // Another's key does cost a lookup.
     let other = signer.clone();
     let other = tokio::spawn(async move { other.sign(key(3), [1; 32], Class::Endorsement).await });
     assert_eq!(device.call().await, "list");

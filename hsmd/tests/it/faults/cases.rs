@@ -8,11 +8,11 @@ use std::{
     time::Instant,
 };
 
-use super::place::Place;
+use super::fixture::Fixture;
 use crate::support::daemon::Daemon;
 
 /// A world and its hsmd, kept for the next case while each fault is survived.
-pub(super) type Running = Option<(Place, Daemon)>;
+pub(super) type Running = Option<(Fixture, Daemon)>;
 
 /// Tries each case on `workers` worlds at a time: `run` answers whether hsmd came across the fault, and panics if it was
 /// not survived. Each of `calls` must have failed in one case at least.

@@ -12,7 +12,7 @@ use p11fault::{CALLS, CODES, MIRROR_CALLS, Mode, Plan, Rule};
 
 use super::{
     cases::survive,
-    place::{Place, SOON},
+    fixture::{Fixture, SOON},
 };
 use crate::support::{daemon::Daemon, eventually};
 
@@ -45,7 +45,7 @@ pub(super) struct Case {
 }
 
 impl Case {
-    /// Whether hsmd is told that its PIN is wrong: it must not present it again, so that a person has to act.
+    /// Whether the token says that the PIN is wrong: it must not present it again, so that a person has to act.
     pub(super) fn refuses_pin(&self) -> bool {
         self.call == "C_Login"
             && matches!(self.mode, Mode::After | Mode::Before)
@@ -104,45 +104,45 @@ fn every_fault_is_survived() {
     let cases = if everything() { whole() } else { short() };
     survive("one token", (cases, WORKERS), (CALLS.to_vec(), |case| case.call), |case, running| {
         if case.operation == Operation::FirstStart {
-            return started(&Place::new(), case, None).0;
+            return started(&Fixture::new(), case, None).0;
         }
-        let (place, hsmd) = running.take().unwrap_or_else(|| {
-            let place = Place::new();
-            let hsmd = place.start();
-            (place, hsmd)
+        let (fixture, hsmd) = running.take().unwrap_or_else(|| {
+            let fixture = Fixture::new();
+            let hsmd = fixture.start();
+            (fixture, hsmd)
         });
         let (met, hsmd) = match case.operation {
-            Operation::Start => started(&place, case, Some(hsmd)),
-            _ => running_on(&place, case, hsmd),
+            Operation::Start => started(&fixture, case, Some(hsmd)),
+            _ => running_on(&fixture, case, hsmd),
         };
-        *running = Some((place, hsmd));
+        *running = Some((fixture, hsmd));
         met
     });
 }
 
 /// The fault comes while hsmd starts: it tells the chain and its state at once, and signs after the fault without a
 /// restart.
-fn started(place: &Place, case: &Case, before: Option<Daemon>) -> (bool, Daemon) {
-    let chain = before.as_ref().map(|_| place.chain().unwrap());
+fn started(fixture: &Fixture, case: &Case, before: Option<Daemon>) -> (bool, Daemon) {
+    let chain = before.as_ref().map(|_| fixture.chain().unwrap());
     drop(before);
-    place.plan(case.plan());
-    let mut hsmd = place.spawn_with(&[]);
-    eventually("the call, or a signature", SOON * 2, || place.logged("fault") > 0 || place.signs());
-    let told = || place.chain().map(|chain| chain.len());
+    fixture.plan(case.plan());
+    let mut hsmd = fixture.spawn_with(&[]);
+    eventually("the call, or a signature", SOON * 2, || fixture.logged("fault") > 0 || fixture.signs());
+    let shown = || fixture.chain().map(|chain| chain.len());
     let seen = chain.as_ref().map(Vec::len);
-    eventually("the chain", SOON, || place.health().0 != 0 && (seen.is_none() || told() == seen));
-    if case.refuses_pin() && place.logged("fault C_Login") > 0 {
-        eventually("the PIN to be named", SOON, || place.health().1.contains("\"name\":\"pin-refused\""));
-        place.lift();
-        place.retry_pin();
+    eventually("the chain", SOON, || fixture.health().0 != 0 && (seen.is_none() || shown() == seen));
+    if case.refuses_pin() && fixture.logged("fault C_Login") > 0 {
+        eventually("the PIN to be named", SOON, || fixture.health().1.contains("\"name\":\"pin-refused\""));
+        fixture.lift();
+        fixture.retry_pin();
     } else if !matches!(case.mode, Mode::Slow(_)) {
-        place.lift();
+        fixture.lift();
     }
     hsmd.ready().unwrap();
-    let met = place.logged(&format!("fault {}", case.call)) > 0 || matches!(case.mode, Mode::Slow(_));
-    place.lift();
+    let met = fixture.logged(&format!("fault {}", case.call)) > 0 || matches!(case.mode, Mode::Slow(_));
+    fixture.lift();
     survived(
-        place,
+        fixture,
         case,
         &hsmd,
         chain.map(|chain| (chain.iter().map(|event| event.text().to_owned()).collect(), 0)),
@@ -151,59 +151,59 @@ fn started(place: &Place, case: &Case, before: Option<Daemon>) -> (bool, Daemon)
 }
 
 /// The fault comes while hsmd serves.
-fn running_on(place: &Place, case: &Case, hsmd: Daemon) -> (bool, Daemon) {
-    let before: Vec<_> = place.chain().unwrap().iter().map(|event| event.text().to_owned()).collect();
-    place.plan(case.plan());
+fn running_on(fixture: &Fixture, case: &Case, hsmd: Daemon) -> (bool, Daemon) {
+    let before: Vec<_> = fixture.chain().unwrap().iter().map(|event| event.text().to_owned()).collect();
+    fixture.plan(case.plan());
     let ask = || match case.operation {
-        Operation::Rotate => place.post("admin", "/rotate", "{}"),
-        Operation::Taint => place.post("admin", "/taint", "{}"),
-        _ => place.endorse(7),
+        Operation::Rotate => fixture.post("admin", "/rotate", "{}"),
+        Operation::Taint => fixture.post("admin", "/taint", "{}"),
+        _ => fixture.endorse(7),
     };
     let (status, body) = if matches!(case.mode, Mode::Hang) {
         std::thread::scope(|scope| {
             let asked = scope.spawn(ask);
             eventually("the call", SOON, || {
-                asked.is_finished() || place.logged(&format!("fault {}", case.call)) > 0
+                asked.is_finished() || fixture.logged(&format!("fault {}", case.call)) > 0
             });
-            place.lift();
+            fixture.lift();
             asked.join().unwrap()
         })
     } else {
         ask()
     };
     assert!(status == 200 || status == 503, "{status} {body}: {}", hsmd.log());
-    let met = place.logged(&format!("fault {}", case.call)) > 0 || matches!(case.mode, Mode::Slow(_));
-    place.lift();
+    let met = fixture.logged(&format!("fault {}", case.call)) > 0 || matches!(case.mode, Mode::Slow(_));
+    fixture.lift();
     if case.refuses_pin() && met {
         assert_eq!(
-            place.logged("login 160") + place.logged("login 164"),
+            fixture.logged("login 160") + fixture.logged("login 164"),
             1,
             "a refused PIN was presented again"
         );
         eventually("the PIN to be named", SOON, || {
-            let (status, health) = place.health();
+            let (status, health) = fixture.health();
             status == 503 && health.contains("PIN")
         });
         // A person has to say that it is right.
-        place.retry_pin();
+        fixture.retry_pin();
     }
     let extends = case.operation != Operation::Endorse && status == 200;
-    survived(place, case, &hsmd, Some((before, usize::from(extends))));
+    survived(fixture, case, &hsmd, Some((before, usize::from(extends))));
     (met, hsmd)
 }
 
 /// What must hold after every fault, soon. `before` is the chain before it, and how many events were answered.
-fn survived(place: &Place, case: &Case, hsmd: &Daemon, before: Option<(Vec<String>, usize)>) {
+fn survived(fixture: &Fixture, case: &Case, hsmd: &Daemon, before: Option<(Vec<String>, usize)>) {
     let what = format!("{case:?}: {}", hsmd.log().lines().rev().take(12).collect::<Vec<_>>().join("\n"));
-    eventually(&format!("a signature after {what}"), SOON, || place.signs());
-    let chain = place.chain().unwrap();
+    eventually(&format!("a signature after {what}"), SOON, || fixture.signs());
+    let chain = fixture.chain().unwrap();
     let texts: Vec<_> = chain.iter().map(|event| event.text().to_owned()).collect();
     let (before, answered) = before.unwrap_or_default();
     assert!(texts.starts_with(&before), "{case:?}: the chain forked");
     let longest = before.len() + usize::from(case.operation != Operation::Endorse);
     let lengths = before.len() + answered..=longest.max(1);
     assert!(lengths.contains(&texts.len()), "{case:?}: {} events, not {lengths:?}", texts.len());
-    let refused = place.logged("login 160") + place.logged("login 164");
+    let refused = fixture.logged("login 160") + fixture.logged("login 164");
     assert!(refused <= 1, "{case:?}: a refused PIN was presented {refused} times");
-    eventually(&format!("four objects after {what}"), SOON, || place.world.softhsm.objects() == 4);
+    eventually(&format!("four objects after {what}"), SOON, || fixture.world.softhsm.objects() == 4);
 }

@@ -9,8 +9,8 @@ use p11fault::{CALLS, CODES, MIRROR_CALLS, Mode, Plan, Rule};
 
 use super::{
     cases::survive,
+    fixture::{Fixture, SOON},
     matrix::{Case, Operation, everything},
-    place::{Place, SOON},
 };
 use crate::support::{daemon::Daemon, eventually};
 
@@ -84,13 +84,13 @@ fn short() -> Vec<(usize, Case)> {
 fn every_fault_of_either_token_is_survived() {
     let cases = if everything() { whole() } else { short() };
     survive("mirrored", (cases, WORKERS), (calls(), |(_, case)| case.call), |(slot, case), running| {
-        let (place, hsmd) = running.take().unwrap_or_else(|| {
-            let place = Place::pair();
-            let hsmd = place.start();
-            (place, hsmd)
+        let (fixture, hsmd) = running.take().unwrap_or_else(|| {
+            let fixture = Fixture::pair();
+            let hsmd = fixture.start();
+            (fixture, hsmd)
         });
-        let (met, hsmd) = one(&place, *slot, case, hsmd);
-        *running = Some((place, hsmd));
+        let (met, hsmd) = one(&fixture, *slot, case, hsmd);
+        *running = Some((fixture, hsmd));
         met
     });
 }
@@ -104,46 +104,46 @@ fn plan(slot: usize, case: &Case) -> Plan {
     plan
 }
 
-fn one(place: &Place, slot: usize, case: &Case, mut hsmd: Daemon) -> (bool, Daemon) {
-    let before: Vec<_> = place.chain().unwrap().iter().map(|event| event.text().to_owned()).collect();
+fn one(fixture: &Fixture, slot: usize, case: &Case, mut hsmd: Daemon) -> (bool, Daemon) {
+    let before: Vec<_> = fixture.chain().unwrap().iter().map(|event| event.text().to_owned()).collect();
     let restarts = case.operation == Operation::Start;
     if restarts {
         drop(hsmd);
-        place.plan(plan(slot, case));
-        hsmd = place.start();
+        fixture.plan(plan(slot, case));
+        hsmd = fixture.start();
     } else {
-        place.plan(plan(slot, case));
+        fixture.plan(plan(slot, case));
     }
     let start = Instant::now();
     let (status, body) = match case.operation {
-        Operation::Rotate => place.post("admin", "/rotate", "{}"),
-        Operation::Taint => place.post("admin", "/taint", "{}"),
-        _ => place.endorse(7),
+        Operation::Rotate => fixture.post("admin", "/rotate", "{}"),
+        Operation::Taint => fixture.post("admin", "/taint", "{}"),
+        _ => fixture.endorse(7),
     };
     assert_eq!(status, 200, "{body} after {:?}: {}", start.elapsed(), tail(&hsmd));
     if case.operation == Operation::Endorse {
         assert!(start.elapsed() < SOON, "failover took {:?}", start.elapsed());
     }
-    assert!(place.signs(), "{}", tail(&hsmd));
-    let met = place.logged(&format!("fault {}", case.call)) > 0;
-    place.lift();
+    assert!(fixture.signs(), "{}", tail(&hsmd));
+    let met = fixture.logged(&format!("fault {}", case.call)) > 0;
+    fixture.lift();
     if case.refuses_pin() && met {
-        let presented = place.logged("login 160") + place.logged("login 164");
+        let presented = fixture.logged("login 160") + fixture.logged("login 164");
         assert_eq!(presented, 1, "a refused PIN was presented again");
         // A person has to say that it is right.
-        place.retry_pin();
+        fixture.retry_pin();
     }
-    let texts: Vec<_> = place.chain().unwrap().iter().map(|event| event.text().to_owned()).collect();
+    let texts: Vec<_> = fixture.chain().unwrap().iter().map(|event| event.text().to_owned()).collect();
     let more = usize::from(matches!(case.operation, Operation::Rotate | Operation::Taint));
     assert!(texts.starts_with(&before) && texts.len() == before.len() + more, "the chain");
-    let counts = || LABELS.map(|label| place.world.softhsm.objects_of(label));
+    let counts = || LABELS.map(|label| fixture.world.softhsm.objects_of(label));
     let answer = || {
-        let (status, health) = place.health();
+        let (status, health) = fixture.health();
         status == 200 && health.matches("\"answers\":true,\"live\":true,\"next\":true").count() == 2
     };
     let start = Instant::now();
     while !answer() {
-        assert!(start.elapsed() < MIRRORED_MAX, "{}: {}", place.health().1, tail(&hsmd));
+        assert!(start.elapsed() < MIRRORED_MAX, "{}: {}", fixture.health().1, tail(&hsmd));
         std::thread::park_timeout(Duration::from_millis(50));
     }
     eventually(&format!("both keys on both tokens after {}", tail(&hsmd)), MIRRORED_MAX, || {

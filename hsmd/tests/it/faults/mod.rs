@@ -1,11 +1,11 @@
 //! An HSM that fails: hsmd behind the fault module.
 
 mod cases;
+mod fixture;
 mod limits;
 mod matrix;
 mod mirrored;
 mod pin;
-mod place;
 
+pub use fixture::{Fixture, SOON, module};
 pub use matrix::everything;
-pub use place::{Place, SOON, module};

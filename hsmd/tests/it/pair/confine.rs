@@ -347,7 +347,10 @@ fn lax_wrap_keys_inside() {
         make(&module, &template);
         let mut token = open("keelson");
         let fault = token.wrap_keys().unwrap_err();
-        assert!(matches!(fault, Fault::NotConfined(told) if told.contains(because)), "{fault} {template:?}");
+        assert!(
+            matches!(fault, Fault::NotConfined(shown) if shown.contains(because)),
+            "{fault} {template:?}"
+        );
         // A key that is made meanwhile never leaves the token.
         let key = token.generate(KeyIds::default().of(0)).unwrap();
         assert!(!key.carriable);

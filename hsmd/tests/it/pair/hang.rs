@@ -6,7 +6,7 @@ use p11fault::{Mode, Rule};
 
 use super::drill::{LABELS, MIRRORED, bound, objects, rotate, tokens};
 use crate::{
-    faults::{Place, SOON},
+    faults::{Fixture, SOON},
     support::{eventually, in_parallel},
 };
 
@@ -14,10 +14,10 @@ use crate::{
 const HANG: Duration = Duration::from_secs(34);
 
 /// The slowest answer.
-fn slowest(place: &Place, rounds: usize) -> Duration {
+fn slowest(fixture: &Fixture, rounds: usize) -> Duration {
     let ask = || {
         let start = Instant::now();
-        assert!(place.signs());
+        assert!(fixture.signs());
         start.elapsed()
     };
     (0..rounds).map(|_| ask()).max().unwrap()
@@ -29,37 +29,37 @@ fn either_token_hangs_and_everything_goes_on() {
 }
 
 fn hangs(hanging: usize) {
-    let place = Place::pair();
-    let mut hsmd = place.spawn_with(&[("WATCHDOG_USEC", "1000000")]);
+    let fixture = Fixture::pair();
+    let mut hsmd = fixture.spawn_with(&[("WATCHDOG_USEC", "1000000")]);
     hsmd.ready().unwrap();
-    let before = place.chain().unwrap();
-    place.plan(bound(LABELS[hanging], Rule::new("C_Sign", "-", Mode::Hang)));
+    let before = fixture.chain().unwrap();
+    fixture.plan(bound(LABELS[hanging], Rule::new("C_Sign", "-", Mode::Hang)));
     let since = Instant::now();
-    // The token that nobody uses hangs only once it is listed.
+    // The unused token hangs only once it is listed.
     eventually("the call", SOON * 4, || {
-        hsmd.told("WATCHDOG=1").unwrap();
-        let failover = slowest(&place, 1);
+        hsmd.notified("WATCHDOG=1").unwrap();
+        let failover = slowest(&fixture, 1);
         assert!(failover < SOON, "{failover:?} {}", hsmd.log());
-        place.logged("fault C_Sign") > 0
+        fixture.logged("fault C_Sign") > 0
     });
-    assert!(slowest(&place, 3) < SOON);
-    assert!(slowest(&place, 50) < Duration::from_secs(1), "only the first one waits for it");
-    let (status, body) = rotate(&place);
+    assert!(slowest(&fixture, 3) < SOON);
+    assert!(slowest(&fixture, 50) < Duration::from_secs(1), "only the first one waits for it");
+    let (status, body) = rotate(&fixture);
     assert_eq!(status, 200, "{body} {}", hsmd.log());
     eventually("a warning", SOON * 2, || {
-        let (status, health) = place.health();
+        let (status, health) = fixture.health();
         status == 200 && health.contains("a call has not returned")
     });
     // The process stays: the other token signs.
     while since.elapsed() < HANG {
-        hsmd.told("WATCHDOG=1").unwrap();
-        assert!(place.signs(), "{}", hsmd.log());
+        hsmd.notified("WATCHDOG=1").unwrap();
+        assert!(fixture.signs(), "{}", hsmd.log());
     }
-    place.lift();
-    eventually("the mirror", SOON * 4, || tokens(&place) == MIRRORED);
-    assert_eq!(rotate(&place).0, 200);
-    assert_eq!(objects(&place), [4, 4]);
-    let after = place.chain().unwrap();
+    fixture.lift();
+    eventually("the mirror", SOON * 4, || tokens(&fixture) == MIRRORED);
+    assert_eq!(rotate(&fixture).0, 200);
+    assert_eq!(objects(&fixture), [4, 4]);
+    let after = fixture.chain().unwrap();
     assert_eq!((after.len(), after[0].id()), (3, before[0].id()));
     hsmd.stop();
 }
@@ -68,18 +68,18 @@ fn hangs(hanging: usize) {
 #[test]
 fn a_start_with_one_token_hanging_signs_and_rotates() {
     in_parallel([(0, "C_Login"), (1, "C_Login"), (0, "C_Sign"), (1, "C_Sign")], |(hanging, call)| {
-        let place = Place::pair();
-        let mut hsmd = place.start();
+        let fixture = Fixture::pair();
+        let mut hsmd = fixture.start();
         hsmd.stop();
-        place.plan(bound(LABELS[hanging], Rule::new(call, "-", Mode::Hang)));
-        let mut hsmd = place.start();
-        assert!(slowest(&place, 10) < SOON, "{}", hsmd.log());
-        let (status, body) = rotate(&place);
+        fixture.plan(bound(LABELS[hanging], Rule::new(call, "-", Mode::Hang)));
+        let mut hsmd = fixture.start();
+        assert!(slowest(&fixture, 10) < SOON, "{}", hsmd.log());
+        let (status, body) = rotate(&fixture);
         assert_eq!(status, 200, "{call} {body} {}", hsmd.log());
-        assert!(place.signs());
-        place.lift();
-        eventually("the mirror", SOON * 4, || tokens(&place) == MIRRORED);
-        assert_eq!(objects(&place), [4, 4], "{call}");
+        assert!(fixture.signs());
+        fixture.lift();
+        eventually("the mirror", SOON * 4, || tokens(&fixture) == MIRRORED);
+        assert_eq!(objects(&fixture), [4, 4], "{call}");
         hsmd.stop();
     });
 }

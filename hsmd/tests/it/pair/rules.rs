@@ -118,7 +118,7 @@ async fn a_rotation_waits_for_both_tokens_if_they_are_required() {
     pair.check(&keeper, 4).await;
 }
 
-/// A key that is on one token only because the other was silent: an operator is told which must not be lost.
+/// A key that is on one token only because the other was silent: health names the one that must not be lost.
 #[tokio::test]
 async fn the_token_that_alone_holds_a_key_is_named() {
     let pair = Pair::new();

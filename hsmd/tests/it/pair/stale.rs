@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait as _, Database};
 use super::tokens::{Pair, ROTATE, TAINT, brought, published};
 use crate::support::memory::Device;
 
-/// Changes the ledger behind the back of whoever has it open.
+/// Changes the ledger behind the back of the process that has it open.
 async fn change(pair: &Pair, statement: &str) {
     let url = format!("sqlite://{}", pair.ledger_file().display());
     let database = Database::connect(&url).await.unwrap();

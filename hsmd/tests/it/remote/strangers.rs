@@ -37,7 +37,7 @@ fn a_caller_of_another_host_is_who_its_certificate_says() {
         let text = answer.unwrap().ok();
         verify(&text, &remote.world.chain(), Purpose::Response, &key, service);
     }
-    // A certificate of the right authority, but nobody's that the policy knows: its common name, by the way,
+    // A certificate of the right authority, but of no name that the policy knows: its common name, by the way,
     // is the name of a service.
     let far = "URI:keelson:edge:far";
     let many: Vec<_> = (0..17).map(|number| format!("DNS:h{number}.example")).collect();
@@ -160,8 +160,8 @@ fn what_was_recorded_or_altered_on_the_way_is_worth_nothing() {
                 let mut kept = kept.lock().unwrap();
                 let start = kept.len();
                 kept.extend_from_slice(&piece[..length]);
-                if let Some(place) = alter.filter(|place| (start..start + length).contains(place)) {
-                    piece[place - start] ^= 1;
+                if let Some(index) = alter.filter(|index| (start..start + length).contains(index)) {
+                    piece[index - start] ^= 1;
                 }
                 if server.write_all(&piece[..length]).is_err() {
                     break;
@@ -200,7 +200,7 @@ fn connect_from(source: Ipv4Addr, target: SocketAddr) -> TcpStream {
     descriptor.into()
 }
 
-/// Connections of one address that say nothing take no place of another's: it is answered while they are still open.
+/// Connections of one address that say nothing count in no bound of another's: it is answered while they are still open.
 #[test]
 fn idle_connections_of_one_address_hold_up_no_other() {
     const IDLE: usize = 600;

@@ -9,7 +9,7 @@ use hsmd::chain::State;
 use p11fault::{Mode, Plan, Rule};
 
 use crate::{
-    faults::Place,
+    faults::Fixture,
     pair::gone,
     support::{
         daemon::{Daemon, request, try_request},
@@ -63,7 +63,7 @@ const ROWS: [Row; 26] = [
         "interrupted",
         One,
         &[SpawnToFail("rotate/before-commit:fail:1"), Step::State("ready"), By(interrupt_rotation)],
-        &[By(|past| past.place.lift())],
+        &[By(|past| past.fixture.lift())],
     ),
     row("foreign-token", One, &[By(exchange_token), Spawn], &[By(restore_token)]),
     row("keys-lost", One, &[By(destroy_both), Spawn], &[By(restore_token)]),
@@ -103,21 +103,21 @@ const ROWS: [Row; 26] = [
         "live-key-silent",
         Two,
         &[Start, By(silence_first), By(|past| past.destroy_key_on("spare", 2))],
-        &[Page("live-key-silent"), By(|past| past.place.lift())],
+        &[Page("live-key-silent"), By(|past| past.fixture.lift())],
     ),
     row("next-key-lost", One, &[By(|past| past.destroy_key(3)), Spawn], &[By(restore_token)]),
     row("next-key-lost", One, &[By(|past| past.restore_tokens(1)), Spawn], &[By(restore_token)]),
     row(
         "next-key-silent",
         Two,
-        &[By(|past| past.destroy_key_on("spare", 3)), By(|past| past.place.plan(gone("keelson"))), Spawn],
-        &[By(|past| past.place.lift())],
+        &[By(|past| past.destroy_key_on("spare", 3)), By(|past| past.fixture.plan(gone("keelson"))), Spawn],
+        &[By(|past| past.fixture.lift())],
     ),
     row(
         "pin-refused",
         One,
-        &[By(|past| past.place.plan(failing("C_Login", "CKR_PIN_LOCKED"))), Spawn],
-        &[By(|past| past.place.lift()), Page("pin-refused")],
+        &[By(|past| past.fixture.plan(failing("C_Login", "CKR_PIN_LOCKED"))), Spawn],
+        &[By(|past| past.fixture.lift()), Page("pin-refused")],
     ),
     row("rival", One, &[Start, By(Past::meet_copy)], &[Page("rival")]),
     row("rival", One, &[Start, By(Past::meet_copy)], &[Page("copy-stopped")]),
@@ -134,7 +134,7 @@ const ELSEWHERE: [(&str, &str); 2] = [
 
 #[test]
 fn each_state_has_its_way_back() {
-    let [one, two] = [Place::new, Place::pair].map(|place| Template::new(place()));
+    let [one, two] = [Fixture::new, Fixture::pair].map(|fixture| Template::new(fixture()));
     in_parallel(&ROWS, |row| {
         let past = if row.tokens == One { &one } else { &two }.past();
         let mut hsmd = None;
@@ -166,9 +166,9 @@ fn each_state_has_a_row() {
 impl Step {
     fn carry_out(&self, past: &Past, hsmd: &mut Option<Daemon>) {
         match self {
-            Start => *hsmd = Some(past.place.start()),
-            Spawn => *hsmd = Some(past.place.spawn_with(&[])),
-            SpawnToFail(plan) => *hsmd = Some(past.place.spawn_with(&[(FAILURE_POINT, plan)])),
+            Start => *hsmd = Some(past.fixture.start()),
+            Spawn => *hsmd = Some(past.fixture.spawn_with(&[])),
+            SpawnToFail(plan) => *hsmd = Some(past.fixture.spawn_with(&[(FAILURE_POINT, plan)])),
             Stop => hsmd.take().unwrap().stop(),
             By(act) => act(past),
             Page(marker) => past.run(marker),
@@ -190,7 +190,7 @@ fn failing(call: &str, code: &str) -> Plan {
 
 /// A rotation fails at its commit, and the survey that follows does not end.
 fn interrupt_rotation(past: &Past) {
-    past.place.plan(Plan::of(Rule::new("C_FindObjectsInit", "-", Mode::Hang)));
+    past.fixture.plan(Plan::of(Rule::new("C_FindObjectsInit", "-", Mode::Hang)));
     let admin = past.world().socket("admin");
     std::thread::spawn(move || try_request(&admin, "POST", "/rotate", b"{}"));
 }
@@ -216,7 +216,7 @@ fn destroy_both(past: &Past) {
 }
 
 fn silence_first(past: &Past) {
-    past.place.plan(gone("keelson"));
+    past.fixture.plan(gone("keelson"));
     eventually("a signature by the other", SOON, || past.sign().status == 200);
 }
 
@@ -237,10 +237,10 @@ fn report(past: &Past) {
 /// The ledger is known to be the newest once every copy that was there before ends with its newest event.
 #[test]
 fn a_missing_live_key_is_settled_by_what_is_published() {
-    let template = Template::new(Place::new());
+    let template = Template::new(Fixture::new());
     let past = template.past();
     past.destroy_key(2);
-    let hsmd = past.place.spawn_with(&[]);
+    let hsmd = past.fixture.spawn_with(&[]);
     past.wait_for(&hsmd, "live-key-missing");
     report(&past);
     past.wait_for(&hsmd, "live-key-lost");
@@ -251,10 +251,10 @@ fn a_missing_live_key_is_settled_by_what_is_published() {
 /// What the publisher has put there itself proves nothing: the first report found the directory empty.
 #[test]
 fn a_missing_live_key_is_not_settled_by_what_was_put_back() {
-    let template = Template::new(Place::new());
+    let template = Template::new(Fixture::new());
     let past = template.past();
     past.destroy_key(2);
-    let mut hsmd = past.place.spawn_with(&[]);
+    let mut hsmd = past.fixture.spawn_with(&[]);
     past.wait_for(&hsmd, "live-key-missing");
     let empty = "{\"events\":[],\"heads\":[],\"held\":0,\"newest\":null}";
     request(&past.world().socket("publish"), "POST", "/published", empty).ok();
@@ -267,18 +267,18 @@ fn a_missing_live_key_is_not_settled_by_what_was_put_back() {
 /// again, however many ask.
 #[test]
 fn a_thousand_refused_requests_reconcile_nothing() {
-    let place = Place::new();
-    let _hsmd = place.start();
-    place.plan(failing("*", "CKR_DEVICE_REMOVED"));
+    let fixture = Fixture::new();
+    let _hsmd = fixture.start();
+    fixture.plan(failing("*", "CKR_DEVICE_REMOVED"));
     let silent = |health: String| health.contains("\"state\":{\"name\":\"token-silent\"");
-    // Somebody's signature fails, which the watcher is told.
-    place.endorse(9);
-    eventually("the state", SOON, || silent(place.health().1));
-    let (before, start) = (place.logged("fault C_Initialize"), std::time::Instant::now());
+    // Somebody's signature fails, which wakes the watcher.
+    fixture.endorse(9);
+    eventually("the state", SOON, || silent(fixture.health().1));
+    let (before, start) = (fixture.logged("fault C_Initialize"), std::time::Instant::now());
     for _ in 0..1000 {
-        assert_eq!(place.endorse(9).0, 503);
+        assert_eq!(fixture.endorse(9).0, 503);
     }
     let rounds = usize::try_from(start.elapsed().as_secs() / 2).unwrap() + 1;
-    let made = place.logged("fault C_Initialize") - before;
+    let made = fixture.logged("fault C_Initialize") - before;
     assert!(made <= rounds * 4, "{made} initialisations in {rounds} rounds of the watcher");
 }

@@ -13,7 +13,7 @@ use sea_orm::{ConnectionTrait as _, Database as Connection, DatabaseConnection};
 use tokio::runtime::Runtime;
 
 use crate::{
-    faults::Place,
+    faults::Fixture,
     support::{
         daemon::{Answer, Daemon, request, try_request},
         eventually, page,
@@ -27,17 +27,17 @@ pub const SOON: Duration = Duration::from_mins(1);
 
 /// Three generations, hsmd stopped, with copies of ledger and tokens from after the start and each rotation.
 pub struct Template {
-    place: Place,
+    fixture: Fixture,
     chain: Vec<SignedEvent>,
     ledgers: Vec<Vec<u8>>,
 }
 
 impl Template {
-    pub fn new(place: Place) -> Arc<Self> {
-        let mut template = Self { place, chain: Vec::new(), ledgers: Vec::new() };
+    pub fn new(fixture: Fixture) -> Arc<Self> {
+        let mut template = Self { fixture, chain: Vec::new(), ledgers: Vec::new() };
         for rotates in [false, true, true] {
-            let world = &template.place.world;
-            let mut hsmd = template.place.start();
+            let world = &template.fixture.world;
+            let mut hsmd = template.fixture.start();
             if rotates {
                 world.rotate("{}");
             }
@@ -52,18 +52,18 @@ impl Template {
 
     /// The tokens as they were after so many rotations.
     fn tokens(&self, rotations: usize) -> PathBuf {
-        self.place.world.path().join(format!("tokens-{rotations}"))
+        self.fixture.world.path().join(format!("tokens-{rotations}"))
     }
 
     /// A host of its own with that chain.
     pub fn past(self: &Arc<Self>) -> Past {
-        Past { place: self.place.copy(), template: Arc::clone(self), lock: Mutex::new(None) }
+        Past { fixture: self.fixture.copy(), template: Arc::clone(self), lock: Mutex::new(None) }
     }
 }
 
 /// One host on which a chain of three generations was made.
 pub struct Past {
-    pub place: Place,
+    pub fixture: Fixture,
     template: Arc<Template>,
     /// What keeps hsmd from writing its ledger.
     lock: Mutex<Option<(Runtime, DatabaseConnection)>>,
@@ -71,7 +71,7 @@ pub struct Past {
 
 impl Past {
     pub fn world(&self) -> &World {
-        &self.place.world
+        &self.fixture.world
     }
 
     /// The tokens as they were after so many rotations.
@@ -124,7 +124,7 @@ impl Past {
 
     /// A copy of the host rotates, and its event is in the directory.
     pub fn meet_copy(&self) {
-        let copy = self.template.place.copy();
+        let copy = self.template.fixture.copy();
         let mut hsmd = copy.start();
         copy.world.rotate("{}");
         let chain = copy.world.chain();
@@ -151,7 +151,7 @@ impl Past {
                 ["opsctl", "hsm", "recover"] => self.take_over(),
                 ["opsctl", "hsm", "recover", "--copy-stopped"] => self.post("/copy-stopped", "{}"),
                 ["opsctl", "hsm", "pin", "retry"] => {
-                    self.place.retry_pin();
+                    self.fixture.retry_pin();
                     continue;
                 }
                 ["opsctl", "rotate"] => self.post("/rotate", "{}"),
@@ -205,7 +205,7 @@ impl Past {
         assert_eq!(self.world().chain().len(), chain.len() + 1);
         eventually("the live and the next key alone", SOON, || self.world().softhsm.objects() == 4);
         hsmd.stop();
-        self.place.start().stop();
+        self.fixture.start().stop();
     }
 
     pub fn sign(&self) -> Answer {

@@ -85,12 +85,12 @@ impl Daemon {
 
     /// Waits for READY=1; the exit status if the daemon ends instead.
     pub fn ready(&mut self) -> Result<(), ExitStatus> {
-        self.told("READY=1").map(drop)
+        self.notified("READY=1").map(drop)
     }
 
     /// Waits for a message to the service manager that has `wanted` in it; the exit status if the daemon ends
     /// instead.
-    pub fn told(&mut self, wanted: &str) -> Result<String, ExitStatus> {
+    pub fn notified(&mut self, wanted: &str) -> Result<String, ExitStatus> {
         for _ in 0..600 {
             if let Ok(text) = self.messages.recv_timeout(Duration::from_millis(50)) {
                 if text.contains(wanted) {

@@ -124,8 +124,8 @@ impl Device {
     pub fn add_key(&self, id: KeyId, first: bool) {
         let mut state = self.0.lock().unwrap();
         let key = make(&mut state);
-        let place = if first { 0 } else { state.keys.len() };
-        state.keys.insert(place, (id, key));
+        let index = if first { 0 } else { state.keys.len() };
+        state.keys.insert(index, (id, key));
     }
 
     /// Takes a key away, as somebody with the token in hand could.
@@ -287,7 +287,7 @@ impl Backend for Memory {
                 return Err(Fault::EarlierHandle);
             }
             match handle.number.checked_sub(HALVES) {
-                // Handles of the other halves must hold: leave the place, take the half.
+                // Handles of the other halves must hold: leave the slot, take the half.
                 Some(_) => drop(state.halves.pop()),
                 None => state.keys.retain(|(_, key)| number(key) != handle.number),
             }

@@ -71,8 +71,8 @@ impl SoftHsm {
         let (first, second) = (token("keelson"), token("spare"));
         let text = format!("policy = \"/nowhere/policy.toml\"\n[hsm]\n{first}[second_hsm]\n{second}");
         fs::write(&config, text).unwrap();
-        let told = self.ceremony("pair", &config);
-        assert!(told.contains("the tokens are paired by the wrap key"), "{told}");
+        let shown = self.ceremony("pair", &config);
+        assert!(shown.contains("the tokens are paired by the wrap key"), "{shown}");
     }
 
     /// Runs an act of the officers on the tokens that `config` names; answers what was said.
@@ -144,9 +144,9 @@ impl SoftHsm {
             .envs(environment.iter().copied())
             .output()
             .unwrap();
-        let told = [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
-        assert!(done.status.success() && told.contains("1 passed"), "{told}");
-        told
+        let shown = [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        assert!(done.status.success() && shown.contains("1 passed"), "{shown}");
+        shown
     }
 }
 

@@ -231,8 +231,8 @@ operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "revoke
     /// Starts hsmd with a ledger that is behind its token, and waits until it says so and serves its sockets.
     pub fn start_behind(&self, plan: Option<&str>) -> Daemon {
         let mut daemon = plan.map_or_else(|| self.spawn(), |plan| self.spawn_to_fail(plan));
-        for told in ["opsctl hsm recover", "EXTEND_TIMEOUT_USEC="] {
-            if let Err(status) = daemon.told(told) {
+        for shown in ["opsctl hsm recover", "EXTEND_TIMEOUT_USEC="] {
+            if let Err(status) = daemon.notified(shown) {
                 panic!("hsmd ended: {status}; {}", daemon.log());
             }
         }

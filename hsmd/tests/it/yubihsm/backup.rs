@@ -62,7 +62,7 @@ fn run(folder: &Path, verb: &str, connector: Option<&Connector>, options: &[(&st
     command.output().unwrap()
 }
 
-fn told(output: &Output) -> String {
+fn shown(output: &Output) -> String {
     String::from_utf8([&output.stdout[..], &output.stderr].concat()).unwrap()
 }
 
@@ -78,7 +78,7 @@ async fn a_chain_goes_on_on_the_spare_device() {
 
     let export = [("--wrap-key", "100"), ("--out", "keelson.backup")];
     let made = run(folder, "backup", Some(&its_connector), &export);
-    assert_eq!((made.status.code(), told(&made).contains("2 keys")), (Some(0), true), "{}", told(&made));
+    assert_eq!((made.status.code(), shown(&made).contains("2 keys")), (Some(0), true), "{}", shown(&made));
     let mode = fs::metadata(folder.join("keelson.backup")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     // An older backup is not written over.
@@ -90,7 +90,7 @@ async fn a_chain_goes_on_on_the_spare_device() {
     };
     chain(&before);
     let verified = run(folder, "verify", None, &verify);
-    assert!(verified.status.success() && told(&verified).contains("generation 1"), "{}", told(&verified));
+    assert!(verified.status.success() && shown(&verified).contains("generation 1"), "{}", shown(&verified));
     let identity = before.view().unwrap().prefix();
     before.close().await.unwrap();
     drop(before);
@@ -98,10 +98,10 @@ async fn a_chain_goes_on_on_the_spare_device() {
     // A device without the wrap key cannot read it; the spare can, and twice does no harm.
     let restore = [("--backup", "keelson.backup")];
     let refused = run(folder, "restore", Some(&strangers_connector), &restore);
-    assert_eq!(refused.status.code(), Some(69), "{}", told(&refused));
+    assert_eq!(refused.status.code(), Some(69), "{}", shown(&refused));
     for imported in ["2 of 2", "0 of 2"] {
         let restored = run(folder, "restore", Some(&spares_connector), &restore);
-        assert!(restored.status.success() && told(&restored).contains(imported), "{}", told(&restored));
+        assert!(restored.status.success() && shown(&restored).contains(imported), "{}", shown(&restored));
     }
     let after = keeper(&spare, folder, true).await.unwrap();
     after.probe().await.unwrap();
@@ -114,7 +114,7 @@ async fn a_chain_goes_on_on_the_spare_device() {
     chain(&after);
     let verified = run(folder, "verify", None, &verify);
     assert_eq!(verified.status.code(), Some(78));
-    assert!(told(&verified).contains("signing key"), "{}", told(&verified));
+    assert!(shown(&verified).contains("signing key"), "{}", shown(&verified));
     after.close().await.unwrap();
     assert!(keeper(&stranger, folder, true).await.is_err(), "a device without the keys does not go on");
 }
@@ -126,9 +126,9 @@ async fn keys_are_not_exportable_unless_the_configuration_says_so() {
     keeper(&mock, folder.path(), false).await.unwrap();
     let export = [("--wrap-key", "100"), ("--out", "keelson.backup")];
     let refused = run(folder.path(), "backup", Some(&connector), &export);
-    assert_eq!(refused.status.code(), Some(69), "{}", told(&refused));
+    assert_eq!(refused.status.code(), Some(69), "{}", shown(&refused));
     assert!(!folder.path().join("keelson.backup").exists());
     fs::write(folder.path().join("keelson.backup"), "{}").unwrap();
     let bad = run(folder.path(), "restore", Some(&connector), &[("--backup", "keelson.backup")]);
-    assert_eq!(bad.status.code(), Some(78), "{}", told(&bad));
+    assert_eq!(bad.status.code(), Some(78), "{}", shown(&bad));
 }

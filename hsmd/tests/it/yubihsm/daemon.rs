@@ -78,9 +78,9 @@ fn a_chain_lives_on_the_emulation_under_forced_auditing() {
     let (entries, gap) = kept(world.path());
     assert!(!gap && entries.len() > 200, "{}", entries.len());
     // Every key that was made and destroyed is in the device's own words, but for what it still holds.
-    let told = |code| entries.iter().filter(|entry| entry.fact[2] == code).count();
-    assert!((25..=33).contains(&told(GENERATE_KEY)), "{}", told(GENERATE_KEY));
-    assert!((25..=31).contains(&told(DELETE_OBJECT)), "{}", told(DELETE_OBJECT));
+    let shown = |code| entries.iter().filter(|entry| entry.fact[2] == code).count();
+    assert!((25..=33).contains(&shown(GENERATE_KEY)), "{}", shown(GENERATE_KEY));
+    assert!((25..=31).contains(&shown(DELETE_OBJECT)), "{}", shown(DELETE_OBJECT));
     // Our audit trail names the newest entries that were kept, and through their digests all before.
     let kept: Vec<_> = entries.iter().map(|entry| entry.to_hex()).collect();
     let lines = trail::read(&world.ledger);
@@ -88,7 +88,7 @@ fn a_chain_lives_on_the_emulation_under_forced_auditing() {
     let known = |line: &&trail::Line| kept.contains(&line.text("newest")) && line.raw("gaps") == "0";
     assert!(!tied.is_empty() && tied.iter().all(known), "{tied:?}");
     let counted: usize = tied.iter().map(|line| line.raw("entries").parse::<usize>().unwrap()).sum();
-    // What was kept in the last minute before the kill was told to nobody.
+    // What was kept in the last minute before the kill is in no trail.
     assert!(counted > 0 && counted <= kept.len(), "{counted} of {}", kept.len());
 }
 
@@ -123,7 +123,7 @@ fn generations_are_attested_and_the_next_key_stays_unknown() {
     };
     for generations in 1..4 {
         eventually("the attestation", Duration::from_secs(5), || listed().len() == generations);
-        // The next key is attested before it is destroyed, and told of only when its generation begins.
+        // The next key is attested before it is destroyed, and recorded only when its generation begins.
         eventually("both attestations", Duration::from_secs(5), || device.count(0x64) == generations + 1);
         assert_eq!(listed().len(), generations);
         if generations < 3 {
@@ -194,7 +194,7 @@ fn a_wrong_password_is_a_state_and_is_told_to_nobody() {
     let (world, device, _connector) = world();
     std::fs::write(world.softhsm.pin_file(), "not the password").unwrap();
     let mut hsmd = world.spawn();
-    hsmd.told("STATUS=not ready: pin-refused: the token refused the PIN").unwrap();
+    hsmd.notified("STATUS=not ready: pin-refused: the token refused the PIN").unwrap();
     assert!(hsmd.log().contains("not tried again"), "{}", hsmd.log());
     assert!(!hsmd.log().contains("not the password"));
     assert_eq!(device.count(GENERATE_KEY), 0);

@@ -57,10 +57,10 @@ pub fn kept(folder: &Path) -> (Vec<Entry>, bool) {
         assert_eq!(line["device"], "0012345678");
         let lost = line["gap"] == true;
         gap |= lost;
-        for (place, entry) in line["entries"].as_array().unwrap().iter().enumerate() {
+        for (index, entry) in line["entries"].as_array().unwrap().iter().enumerate() {
             let entry = Entry::from_hex(entry.as_str().unwrap()).unwrap();
             if let Some(before) = entries.last() {
-                assert!(entry.follows(&before.digest) || lost && place == 0, "{}", entry.number());
+                assert!(entry.follows(&before.digest) || lost && index == 0, "{}", entry.number());
             }
             entries.push(entry);
         }
@@ -77,7 +77,7 @@ fn conforms_on_the_emulation_with_the_least_capabilities() {
 
 #[test]
 fn a_capability_that_is_missing_is_told() {
-    for (missing, told) in [(GENERATE, "generate asymmetric key"), (SIGN, "sign ecdsa")] {
+    for (missing, shown) in [(GENERATE, "generate asymmetric key"), (SIGN, "sign ecdsa")] {
         let folder = tempfile::tempdir().unwrap();
         let role = Role { capabilities: LEAST.capabilities & !missing, ..LEAST };
         let device = Emulator::new(AUTH_KEY, PASSWORD, role);
@@ -85,7 +85,7 @@ fn a_capability_that_is_missing_is_told() {
         let mut hsm = Device::open(settings(&connector, folder.path())).unwrap();
         let fault = hsm.generate(KeyIds::default().of(0)).unwrap_err();
         assert!(matches!(fault, Fault::Refused { .. }), "{fault:?}");
-        assert!(fault.to_string().contains(told) && fault.to_string().contains("lacks"), "{fault}");
+        assert!(fault.to_string().contains(shown) && fault.to_string().contains("lacks"), "{fault}");
     }
 }
 
@@ -231,9 +231,9 @@ fn a_key_is_attested_and_what_the_certificate_says_is_checked() {
 
     // Origin and capabilities, changed in the certificate's own bytes; its signature is Yubico's matter.
     let change = |from: &[u8], to: &[u8]| {
-        let place = der.windows(from.len()).position(|window| window == from).expect("a recorded spelling");
+        let index = der.windows(from.len()).position(|window| window == from).expect("a recorded spelling");
         let mut changed = der.clone();
-        changed[place..place + to.len()].copy_from_slice(to);
+        changed[index..index + to.len()].copy_from_slice(to);
         Attestation::parse(&changed)
     };
     let (generated, oid) = ([3, 2, 0, 1], [0x82, 0xc4, 0x0a, 4, 3, 4, 4]);

@@ -23,8 +23,8 @@ fn every_configuration_in_the_document_is_accepted() {
             .arg("--check-config")
             .output()
             .unwrap();
-        let told = String::from_utf8(checked.stderr).unwrap();
-        assert_eq!(checked.status.code(), Some(0), "{configuration}{told}");
+        let shown = String::from_utf8(checked.stderr).unwrap();
+        assert_eq!(checked.status.code(), Some(0), "{configuration}{shown}");
     }
 }
 

@@ -112,7 +112,7 @@ fn a_device_of_another_serial_number_is_refused() {
     other.serial = Some("0007550001".parse().unwrap());
     let fault = open(&Connector::mockhsm(), other).err().unwrap();
     assert!(matches!(fault, Fault::NoSuchToken(_)), "{fault}");
-    for told in ["0123456789", "0007550001", "hsm.serial"] {
-        assert!(fault.to_string().contains(told), "{fault}");
+    for shown in ["0123456789", "0007550001", "hsm.serial"] {
+        assert!(fault.to_string().contains(shown), "{fault}");
     }
 }

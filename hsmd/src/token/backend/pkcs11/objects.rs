@@ -163,7 +163,7 @@ pub(super) fn destroy(session: &Session, objects: [Option<ObjectHandle>; 2]) -> 
         match session.destroy_object(object) {
             Ok(()) => {}
             // Gone already (a device that makes the public object up from the private one has neither by now),
-            // or so it says: it is looked at.
+            // or so it says: it is read back.
             Err(Error::Pkcs11(RvError::ObjectHandleInvalid, _)) if is_gone(session, object) => {}
             Err(error) => return Err(fault(error)),
         }
@@ -219,7 +219,7 @@ pub(super) fn is_carriable(session: &Session, private: ObjectHandle) -> Result<b
         .all(|is| attributes.contains(is)))
 }
 
-/// Refuses a key that the token does not know by name: after the next start nobody would find it, and the
+/// Refuses a key that the token does not know by name: after the next start it would not be found, and the
 /// chain may rest on it by then.
 fn demand_named(session: &Session, object: ObjectHandle, id: KeyId) -> Result<(), Fault> {
     let attributes =

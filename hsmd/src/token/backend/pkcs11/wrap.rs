@@ -66,8 +66,8 @@ fn unwrap_template() -> Attribute {
 fn row<T>(kind: u64, value: &'static T) -> [u8; 24] {
     let address = std::ptr::from_ref(value).expose_provenance() as u64;
     let mut row = [0; 24];
-    for (place, word) in row.chunks_exact_mut(8).zip([kind, address, size_of::<T>() as u64]) {
-        place.copy_from_slice(&word.to_ne_bytes());
+    for (index, word) in row.chunks_exact_mut(8).zip([kind, address, size_of::<T>() as u64]) {
+        index.copy_from_slice(&word.to_ne_bytes());
     }
     row
 }

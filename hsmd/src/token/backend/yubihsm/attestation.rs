@@ -1,7 +1,7 @@
 //! Attestation: the device's certificate about a key of its own.
 //!
 //! What is read and checked here is what hsmd can judge: whose public key it is, that the device made the
-//! key, and whether it can leave the device. Whether a genuine device signed it is for whoever holds Yubico's
+//! key, and whether it can leave the device. Whether a genuine device signed it is for a verifier that holds Yubico's
 //! root certificate: verifying that needs no secret, and hsmd keeps the certificate for it.
 
 use keychain::PublicKey;

@@ -7,7 +7,7 @@ use yubihsm::{
 
 use crate::token::backend::{self, Fault};
 
-/// What is to be told apart about a failure.
+/// The kinds of failure that callers distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     /// There is no such object.
@@ -54,7 +54,7 @@ pub(super) fn fault(call: &str, error: Error) -> Fault {
     match cause(&error) {
         Cause::Credentials => Fault::Pin { source: Some(backend::Cause::new(error)) },
         Cause::Lost => Fault::Lost { call, source: backend::Cause::new(error) },
-        // What was under the id is gone: whoever asked looks again.
+        // What was under the id is gone: the caller looks it up again.
         Cause::Absent => Fault::EarlierHandle,
         Cause::Forbidden => Fault::Refused {
             call: format!("{call}: the authentication key lacks the capability (hsmd/YUBIHSM.md lists them)"),

@@ -1,6 +1,6 @@
 //! The file that the device's log is carried into before it is full.
 //!
-//! One line of JSON per batch, appended and on disk before the device is told that it may forget: so a
+//! One line of JSON per batch, appended and on disk before the device may forget: so a
 //! death in between only has the device tell the same entries again, which are recognised by their digests.
 //! Each batch says the digest of its last entry.
 

@@ -95,7 +95,7 @@ pub(super) fn demand_confined(info: &Info, domain: Domain, capabilities: Capabil
 pub(super) fn checked(der: &[u8], key: &PublicKey, digest: &[u8; 32]) -> Result<Signature, Fault> {
     let digest = Digest::import_less_safe(digest, &digest::SHA256)
         .map_err(|_| Fault::Nonsense("a digest that is none"))?;
-    // Another key has the id by now: whoever asked looks again.
+    // Another key has the id by now: the caller looks it up again.
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key.sec1())
         .verify_digest(&digest, der)
         .map_err(|_| Fault::EarlierHandle)?;

@@ -46,8 +46,8 @@ pub struct News<'a> {
 impl Entry {
     fn new(bytes: &[u8], digest: LinkDigest) -> Self {
         let mut fact = [0; 16];
-        for (place, byte) in fact.iter_mut().zip(bytes) {
-            *place = *byte;
+        for (index, byte) in fact.iter_mut().zip(bytes) {
+            *index = *byte;
         }
         Self { fact, digest }
     }
@@ -76,8 +76,8 @@ impl Entry {
         if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return None;
         }
-        for (place, byte) in bytes.iter_mut().enumerate() {
-            let start = place.checked_mul(2)?;
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            let start = index.checked_mul(2)?;
             *byte = u8::from_str_radix(text.get(start..start.checked_add(2)?)?, 16).ok()?;
         }
         let (fact, digest) = bytes.split_at(16);
@@ -121,7 +121,7 @@ impl Log {
         }
         let Some(kept) = kept else { return Ok(News { entries: &self.entries, gap: false }) };
         let known = self.entries.iter().position(|entry| entry.digest == *kept);
-        let first = known.map_or(0, |place| place.saturating_add(1));
+        let first = known.map_or(0, |index| index.saturating_add(1));
         let entries = self.entries.get(first..).unwrap_or_default();
         let gap = known.is_none() && entries.first().is_some_and(|entry| !entry.follows(kept));
         Ok(News { entries, gap })
@@ -247,14 +247,14 @@ mod tests {
     #[test]
     fn a_changed_log_is_refused() {
         let log = recorded();
-        for place in 1..log.entries.len() {
+        for index in 1..log.entries.len() {
             for change in 0..32 {
                 let mut changed = log.clone();
-                match changed.entries[place].fact.get_mut(change) {
+                match changed.entries[index].fact.get_mut(change) {
                     Some(byte) => *byte ^= 1,
-                    None => changed.entries[place].digest[change - 16] ^= 1,
+                    None => changed.entries[index].digest[change - 16] ^= 1,
                 }
-                assert!(matches!(changed.after(None), Err(Fault::Nonsense(_))), "{place} {change}");
+                assert!(matches!(changed.after(None), Err(Fault::Nonsense(_))), "{index} {change}");
             }
         }
         let mut shorter = log;

@@ -1,7 +1,7 @@
 //! Keys on their way to the other device: wrap keys, and what a carried key may be.
 //!
 //! A wrap key is put by an officer, with an authentication key that may ([`Officer`]). hsmd's own authentication key
-//! exports and imports under it, and can neither make wrap keys nor decrypt with one: what a device wraps is nobody's
+//! exports and imports under it, and can neither make wrap keys nor decrypt with one: what a device wraps no caller can read
 //! but another device's that has the wrap key.
 
 use yubihsm::{

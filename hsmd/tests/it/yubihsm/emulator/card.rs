@@ -51,7 +51,7 @@ impl Channel {
             plain.extend(whole.iter().zip(before).map(|(byte, other)| byte ^ other));
             before = Block::from(<[u8; 16]>::try_from(block).unwrap());
         }
-        let end = plain.iter().rposition(|byte| *byte != 0).filter(|place| plain[*place] == 0x80)?;
+        let end = plain.iter().rposition(|byte| *byte != 0).filter(|index| plain[*index] == 0x80)?;
         plain.truncate(end);
         Some(plain)
     }

@@ -46,8 +46,8 @@ fn serve(device: &dyn Fn(&[u8]) -> Option<Vec<u8>>, stream: TcpStream) -> Option
             if reader.read_line(&mut line).ok()? == 0 {
                 return None;
             }
-            if let Some(told) = line.strip_prefix("Content-Length: ") {
-                length = told.trim().parse().ok()?;
+            if let Some(shown) = line.strip_prefix("Content-Length: ") {
+                length = shown.trim().parse().ok()?;
             }
             if line == "\r\n" {
                 break;

@@ -162,7 +162,7 @@ impl Emulator {
         }
     }
 
-    /// Forgets a log entry that nobody has read.
+    /// Forgets a log entry that was not read.
     pub fn lose_log_entry(&self) {
         let mut state = self.0.lock().unwrap();
         state.note(0x41, 0, 1, 0xffff, 0xc1);

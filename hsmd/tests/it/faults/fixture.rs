@@ -19,17 +19,17 @@ use crate::support::{
 /// Within this after a fault's end hsmd signs again.
 pub const SOON: Duration = Duration::from_secs(5);
 
-/// How the configuration names the second token of [`Place::pair`].
+/// How the configuration names the second token of [`Fixture::pair`].
 const SPARE: &str = "token_label = \"spare\"";
 
 /// A world whose module is the fault module.
-pub struct Place {
+pub struct Fixture {
     pub world: World,
     control: PathBuf,
     plans: AtomicU64,
 }
 
-impl Place {
+impl Fixture {
     pub fn new() -> Self {
         Self::around(World::new(Database::Sqlite))
     }
@@ -45,11 +45,11 @@ impl Place {
 
     /// The same with a second token, labelled `spare`, that is paired with the first.
     pub fn pair() -> Self {
-        let place = Self::new();
-        place.world.softhsm.add_token("spare");
-        place.add_second(SPARE);
-        place.world.softhsm.pair(place.world.path());
-        place
+        let fixture = Self::new();
+        fixture.world.softhsm.add_token("spare");
+        fixture.add_second(SPARE);
+        fixture.world.softhsm.pair(fixture.world.path());
+        fixture
     }
 
     /// A copy of the whole host, without faults. hsmd must not run.
