@@ -29,7 +29,11 @@ impl Tokens {
                     }
                     Err(fault) => fault,
                 },
-                Err(fault) => fault,
+                Err(fault) => {
+                    // A call that fails may have made the key.
+                    member.note_unsurveyed();
+                    fault
+                }
             };
             // What bears the id is for the chain to judge, whichever token it is on.
             if matches!(made, Fault::IdTaken(_)) {

@@ -51,7 +51,7 @@ fn whole() -> Vec<(usize, Case)> {
 }
 
 /// Each call with a sixth of the codes, for a token that comes across it; modes and operations in turn. The calls that
-/// a device may hang in, hanging.
+/// a device may hang in, hanging. A key that was made although the token says that it has no room.
 fn short() -> Vec<(usize, Case)> {
     let mut cases = Vec::new();
     for (row, call) in calls().into_iter().enumerate() {
@@ -77,6 +77,8 @@ fn short() -> Vec<(usize, Case)> {
     ] {
         cases.push((slot, Case { call, code: "-", mode: Mode::Hang, operation }));
     }
+    let (call, code) = ("C_GenerateKeyPair", "CKR_DEVICE_MEMORY");
+    cases.push((0, Case { call, code, mode: Mode::After, operation: Operation::Rotate }));
     cases
 }
 
