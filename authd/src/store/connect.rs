@@ -6,8 +6,10 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use futures_util::FutureExt;
+use sea_orm::sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection};
+use sqlx::{Connection, Executor};
 
 use super::Fault;
 
@@ -78,6 +80,7 @@ fn sqlite(path: &Path, connections: u32) -> ConnectOptions {
         .acquire_timeout(WAIT_MAX)
         .connect_timeout(WAIT_MAX)
         .sqlx_logging(false)
+        .map_sqlx_sqlite_before_acquire(|connection, _| is_outside_transaction(connection).boxed())
         .map_sqlx_sqlite_opts(move |sqlite| {
             sqlite
                 .filename(&path)
@@ -87,6 +90,21 @@ fn sqlite(path: &Path, connections: u32) -> ConnectOptions {
                 .foreign_keys(true)
         });
     options
+}
+
+/// Whether a connection is proven to be outside a transaction; it is closed if not.
+///
+/// SQLite ends a transaction by itself after some errors (no room, a failing disk), and leaves it open after others:
+/// the library's count of open transactions may be wrong then, in either direction. A transaction begun on such a
+/// connection would be a savepoint of one that is never committed, though its own commit is answered.
+async fn is_outside_transaction(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    const OUTSIDE: &str = "no transaction is active";
+    if connection.is_in_transaction() {
+        return Ok(false);
+    }
+    let rolled_back = connection.execute("ROLLBACK").await;
+    Ok(rolled_back
+        .is_err_and(|error| error.as_database_error().is_some_and(|error| error.message().contains(OUTSIDE))))
 }
 
 fn postgres(url: &str) -> ConnectOptions {
@@ -136,6 +154,8 @@ fn location(what: impl Into<String>) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
+
     use super::*;
 
     #[test]
@@ -171,5 +191,53 @@ mod tests {
         std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
         assert!(own_file(&path).unwrap_err().to_string().contains("chmod 600"));
         assert!(own_file(&folder.path().join("no/where.db")).is_err());
+    }
+
+    /// How a transaction fails: SQLite ends it by itself, finds no room, or leaves it open although its commit failed, as
+    /// on a full disk.
+    const FAILURES: [(&str, &str); 4] = [
+        ("ended by SQLite", "INSERT OR ROLLBACK INTO t VALUES (1, zeroblob(10), NULL)"),
+        ("no room", "INSERT INTO t VALUES (2, zeroblob(1000000), NULL)"),
+        ("ended behind the library's back", "ROLLBACK"),
+        ("a commit that fails", "INSERT INTO t VALUES (2, 'orphan', 99)"),
+    ];
+
+    #[tokio::test]
+    async fn what_is_committed_after_a_failed_transaction_is_kept() {
+        for (name, failure) in FAILURES {
+            let folder = tempfile::tempdir().unwrap();
+            let location = Location::Sqlite(folder.path().join("accounts.db"));
+            let (_, writer) = location.connect().await.unwrap();
+            for statement in [
+                "CREATE TABLE t (id INTEGER PRIMARY KEY, v BLOB, parent INTEGER REFERENCES t DEFERRABLE INITIALLY \
+                 DEFERRED)",
+                "INSERT INTO t VALUES (1, 'first', NULL)",
+                "PRAGMA max_page_count = 20",
+            ] {
+                writer.execute_unprepared(statement).await.unwrap();
+            }
+            let transaction = writer.begin().await.unwrap();
+            transaction.execute_unprepared("INSERT INTO t VALUES (3, 'lost', NULL)").await.unwrap();
+            if transaction.execute_unprepared(failure).await.is_ok() {
+                transaction.commit().await.unwrap_err();
+            } else {
+                drop(transaction);
+            }
+            // A request that writes nothing in the end: rolled back to a savepoint, it would leave a transaction open.
+            let transaction = writer.begin().await.unwrap();
+            transaction.execute_unprepared("INSERT INTO t VALUES (4, 'lost', NULL)").await.unwrap();
+            transaction.rollback().await.unwrap();
+            for id in 10..13 {
+                let transaction = writer.begin().await.unwrap();
+                let insert = format!("INSERT INTO t VALUES ({id}, 'kept', NULL)");
+                transaction.execute_unprepared(&insert).await.unwrap();
+                transaction.commit().await.unwrap();
+            }
+            let (reader, _) = location.connect().await.unwrap();
+            let ids = Statement::from_string(DbBackend::Sqlite, "SELECT id FROM t ORDER BY id");
+            let rows = reader.query_all_raw(ids).await.unwrap();
+            let ids: Vec<i64> = rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
+            assert_eq!(ids, [1, 10, 11, 12], "{name}");
+        }
     }
 }
