@@ -10,19 +10,20 @@ use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use edge::acknowledger::{Acknowledger, Speaker};
-use edge::clock;
+use edge::clock::Clock;
 use edge::endorser::Endorser;
-use edge::health::{self, Condition, Dependencies, End, Report, Watcher};
+use edge::health::{self, Condition, Dependencies, End, Ends, Report, Watcher};
 use edge::own_key::{OwnKey, Plan};
 use edge::roll::{Hangups, Roll};
 use edge::trust::{self, TrustFeed};
 use edge::updates::Updates;
 use keychain::Timestamp;
 use keychain::directory::Directory;
+use keychain::feed::Position;
 use systemd::exit::Failure;
 use systemd::telemetry::Health;
 use systemd::{listen, notify};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use zeroize::Zeroizing;
@@ -46,9 +47,6 @@ const DRAIN_SECONDS: u64 = 15;
 /// How long the end waits until another authd may write the denial feed.
 const LEASE_WAIT: Duration = Duration::from_secs(1);
 
-/// Pause before own keys are asked for again: hsmd or its publisher may be starting as well.
-const RETRY: Duration = Duration::from_millis(250);
-
 /// How often the database is asked whether it is there, and how long it may take.
 const PROBE_EVERY: Duration = Duration::from_millis(700);
 const PROBE_DEADLINE: Duration = Duration::from_secs(1);
@@ -57,11 +55,12 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// What authd rests on.
-const RESTS_ON: [&str; 8] = [
+const RESTS_ON: [&str; 9] = [
     health::ACCESS_KEY,
     health::CHAIN,
     health::DIRECTORY,
     health::DIRECTORY_CHAIN,
+    health::DIRECTORY_DENIALS,
     health::HEAD,
     health::HSMD,
     health::RESPONSE_KEY,
@@ -99,14 +98,15 @@ pub struct Starting {
 
 impl Starting {
     /// Begins to listen.
-    pub fn open(config: &Config) -> Result<Self, Failure> {
+    pub fn open(config: &Config, clock: Clock) -> Result<Self, Failure> {
         config.check().map_err(Failure::config)?;
         Roll::outlive_hangups().map_err(Failure::io)?;
         let policy = config.policy().map_err(Failure::config)?;
         let directory = Directory::connect(&config.redis).map_err(Failure::config)?;
-        let dependencies = Dependencies::expect(&RESTS_ON);
+        let dependencies = Dependencies::expect(&RESTS_ON, clock.clone());
         let entrance = Data::new(Entrance::new(dependencies.clone()));
-        let watcher = Watcher::new("authd", move |now| Report::new(dependencies.all(), false, &[], now));
+        let watcher =
+            Watcher::new("authd", clock, move |now| Report::new(dependencies.all(), false, &[], now));
         let socket = config.listen.bind().map_err(Failure::unavailable)?;
         let address = socket.tcp_address();
         let (server, ended) = serve(&entrance, socket)?;
@@ -160,8 +160,8 @@ impl Starting {
 
 impl Daemon {
     /// Starts, and waits until requests are let in.
-    pub async fn start(config: &Config) -> Result<Self, Failure> {
-        Starting::open(config)?.ready().await
+    pub async fn start(config: &Config, clock: Clock) -> Result<Self, Failure> {
+        Starting::open(config, clock)?.ready().await
     }
 
     /// What the operations work with.
@@ -222,7 +222,9 @@ async fn service(
     let feed = TrustFeed::start(&directory, updates, Some(endorser.clone()), &settings)
         .map_err(Failure::unavailable)?;
     let cycle = config.cycle.duration();
-    let own = |plan: Plan| own_key(plan, &endorser, &directory, updates, &feed);
+    // No endorsement, no service.
+    let own =
+        |plan: Plan| OwnKey::await_first(plan, endorser.clone(), directory.clone(), updates, feed.clone());
     let (access, response) = (own(Plan::access(cycle)).await, own(Plan::response(cycle)).await);
     let mut fresh = Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(fresh.as_mut()).map_err(Failure::unavailable)?;
@@ -240,6 +242,7 @@ async fn service(
         denial: config.denial(),
         revoked: Notify::new(),
         denied: Notify::new(),
+        fed: watch::Sender::new(None),
         stopping: Notify::new(),
         dependencies: updates.dependencies().clone(),
     })
@@ -252,25 +255,9 @@ fn acknowledge(config: &Config, service: &Service, updates: &Updates) -> Acknowl
         version: env!("CARGO_PKG_VERSION"),
         response: service.response.clone(),
         access: Some(service.access.clone()),
+        ends: ends(service),
     };
     Acknowledger::start(speaker, service.directory.clone(), updates, service.trust.clone())
-}
-
-/// No endorsement, no service: asks until there is one, and says what it waits for.
-async fn own_key(
-    plan: Plan,
-    endorser: &Endorser,
-    directory: &Directory,
-    updates: &Updates,
-    feed: &TrustFeed,
-) -> OwnKey {
-    loop {
-        match OwnKey::start(plan, endorser.clone(), directory.clone(), updates, feed.clone()).await {
-            Ok(key) => return key,
-            Err(error) => updates.dependencies().lost(plan.dependency(), &error, clock::now()),
-        }
-        tokio::time::sleep(RETRY).await;
-    }
 }
 
 /// Opens the database, waiting for it as long as it takes.
@@ -278,10 +265,10 @@ async fn open_store(location: &str, dependencies: &Dependencies) -> Result<Store
     loop {
         match Store::open(location).await {
             Ok(store) => {
-                dependencies.good(health::STORE, clock::now());
+                dependencies.good(health::STORE);
                 return Ok(store);
             }
-            Err(fault @ Fault::Unavailable(_)) => dependencies.lost(health::STORE, &fault, clock::now()),
+            Err(fault @ Fault::Unavailable(_)) => dependencies.lost(health::STORE, &fault),
             Err(fault) => return Err(store_failure(fault)),
         }
         tokio::time::sleep(STORE_RETRY).await;
@@ -322,6 +309,12 @@ fn serve(
     Ok((server.handle(), tokio::spawn(server)))
 }
 
+/// What ends an outage's budget here.
+fn ends(service: &Service) -> Ends {
+    let (access, response) = (service.access.clone(), service.response.clone());
+    Ends::new(move |trust| vec![access.end(trust), response.end(trust), End::of_head(trust)])
+}
+
 /// *Serving* means: what a request asks for is decided, and the answer can be checked.
 fn report(service: &Service, dependencies: &Dependencies, now: Timestamp) -> Report {
     let trust = service.trust.state();
@@ -332,7 +325,12 @@ fn report(service: &Service, dependencies: &Dependencies, now: Timestamp) -> Rep
     let has_store = states.get(health::STORE).is_some_and(|state| state.condition == Condition::Good);
     let has_keys = service.access.usable(now).is_ok() && service.response.usable(now).is_ok();
     let serves = has_store && has_keys && trust.demand_fresh(now).is_ok();
-    Report::new(states, serves, &[service.access.end(), service.response.end(), End::of_head(&trust)], now)
+    let fed = match *service.fed.borrow() {
+        Some(Position { epoch, number }) => format!("{epoch}:{number}"),
+        None => "by another authd".to_owned(),
+    };
+    Report::new(states, serves, &ends(service).list(&trust), now)
+        .with(vec![("denial_feed_told".to_owned(), fed)])
 }
 
 /// Sees whether the database answers, for ever.
@@ -342,10 +340,10 @@ async fn probe(service: Arc<Service>) {
     loop {
         interval.tick().await;
         match tokio::time::timeout(PROBE_DEADLINE, service.store.ping()).await {
-            Ok(Ok(())) => service.dependencies.good(health::STORE, clock::now()),
-            Ok(Err(fault)) => service.dependencies.lost(health::STORE, &fault, clock::now()),
+            Ok(Ok(())) => service.dependencies.good(health::STORE),
+            Ok(Err(fault)) => service.dependencies.lost(health::STORE, &fault),
             Err(_late) => {
-                service.dependencies.failed(health::STORE, "it does not answer in time", clock::now());
+                service.dependencies.failed(health::STORE, "it does not answer in time");
             }
         }
     }

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edge::clock;
+use edge::health;
 use edge::own_key::Endorsed;
 use edge::updates::{Subscription, Update};
 use keychain::chain::windows;
@@ -63,8 +63,12 @@ pub async fn run(service: Arc<Service>, mut updates: Subscription) {
     let mut failing = false;
     loop {
         match teller.turn().await {
-            Ok(()) => failing = false,
+            Ok(()) => {
+                failing = false;
+                teller.service.dependencies.good(health::DIRECTORY_DENIALS);
+            }
             Err(error) => {
+                teller.service.dependencies.lost(health::DIRECTORY_DENIALS, &error);
                 if !failing {
                     tracing::warn!(error = &error as &dyn Error, "the denial feed waits; trying again");
                 }
@@ -159,7 +163,7 @@ impl Teller {
 
     /// Does what is due.
     async fn turn(&mut self) -> Result<(), Halted> {
-        let now = clock::now();
+        let now = self.service.now();
         let Some(lease) = self.hold_lease(now).await? else { return Ok(()) };
         self.renew_keys(lease, now).await?;
         // Before any position is given: one that was given would hide that the store is behind.
@@ -169,7 +173,7 @@ impl Teller {
         let mut batch = self.service.store.next_batch(lease, ENTRIES, due, now).await?;
         while let Ok(Some(told)) = batch {
             self.tell(told).await?;
-            batch = self.service.store.next_batch(lease, ENTRIES, false, clock::now()).await?;
+            batch = self.service.store.next_batch(lease, ENTRIES, false, self.service.now()).await?;
         }
         if batch.is_err() {
             self.lease = None;
@@ -193,6 +197,9 @@ impl Teller {
             self.waiting.clear();
             (self.published, self.snapshot) = (None, JoinSet::new());
             (self.snapshot_wanted, self.is_start, self.look) = (true, true, Look::All);
+        }
+        if taken.is_none() {
+            self.service.fed.send_replace(None);
         }
         self.lease = taken.map(|lease| (lease, Instant::now()));
         Ok(taken)
@@ -248,6 +255,7 @@ impl Teller {
         let identity = identity(&self.service);
         while let Some((position, text)) = self.waiting.front() {
             self.service.directory.publish_batch(&identity, *position, text).await?;
+            self.service.fed.send_replace(Some(*position));
             self.written.clone_from(text);
             self.waiting.pop_front();
             self.spoke = Instant::now();
@@ -343,6 +351,7 @@ impl Teller {
         match outcome {
             Some(Ok(published)) => {
                 self.written.clone_from(&published.text);
+                self.service.fed.send_replace(Some(published.position));
                 self.published = Some(published);
                 self.spoke = Instant::now();
                 return;
@@ -389,7 +398,7 @@ async fn publish(
     access: Arc<Endorsed>,
     response: Arc<Endorsed>,
 ) -> Result<Published, Halted> {
-    let (position, entries) = service.store.feed_state(clock::now()).await?;
+    let (position, entries) = service.store.feed_state(service.now()).await?;
     let chunks = Chunks::of(&entries)?;
     let text = seal(&service, (&access, &response), position, &chunks.content)?;
     service.directory.publish_chunks(&chunks.texts).await?;
@@ -423,7 +432,7 @@ fn seal(
         access: (access.signing_key(), access.endorsement()),
         response: (response.signing_key(), response.endorsement()),
     };
-    let draft = Draft { identity: identity(service), position, issued_at: clock::now(), content };
+    let draft = Draft { identity: identity(service), position, issued_at: service.now(), content };
     draft.seal(signers)
 }
 

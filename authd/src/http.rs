@@ -8,7 +8,7 @@ use actix_web::http::StatusCode;
 use actix_web::web::{self, Data, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use edge::health::Dependencies;
-use edge::{clock, http};
+use edge::http;
 use keychain::message::Operation;
 use keychain::{Code, Refusal, limits};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -122,7 +122,7 @@ async fn answer(
 ) -> Result<HttpResponse, Refusal> {
     let body = http::body(request, payload, limits::MESSAGE_MAX).await?;
     let _place = places.take(operation)?;
-    let now = clock::now();
+    let now = service.now();
     // An answer that nobody can check is none, so nothing is decided without the key for it.
     let key = service.response.usable(now)?;
     let answer =
@@ -146,7 +146,7 @@ async fn health(entrance: Data<Entrance>) -> HttpResponse {
         Ok(service) => service,
         Err(starting) => return http::refuse(&starting),
     };
-    let now = clock::now();
+    let now = service.now();
     let store = service.store.ping().await.is_ok();
     let keys = service.response.usable(now).is_ok() && service.access.usable(now).is_ok();
     let word = |good| if good { "ok" } else { "down" };

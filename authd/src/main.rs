@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use authd::config::Config;
 use authd::daemon::Starting;
+use edge::clock::Clock;
 use systemd::arguments::Arguments;
 use systemd::exit::Failure;
 use systemd::telemetry::Metrics;
@@ -31,7 +32,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         println!("ok");
         return Ok(());
     }
-    let starting = Starting::open(&config)?;
+    let starting = Starting::open(&config, Clock::system())?;
     let watcher = starting.watcher();
     // Both doors are open from the first moment: a start that waits says for what.
     let seen = watcher.clone();

@@ -10,14 +10,13 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edge::clock;
 use edge::updates::Subscription;
 use keychain::Digest;
-use keychain::directory::{self, Directory};
+use keychain::directory;
 
 use crate::record::BanEnd;
 use crate::service::Service;
-use crate::store::{Backlog, Fault, Pending, Store};
+use crate::store::{Backlog, Fault, Pending};
 
 /// How often the task looks by itself: another instance may have died with entries unsent.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -47,7 +46,7 @@ pub async fn run(service: Arc<Service>, mut updates: Subscription) {
     let (mut backlog, mut waits) = (Backlog::All, false);
     let mut prune = tokio::time::interval(PRUNE);
     loop {
-        match tell(&service.store, &service.directory, backlog).await {
+        match tell(&service, backlog).await {
             Ok(()) => {
                 backlog = Backlog::Unsent;
                 if std::mem::take(&mut waits) {
@@ -66,7 +65,7 @@ pub async fn run(service: Arc<Service>, mut updates: Subscription) {
             () = tokio::time::sleep(LOOK_AGAIN) => {}
             () = forgotten(&mut updates) => backlog = Backlog::All,
             _ = prune.tick() => {
-                if let Err(fault) = service.store.prune(clock::now()).await {
+                if let Err(fault) = service.store.prune(service.now()).await {
                     tracing::warn!(error = &fault as &dyn Error, "ended rows were not removed");
                 }
             }
@@ -81,22 +80,22 @@ async fn forgotten(updates: &mut Subscription) {
 
 /// Counts what waits.
 async fn note(service: &Service) {
-    if let Ok(unsent) = service.store.count_unsent(clock::now()).await {
+    if let Ok(unsent) = service.store.count_unsent(service.now()).await {
         metrics::gauge!("authd_outbox_pending").set(u32::try_from(unsent).unwrap_or(u32::MAX));
     }
 }
 
 /// Tells the directory one backlog, page by page. What was declared meanwhile goes before the next page.
-pub async fn tell(store: &Store, directory: &Directory, backlog: Backlog) -> Result<(), Untold> {
+async fn tell(service: &Service, backlog: Backlog) -> Result<(), Untold> {
     let mut after = 0;
     loop {
         if backlog == Backlog::All {
             let mut unsent = 0;
-            while let Some(last) = tell_page(store, directory, Backlog::Unsent, unsent).await? {
+            while let Some(last) = tell_page(service, Backlog::Unsent, unsent).await? {
                 unsent = last;
             }
         }
-        match tell_page(store, directory, backlog, after).await? {
+        match tell_page(service, backlog, after).await? {
             Some(last) => after = last,
             None => return Ok(()),
         }
@@ -104,13 +103,8 @@ pub async fn tell(store: &Store, directory: &Directory, backlog: Backlog) -> Res
 }
 
 /// Tells the entries after the place `after`; the last one's place, if there are any.
-async fn tell_page(
-    store: &Store,
-    directory: &Directory,
-    backlog: Backlog,
-    after: i64,
-) -> Result<Option<i64>, Untold> {
-    let now = clock::now();
+async fn tell_page(service: &Service, backlog: Backlog, after: i64) -> Result<Option<i64>, Untold> {
+    let (store, directory, now) = (&service.store, &service.directory, service.now());
     let page = store.pending(backlog, after, now).await?;
     let Some(last) = page.ids.last() else { return Ok(None) };
     let denied = page.entries.iter().filter(|entry| !entry.lifted);
@@ -121,12 +115,12 @@ async fn tell_page(
     let lifted: BTreeSet<Digest> =
         page.entries.iter().filter(|entry| entry.lifted).map(|entry| entry.subject).collect();
     for subject in lifted {
-        settle(store, directory, &subject).await?;
+        settle(service, &subject).await?;
     }
     let kept = store.mark_sent(&page.ids, now).await?;
     // A denial that was taken back while it was told, and whose lift another authd told before it.
     for entry in page.entries.iter().filter(|entry| !entry.lifted && !kept.contains(&entry.id)) {
-        settle(store, directory, &entry.subject).await?;
+        settle(service, &entry.subject).await?;
     }
     Ok(Some(*last))
 }
@@ -134,17 +128,18 @@ async fn tell_page(
 /// Makes the directory say of a subject, of which a denial was taken back, what the store says of it. Another
 /// authd may decide and tell meanwhile, in any order: the store is asked again after each write, so that
 /// whichever writes last wrote what the store says last.
-async fn settle(store: &Store, directory: &Directory, subject: &Digest) -> Result<(), Untold> {
-    let mut wanted = store.denial(subject, clock::now()).await?;
+async fn settle(service: &Service, subject: &Digest) -> Result<(), Untold> {
+    let (store, directory) = (&service.store, &service.directory);
+    let mut wanted = store.denial(subject, service.now()).await?;
     for _ in 0..SETTLE_MAX {
         match wanted.map(BanEnd::time) {
             None => directory.lift(subject).await?,
             Some(end) => {
-                directory.deny_exactly(subject, end.map(|end| end.since(clock::now()))).await?;
+                directory.deny_exactly(subject, end.map(|end| end.since(service.now()))).await?;
             }
         }
         let told = wanted;
-        wanted = store.denial(subject, clock::now()).await?;
+        wanted = store.denial(subject, service.now()).await?;
         if wanted == told {
             return Ok(());
         }

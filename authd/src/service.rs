@@ -12,10 +12,11 @@ use edge::own_key::{Endorsed, OwnKey};
 use edge::roll::Roll;
 use edge::trust::TrustFeed;
 use keychain::directory::Directory;
+use keychain::feed::Position;
 use keychain::message::{self, AccessKeys, Operation, Request, Unverified, Verified};
 use keychain::token::{Attributes, Claims, Token};
 use keychain::{Code, Digest, Nonce, Refusal, Timestamp};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::challenge::{Challenge, Challenger};
 use crate::issuer::Issuers;
@@ -54,6 +55,8 @@ pub struct Service {
     pub revoked: Notify,
     /// Wakes the task that writes the denial feed.
     pub denied: Notify,
+    /// How far this authd has told the denial feed; nothing while another one writes it.
+    pub fed: watch::Sender<Option<Position>>,
     /// Ends that task.
     pub stopping: Notify,
     /// What this authd rests on, to be told how it is.
@@ -95,6 +98,11 @@ impl Service {
                 None => Err(Refusal::new(Code::Internal, "no rows are known for this operation").into()),
             },
         }
+    }
+
+    /// The time by the clock of this process.
+    pub fn now(&self) -> Timestamp {
+        self.trust.now()
     }
 
     /// Wakes those who tell others whom to deny.

@@ -123,7 +123,7 @@ async fn best(name: &str, address: SocketAddr, process: u32, connections: usize,
 
 /// Requests per second, and CPU seconds of the process per 1,000 requests.
 async fn round(address: SocketAddr, process: u32, connections: usize, session: &Session) -> (f64, f64) {
-    let now = edge::clock::now();
+    let now = edge::clock::Clock::system().now();
     let requests: Vec<Vec<u8>> = (0..REQUESTS)
         .map(|_| {
             let nonce = keychain::Nonce::from_bytes(random());

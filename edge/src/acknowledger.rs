@@ -14,7 +14,7 @@ use keychain::directory::Directory;
 use keychain::limits;
 use tokio::time::Instant;
 
-use crate::clock;
+use crate::health::{Ends, budget};
 use crate::own_key::{Endorsed, OwnKey};
 use crate::task::Task;
 use crate::trust::{TrustFeed, TrustState};
@@ -43,6 +43,8 @@ pub struct Speaker {
     pub response: OwnKey,
     /// Signs tokens, where there is such a key.
     pub access: Option<OwnKey>,
+    /// What ends the time for which it goes on by itself.
+    pub ends: Ends,
 }
 
 /// Acknowledges in the background, as long as it is kept.
@@ -69,7 +71,7 @@ async fn run(speaker: Speaker, directory: Directory, mut updates: Subscription, 
         access.mark_unchanged();
         let begun = Instant::now();
         let mut wait = INTERVAL;
-        let now = clock::now();
+        let now = feed.now();
         if let Some((service, text)) = speaker.compose(&feed.state(), now) {
             match directory.acknowledge(&service, &speaker.instance, &text, TTL).await {
                 Ok(()) => {
@@ -117,7 +119,7 @@ impl Speaker {
             instance: &self.instance,
             head,
             issued_at: now,
-            budget: self.budget(trust, &keys, now),
+            budget: self.budget(trust, &response, now),
             version: self.version,
             endorsements: &endorsements,
         };
@@ -130,19 +132,14 @@ impl Speaker {
         }
     }
 
-    /// Until when this service goes on with everything else down.
-    fn budget(&self, trust: &TrustState, keys: &[&Endorsed], now: Timestamp) -> Budget {
-        let plans = std::iter::once(&self.response).chain(&self.access);
-        let generations = plans.zip(keys).map(|(own, key)| own.generation_end(trust, key));
-        let expirations = [BudgetEnd::ResponseKey, BudgetEnd::AccessKey].into_iter().zip(keys);
-        let expirations = expirations.map(|(end, key)| (key.endorsement().subject.expiration, end));
-        let head = trust.fresh_for(now).map(|left| (now.plus(left), BudgetEnd::Head));
-        let ends = expirations
-            .chain(generations.flatten().map(|end| (end, BudgetEnd::Generation)))
-            .chain(head)
-            .min_by_key(|(until, _)| *until);
-        let (until, ended_by) = ends.unwrap_or((now, BudgetEnd::ResponseKey));
-        Budget { until, ended_by }
+    /// Until when this service goes on with everything else down; if nothing ends it, as long as this is counted.
+    fn budget(&self, trust: &TrustState, response: &Endorsed, now: Timestamp) -> Budget {
+        match budget(&self.ends.list(trust), now) {
+            Some(budget) => Budget { until: budget.until, ended_by: budget.limit.acknowledged() },
+            None => {
+                Budget { until: response.endorsement().subject.expiration, ended_by: BudgetEnd::ResponseKey }
+            }
+        }
     }
 }
 

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use keychain::Refusal;
 use keychain::directory::Directory;
+use keychain::{Refusal, Timestamp};
 
-use crate::clock;
 use crate::denials::DenialFeed;
 use crate::issuer_feed::IssuerFeed;
 use crate::revocations::RevocationFeed;
@@ -50,9 +49,9 @@ impl Gate {
     /// together at most one reading a second.
     pub async fn admit<'a>(&self, body: &'a [u8], demand: Demand<'_>) -> Result<Admitted<'a>, Refusal> {
         let started = Instant::now();
-        let verdict = match self.verifier.check(body, demand, &self.trust.state(), clock::now()) {
+        let verdict = match self.verifier.check(body, demand, &self.trust.state(), self.trust.now()) {
             Err(Held::UnknownIssuer(key)) => match self.issuers.learn(key).await {
-                Ok(()) => self.verifier.check(body, demand, &self.trust.state(), clock::now()),
+                Ok(()) => self.verifier.check(body, demand, &self.trust.state(), self.trust.now()),
                 Err(refusal) => Err(refusal.into()),
             },
             verdict => verdict,
@@ -62,6 +61,11 @@ impl Gate {
         verdict
     }
 
+    /// The time by which it judges.
+    pub fn now(&self) -> Timestamp {
+        self.trust.now()
+    }
+
     /// The verifier inside.
     pub fn verifier(&self) -> &AccessVerifier {
         &self.verifier
@@ -69,7 +73,7 @@ impl Gate {
 
     /// Sets the gauges of what is held, and gives memory back.
     pub fn tidy(&self) {
-        self.verifier.nonces().forget(clock::now());
+        self.verifier.nonces().forget(self.trust.now());
         let held = |kind, count: u64| {
             metrics::gauge!("edge_cache_entries", "kind" => kind)
                 .set(u32::try_from(count).unwrap_or(u32::MAX));

@@ -13,7 +13,6 @@ use keychain::{Code, PublicKey, Refusal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
-use crate::clock;
 use crate::health::{self, Dependencies};
 use crate::task::Task;
 use crate::trust::TrustFeed;
@@ -143,7 +142,7 @@ impl Follower {
                     due = true;
                 }
                 () = tokio::time::sleep_until(quiet_until), if quiet => due = !pending.is_nothing(),
-                () = tokio::time::sleep(TIDY_EVERY) => self.verifier.issuers().forget_expired(clock::now()),
+                () = tokio::time::sleep(TIDY_EVERY) => self.verifier.issuers().forget_expired(self.feed.now()),
             }
             if !due {
                 continue;
@@ -153,11 +152,11 @@ impl Follower {
             }
             match self.read(&pending).await {
                 Ok(()) => {
-                    self.dependencies.good(health::DIRECTORY_ISSUERS, clock::now());
+                    self.dependencies.good(health::DIRECTORY_ISSUERS);
                     pending = Update::default();
                 }
                 Err(error) => {
-                    self.dependencies.lost(health::DIRECTORY_ISSUERS, &error, clock::now());
+                    self.dependencies.lost(health::DIRECTORY_ISSUERS, &error);
                     pending.everything = true;
                     quiet_until = Instant::now() + READING_EVERY;
                 }
@@ -201,7 +200,7 @@ impl Follower {
 
     /// Proves an entry and teaches it, or keeps it for when the chain has grown.
     fn take(&mut self, key: PublicKey, text: String) {
-        match self.verifier.issuers().learn(key, &text, &self.feed.state(), clock::now()) {
+        match self.verifier.issuers().learn(key, &text, &self.feed.state(), self.feed.now()) {
             Ok(()) => drop(self.unproven.remove(&key)),
             Err(refusal) => {
                 tracing::debug!(%key, %refusal, "an entry among the issuing keys does not verify now");

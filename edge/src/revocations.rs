@@ -9,7 +9,6 @@ use keychain::directory::{self, Directory};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use crate::clock;
 use crate::health::{self, Dependencies};
 use crate::task::Task;
 use crate::trust::TrustFeed;
@@ -77,12 +76,12 @@ impl Follower {
             }
             match self.read(&pending).await {
                 Ok(()) => {
-                    self.dependencies.good(health::DIRECTORY_REVOCATIONS, clock::now());
+                    self.dependencies.good(health::DIRECTORY_REVOCATIONS);
                     pending = Update::default();
                     self.loaded.send_replace(true);
                 }
                 Err(error) => {
-                    self.dependencies.lost(health::DIRECTORY_REVOCATIONS, &error, clock::now());
+                    self.dependencies.lost(health::DIRECTORY_REVOCATIONS, &error);
                     pending.everything = true;
                 }
             }
@@ -96,7 +95,7 @@ impl Follower {
         if names.len() > SINGLE_READS_MAX {
             // authd writes its copy of the feed: what the feed denies is denied already.
             let state = self.trust.state();
-            let (denied, now) = (state.denied(), clock::now());
+            let (denied, now) = (state.denied(), self.trust.now());
             let before = names.len();
             names.retain(|who| !denied.feed.denials().denies(who, now) || denied.entries.denies(who, now));
             self.passed_over |= names.len() < before;
@@ -105,7 +104,7 @@ impl Follower {
             // What was announced beside a flush and is gone may have been lost with it: it is not lifted.
             let all = self.directory.all_revoked().await?;
             self.passed_over = false;
-            self.trust.deny(|denied| denied.entries.replace(&all, clock::now()));
+            self.trust.deny(|denied| denied.entries.replace(&all, self.trust.now()));
             return Ok(());
         }
         let found = self.directory.revoked(&names).await?;

@@ -11,7 +11,6 @@ use keychain::directory::{Change, Directory, Following};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, watch};
 
-use crate::clock;
 use crate::health::{self, Dependencies};
 use crate::task::Task;
 
@@ -115,8 +114,8 @@ async fn tell(mut following: watch::Receiver<Following>, dependencies: Dependenc
     while following.changed().await.is_ok() {
         let state = following.borrow_and_update().clone();
         match state {
-            Following::Yes => dependencies.good(health::DIRECTORY, clock::now()),
-            Following::Lost(error) => dependencies.lost(health::DIRECTORY, &*error, clock::now()),
+            Following::Yes => dependencies.good(health::DIRECTORY),
+            Following::Lost(error) => dependencies.lost(health::DIRECTORY, &*error),
             Following::NotYet => {}
         }
     }

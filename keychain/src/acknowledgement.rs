@@ -74,10 +74,13 @@ pub enum BudgetEnd {
     Head,
     /// The response key's endorsement expires.
     ResponseKey,
+    /// The newest reading of the revocations gets too old.
+    Revocations,
 }
 
 impl BudgetEnd {
-    const ALL: [Self; 4] = [Self::AccessKey, Self::Generation, Self::Head, Self::ResponseKey];
+    const ALL: [Self; 5] =
+        [Self::AccessKey, Self::Generation, Self::Head, Self::ResponseKey, Self::Revocations];
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -86,6 +89,7 @@ impl BudgetEnd {
             Self::Generation => "generation",
             Self::Head => "head",
             Self::ResponseKey => "response-key",
+            Self::Revocations => "revocations",
         }
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use actix_web::web::{self, Data, Payload, Query, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
-use edge::{clock, http};
+use edge::http;
 use keychain::json::{self, Object};
-use keychain::{Digest, Refusal};
+use keychain::{Digest, Refusal, Timestamp};
 use serde::Deserialize;
 
 use super::orders::{self, Done, malformed};
@@ -72,7 +72,7 @@ async fn try_order(
     let user = door.policy.demand_known(caller(request))?;
     let body = http::body(request, payload, BODY_MAX).await?;
     let authority = door.policy.permit(user, operation, door.begun.elapsed())?;
-    let now = clock::now();
+    let now = door.service.now();
     let mut object = Object::parse_bytes(&body)?;
     let identity = object.parsed("identity", Digest::parse)?;
     let reason = reason(&mut object)?;
@@ -124,7 +124,7 @@ async fn try_account(
     let identity = Digest::parse(&wanted.identity)?;
     let standing = door.service.store.standing(&identity).await;
     let standing = standing.map_err(|fault| explain(Operation::AccountShow, fault.into()))?;
-    Ok(spell(&identity, &standing))
+    Ok(spell(&identity, &standing, door.service.now()))
 }
 
 #[derive(Deserialize)]
@@ -204,7 +204,7 @@ fn reason(object: &mut Object<'_>) -> Result<String, Refusal> {
 }
 
 /// When a ban ends: `for`, in seconds from now.
-fn end(object: &mut Object<'_>, now: keychain::Timestamp) -> Result<BanEnd, Refusal> {
+fn end(object: &mut Object<'_>, now: Timestamp) -> Result<BanEnd, Refusal> {
     let Some(raw) = object.take("for") else { return Ok(BanEnd::Never) };
     let bad = malformed("`for` is no number of seconds from a minute to ten years");
     let span = Duration::from_secs(raw.parse().map_err(|_| bad.clone())?);
@@ -236,8 +236,7 @@ fn grantable(role: String, door: &Door) -> Result<String, Refusal> {
 }
 
 /// What the rows say of an identity, as JSON.
-fn spell(identity: &Digest, standing: &Standing) -> String {
-    let now = clock::now();
+fn spell(identity: &Digest, standing: &Standing, now: Timestamp) -> String {
     let mut body = format!(r#"{{"identity":"{identity}""#);
     // Writing to a text cannot fail.
     if let Some(account) = &standing.account {

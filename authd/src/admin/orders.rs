@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use edge::clock;
 use keychain::audit::{Kind, Record};
 use keychain::{Digest, Refusal, Timestamp, json};
 
@@ -67,7 +66,7 @@ pub(super) async fn carry_out(
 /// Waits until the directory was told, for so long.
 async fn told(service: &Service, identity: &Digest) -> Result<bool, Failure> {
     let wait = async {
-        while service.store.count_untold(identity, clock::now()).await? > 0 {
+        while service.store.count_untold(identity, service.now()).await? > 0 {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         Ok(true)

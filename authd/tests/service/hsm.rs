@@ -1,6 +1,6 @@
 //! An HSM service in software: a chain of its own, and `POST /sign`.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use keychain::chain::SignedEvent;
 use keychain::directory::Directory;
 use keychain::endorsement::{Draft, Purpose, SignRequest};
 use keychain::statement::{Entries, NewHead};
-use keychain::{Digest, PublicKey, SigningKey};
+use keychain::{Digest, PublicKey, SigningKey, Timestamp};
 use tests::craft::{key, now};
 
 /// The chain's keys and its events; the last key but one signs.
@@ -24,6 +24,8 @@ pub(crate) struct Chain {
 pub(crate) struct Hsm {
     chain: Arc<Mutex<Chain>>,
     broken: Arc<AtomicBool>,
+    /// Longest endorsement of an access key, in seconds.
+    access_seconds: Arc<AtomicU64>,
     address: String,
 }
 
@@ -38,7 +40,8 @@ impl Hsm {
         let chain = Arc::new(Mutex::new(Chain { keys, events }));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let hsm = Self { chain, broken: Arc::default(), address };
+        let access_seconds = Arc::new(AtomicU64::new(u64::MAX >> 20));
+        let hsm = Self { chain, broken: Arc::default(), access_seconds, address };
         let served = hsm.clone();
         let app = move || {
             let served = served.clone();
@@ -47,7 +50,7 @@ impl Hsm {
                 let answer = if served.broken.load(Ordering::Relaxed) {
                     HttpResponse::ServiceUnavailable().finish()
                 } else {
-                    HttpResponse::Ok().body(served.endorse(&request, "authd"))
+                    HttpResponse::Ok().body(served.endorse(&served.shorten(request), "authd"))
                 };
                 async move { answer }
             };
@@ -60,6 +63,21 @@ impl Hsm {
         let server = HttpServer::new(app).workers(1).disable_signals().listen(listener).unwrap().run();
         tokio::spawn(server);
         hsm
+    }
+
+    /// Endorses access keys for no longer than that from now on.
+    pub(crate) fn limit_access(&self, longest: Duration) {
+        self.access_seconds.store(longest.as_secs(), Ordering::Relaxed);
+    }
+
+    fn shorten(&self, request: SignRequest) -> SignRequest {
+        let longest = Duration::from_secs(self.access_seconds.load(Ordering::Relaxed));
+        match request.purpose {
+            Purpose::Access => {
+                SignRequest { expiration: request.expiration.min(now().plus(longest)), ..request }
+            }
+            Purpose::Response => request,
+        }
     }
 
     /// Endorses nothing from now on.
@@ -94,11 +112,16 @@ impl Hsm {
 
     /// Adds a generation, which may taint the one before.
     pub(crate) fn rotate(&self, taint: bool) {
+        self.rotate_at(now(), taint);
+    }
+
+    /// The same at a moment.
+    pub(crate) fn rotate_at(&self, created: Timestamp, taint: bool) {
         let mut chain = self.chain.lock().unwrap();
         chain.keys.push(key());
         let [.., signer, next] = chain.keys.as_slice() else { panic!("two keys at least") };
         let head = chain.events.last().unwrap().event();
-        let draft = Event::next(head, &signer.public_key(), &next.public_key().digest(), now(), taint);
+        let draft = Event::next(head, &signer.public_key(), &next.public_key().digest(), created, taint);
         let signature = signer.sign(draft.payload().as_bytes()).unwrap();
         let event = draft.seal(&signature).unwrap();
         chain.events.push(event);

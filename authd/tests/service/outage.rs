@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use authd::daemon::Starting;
-use keychain::Code;
+use edge::clock::Clock;
+use keychain::{Code, Timestamp};
 use serde_json::Value;
-use tests::craft::Device;
+use tests::craft::{Device, now};
 use tests::http::Http;
 use tests::until;
 
+use crate::hsm::Hsm;
 use crate::stage::{Stage, load};
 
 /// Within two seconds, and what a busy machine may add.
@@ -50,7 +52,7 @@ async fn without_the_database_authd_says_so_and_a_start_waits_for_it() {
     is_seen(&stage, "store", "lost").await;
     assert_eq!(stage.health()["serving"], false);
 
-    let starting = Starting::open(&load(&stage.configuration("another"))).unwrap();
+    let starting = Starting::open(&load(&stage.configuration("another")), Clock::system()).unwrap();
     let (auth, watcher) = (Http::to(&format!("http://{}", starting.address().unwrap())), starting.watcher());
     let start = tokio::spawn(starting.ready());
     until("the reason", Duration::from_secs(20), || async {
@@ -64,4 +66,62 @@ async fn without_the_database_authd_says_so_and_a_start_waits_for_it() {
         answer.refused(Code::Unavailable);
     }
     start.abort();
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Takes hsmd and the directory away, and walks past the end of the budget: a session is refreshed a second before and
+/// refused a second after.
+async fn ends_by(mut stage: Stage, limit: &str, code: Code) {
+    let mut device = Device::create(&stage.auth).await;
+    stage.hsm.break_down();
+    stage.redis.process().stop();
+    let end = until(&format!("the budget to end by the {limit}"), Duration::from_secs(20), || async {
+        let page = stage.health();
+        let is_lost = page["ready"] == false && page["serving"] == true;
+        let until = page["budget"]["until"].as_str().unwrap_or_default();
+        (is_lost && page["budget"]["endsBy"] == limit).then(|| Timestamp::parse(until).unwrap())
+    })
+    .await;
+    stage.hand.set(end.minus(Duration::from_mins(10)));
+    device.open_session(&stage.auth).await;
+    stage.hand.set(end.minus(SECOND));
+    device.try_refresh(&stage.auth).await.response();
+    assert_eq!(stage.health()["budget"]["secondsLeft"], 1);
+    stage.hand.set(end.plus(SECOND));
+    device.try_refresh(&stage.auth).await.refused(code);
+    let page = stage.health();
+    assert_eq!((&page["budget"]["secondsLeft"], &page["serving"]), (&0.into(), &false.into()), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_age_of_the_newest_head_ends_refreshes() {
+    let stage = Stage::prepared("head_max_age = \"1h\"", |_| {}).await;
+    ends_by(stage, "head", Code::StaleHead).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_that_signs_answers_ends_refreshes() {
+    let stage = Stage::prepared("insecure_any_head_age = true", |_| {}).await;
+    ends_by(stage, "response key", Code::Unavailable).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_that_signs_tokens_ends_refreshes() {
+    let brief = |hsm: &Hsm| hsm.limit_access(Duration::from_hours(2));
+    let stage = Stage::prepared("insecure_any_head_age = true", brief).await;
+    ends_by(stage, "access key", Code::Unavailable).await;
+}
+
+/// The generation that endorsed authd's keys was replaced half a minute before it endorsed them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_window_of_the_generation_ends_refreshes() {
+    let stage = Stage::prepared("insecure_any_head_age = true", |_| {}).await;
+    stage.hsm.rotate_at(now().minus(Duration::from_secs(30)), false);
+    stage.hsm.publish(&stage.directory).await;
+    until("the rotation to be heard of", Duration::from_secs(20), || async {
+        (stage.health()["budget"]["endsBy"] == "generation").then_some(())
+    })
+    .await;
+    ends_by(stage, "generation", Code::Unavailable).await;
 }

@@ -10,6 +10,7 @@ use authd::admin::policy::Operation;
 use authd::config::Config;
 use authd::daemon::Daemon;
 use authd::service::Service;
+use edge::clock::{Clock, Hand};
 use keychain::directory::Directory;
 use keychain::{Code, Digest, PublicKey};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
@@ -59,36 +60,58 @@ pub(crate) struct Stage {
     pub(crate) sql: DatabaseConnection,
     pub(crate) folder: TempDir,
     postgres: Option<PostgreSql>,
+    /// More lines of the configuration.
+    lines: String,
+    clock: Clock,
+    /// Moves the clock of the daemons here.
+    pub(crate) hand: Hand,
 }
 
 impl Stage {
     pub(crate) async fn on_sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let database = format!("sqlite://{}", folder.path().join("accounts.db").display());
-        Self::start(folder, database, None).await
+        Self::start(folder, database, None, "", |_| {}).await
+    }
+
+    /// On SQLite, with more lines in the configuration, before an HSM that `prepare` has changed.
+    pub(crate) async fn prepared(lines: &str, prepare: impl FnOnce(&Hsm)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let database = format!("sqlite://{}", folder.path().join("accounts.db").display());
+        Self::start(folder, database, None, lines, prepare).await
     }
 
     pub(crate) async fn on_postgres() -> Self {
         let server = PostgreSql::start().await;
-        Self::start(tempfile::tempdir().unwrap(), server.url(), Some(server)).await
+        Self::start(tempfile::tempdir().unwrap(), server.url(), Some(server), "", |_| {}).await
     }
 
     /// On SQLite, with the policy that lies in `folder`.
     pub(crate) async fn with_policy(folder: TempDir) -> Self {
         let database = format!("sqlite://{}", folder.path().join("accounts.db").display());
-        Self::start(folder, database, None).await
+        Self::start(folder, database, None, "", |_| {}).await
     }
 
-    async fn start(folder: TempDir, database: String, postgres: Option<PostgreSql>) -> Self {
+    async fn start(
+        folder: TempDir,
+        database: String,
+        postgres: Option<PostgreSql>,
+        lines: &str,
+        prepare: impl FnOnce(&Hsm),
+    ) -> Self {
         let redis = RedisServer::start().await;
         let directory = Directory::connect(&redis.url()).unwrap();
         let hsm = Hsm::start();
+        prepare(&hsm);
         hsm.publish(&directory).await;
-        let path = configuration(&folder, "authd", &hsm, &redis.url(), &database);
-        let daemon = Daemon::start(&load(&path)).await.unwrap();
+        let lines = lines.to_owned();
+        let path = configuration(&folder, "authd", &hsm, (&redis.url(), &database), &lines);
+        let (clock, hand) = Clock::with_hand();
+        let daemon = Daemon::start(&load(&path), clock.clone()).await.unwrap();
         let auth = http(&daemon);
         let sql = Database::connect(&database).await.unwrap();
-        Self { auth, daemon: Some(daemon), hsm, directory, redis, database, sql, folder, postgres }
+        let daemon = Some(daemon);
+        Self { auth, daemon, hsm, directory, redis, database, sql, folder, postgres, lines, clock, hand }
     }
 
     /// What this stage's authd works with.
@@ -126,7 +149,7 @@ impl Stage {
 
     /// Another authd on the same store and directory.
     pub(crate) async fn another(&self, name: &str) -> (Daemon, Http) {
-        let daemon = Daemon::start(&load(&self.configuration(name))).await.unwrap();
+        let daemon = Daemon::start(&load(&self.configuration(name)), self.clock.clone()).await.unwrap();
         let auth = http(&daemon);
         (daemon, auth)
     }
@@ -135,14 +158,14 @@ impl Stage {
     pub(crate) async fn another_with_recent_heads(&self, name: &str) -> (Daemon, Http) {
         let mut config = load(&self.configuration(name));
         config.head_max_age = Span::seconds(600);
-        let daemon = Daemon::start(&config).await.unwrap();
+        let daemon = Daemon::start(&config, self.clock.clone()).await.unwrap();
         let auth = http(&daemon);
         (daemon, auth)
     }
 
     /// A configuration file of another authd here.
     pub(crate) fn configuration(&self, name: &str) -> PathBuf {
-        configuration(&self.folder, name, &self.hsm, &self.redis.url(), &self.database)
+        configuration(&self.folder, name, &self.hsm, (&self.redis.url(), &self.database), &self.lines)
     }
 
     /// All rows, and what the directory holds of spent keys and denials, once it was told of all.
@@ -283,12 +306,18 @@ fn http(daemon: &Daemon) -> Http {
     Http::to(&format!("http://{}", daemon.address().unwrap()))
 }
 
-fn configuration(folder: &TempDir, name: &str, hsm: &Hsm, redis: &str, database: &str) -> PathBuf {
+fn configuration(
+    folder: &TempDir,
+    name: &str,
+    hsm: &Hsm,
+    (redis, database): (&str, &str),
+    lines: &str,
+) -> PathBuf {
     let state = folder.path().join(name);
     std::fs::create_dir_all(&state).unwrap();
     let text = format!(
         "identity = \"{}\"\nlisten = \"127.0.0.1:0\"\ndatabase = \"{database}\"\nredis = \"{redis}\"\n\
-         endorse = \"{}\"\nmetrics = \"127.0.0.1:0\"\nstate = \"{}\"\n\
+         endorse = \"{}\"\nmetrics = \"127.0.0.1:0\"\nstate = \"{}\"\n{lines}\n\
          [grantable_roles]\nmoderator = [\"hide\"]\n\
          [admin]\nlisten = \"unix:{folder}/{name}.sock\"\npolicy = \"{folder}/policy.toml\"\n",
         hsm.identity(),

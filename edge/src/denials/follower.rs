@@ -9,7 +9,6 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::memory::Remembered;
-use crate::clock;
 use crate::health::{self, Dependencies};
 use crate::trust::TrustFeed;
 use crate::updates::Subscription;
@@ -82,7 +81,7 @@ impl Follower {
                 _ = trust.changed() => pending = true,
                 _ = resync.tick() => {
                     pending = true;
-                    self.state.drop_ended(clock::now());
+                    self.state.drop_ended(self.trust.now());
                     self.put_in_force();
                 }
                 () = tokio::time::sleep(retry) => {}
@@ -93,9 +92,9 @@ impl Follower {
             match self.read().await {
                 Ok(()) => {
                     pending = false;
-                    dependencies.good(health::DIRECTORY_DENIALS, clock::now());
+                    dependencies.good(health::DIRECTORY_DENIALS);
                 }
-                Err(error) => dependencies.lost(health::DIRECTORY_DENIALS, &error, clock::now()),
+                Err(error) => dependencies.lost(health::DIRECTORY_DENIALS, &error),
             }
             self.note();
         }
@@ -142,7 +141,7 @@ impl Follower {
         let verdict = message
             .as_ref()
             .map_err(Refusal::clone)
-            .and_then(|message| message.verify(trust.chain(), clock::now()));
+            .and_then(|message| message.verify(trust.chain(), self.trust.now()));
         match verdict {
             Ok(proven) => {
                 match self.state.take(proven) {
@@ -174,7 +173,7 @@ impl Follower {
             let proven = message
                 .as_ref()
                 .map_err(Refusal::clone)
-                .and_then(|message| message.verify(trust.chain(), clock::now()));
+                .and_then(|message| message.verify(trust.chain(), self.trust.now()));
             match proven {
                 Ok(proven) if self.state.wants(proven.position()) => Loading::begin(proven),
                 Ok(_) => None,
@@ -237,7 +236,8 @@ impl Follower {
                 "waiting for authd's denial feed; nobody is admitted before it was read"
             );
         }
-        let age = |issued_at: Timestamp| clock::now().since(issued_at).as_secs_f64();
+        let now = self.trust.now();
+        let age = |issued_at: Timestamp| now.since(issued_at).as_secs_f64();
         let age = self.state.issued_at().map_or(f64::INFINITY, age);
         metrics::gauge!("verifier_denial_feed_age_seconds").set(age);
     }

@@ -1,8 +1,11 @@
 //! How long sessions go on while hsmd, the key directory and keysd are away.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keychain::Timestamp;
+use keychain::acknowledgement::BudgetEnd;
 use keychain::chain::Chain;
 use keychain::endorsement::Endorsement;
 
@@ -27,6 +30,17 @@ impl Limit {
     /// All of them.
     pub const ALL: [Self; 5] =
         [Self::AccessKey, Self::Generation, Self::Head, Self::ResponseKey, Self::Revocations];
+
+    /// The word for it in an acknowledgement.
+    pub const fn acknowledged(self) -> BudgetEnd {
+        match self {
+            Self::AccessKey => BudgetEnd::AccessKey,
+            Self::Generation => BudgetEnd::Generation,
+            Self::Head => BudgetEnd::Head,
+            Self::ResponseKey => BudgetEnd::ResponseKey,
+            Self::Revocations => BudgetEnd::Revocations,
+        }
+    }
 
     /// Its name on pages and in metrics.
     pub const fn as_str(self) -> &'static str {
@@ -75,6 +89,30 @@ impl End {
             (Some(_), None) => Self::over(Limit::Head),
             (Some(most), Some(shown)) => Self { limit: Limit::Head, at: Some(shown.plus(most)) },
         }
+    }
+}
+
+/// All that ends the budget of one daemon, under whatever trust is asked about. Cloning shares it.
+#[derive(Clone)]
+pub struct Ends(Arc<List>);
+
+type List = dyn Fn(&TrustState) -> Vec<End> + Send + Sync;
+
+impl Ends {
+    /// Those that `ends` lists, which must not block.
+    pub fn new(ends: impl Fn(&TrustState) -> Vec<End> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(ends))
+    }
+
+    /// Each of them under `trust`.
+    pub fn list(&self, trust: &TrustState) -> Vec<End> {
+        (self.0)(trust)
+    }
+}
+
+impl fmt::Debug for Ends {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Ends").finish_non_exhaustive()
     }
 }
 

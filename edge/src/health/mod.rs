@@ -16,11 +16,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keychain::{Code, Refusal, Timestamp};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::own_key::OwnKey;
 use crate::trust::{Freshness, TrustState};
-pub use budget::{Budget, End, Limit, budget};
-pub use watcher::{Report, Watcher};
+pub use budget::{Budget, End, Ends, Limit, budget};
+pub use watcher::{Report, Watcher, trust_detail};
 
 /// The key directory's announcements.
 pub const DIRECTORY: &str = "directory";
@@ -86,14 +86,17 @@ impl Condition {
     }
 }
 
-/// The dependencies of this process, by name. Cloning shares them.
-#[derive(Debug, Clone, Default)]
-pub struct Dependencies(Arc<Mutex<BTreeMap<&'static str, State>>>);
+/// The dependencies of this process, by name, and the clock that dates what becomes of them. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Dependencies {
+    states: Arc<Mutex<BTreeMap<&'static str, State>>>,
+    clock: Clock,
+}
 
 impl Dependencies {
     /// Those named, none of which has been asked yet.
-    pub fn expect(names: &[&'static str]) -> Self {
-        let dependencies = Self::default();
+    pub fn expect(names: &[&'static str], clock: Clock) -> Self {
+        let dependencies = Self { states: Arc::default(), clock };
         for name in names {
             dependencies.also_expect(name);
         }
@@ -102,25 +105,30 @@ impl Dependencies {
 
     /// One more of them.
     pub fn also_expect(&self, name: &'static str) {
-        self.note(name, Condition::Waiting, clock::now());
+        self.note(name, Condition::Waiting);
     }
 
-    /// Says that one was seen to be good at `now`.
-    pub fn good(&self, name: &'static str, now: Timestamp) {
+    /// Their clock, which is that of the process.
+    pub const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Says that one was seen to be good just now.
+    pub fn good(&self, name: &'static str) {
         metrics::gauge!("verifier_dependency_up", "dependency" => name).set(1.0);
-        let before = self.note(name, Condition::Good, now);
+        let before = self.note(name, Condition::Good);
         if let Some(State { condition: Condition::Lost(because), since, .. }) = before {
             tracing::info!(dependency = name, %since, because, "a dependency is back");
         }
     }
 
-    /// Says that one was found lost at `now`. The first reason stays until it is back.
-    pub fn lost(&self, name: &'static str, error: &(dyn Error + 'static), now: Timestamp) {
-        self.failed(name, causes(error), now);
+    /// Says that one was found lost. The first reason stays until it is back.
+    pub fn lost(&self, name: &'static str, error: &(dyn Error + 'static)) {
+        self.failed(name, causes(error));
     }
 
     /// The same, for the reason given.
-    pub fn failed(&self, name: &'static str, because: impl Into<String>, now: Timestamp) {
+    pub fn failed(&self, name: &'static str, because: impl Into<String>) {
         // A directory that is away is one loss, and not one more for each set that cannot be read.
         let is_explained = SETS.contains(&name) && self.is_lost(DIRECTORY);
         if is_explained {
@@ -128,7 +136,7 @@ impl Dependencies {
         }
         let because = because.into();
         metrics::gauge!("verifier_dependency_up", "dependency" => name).set(0.0);
-        let before = self.note(name, Condition::Lost(because.clone()), now);
+        let before = self.note(name, Condition::Lost(because.clone()));
         if !matches!(before, Some(State { condition: Condition::Lost(_), .. })) {
             tracing::warn!(dependency = name, because, "a dependency is lost; trying again");
         }
@@ -138,22 +146,22 @@ impl Dependencies {
     pub fn judge(&self, trust: &TrustState, now: Timestamp) {
         let chain = trust.chain();
         if chain.contested() || chain.rolled_back() {
-            self.failed(CHAIN, "it is contested or rolled back", now);
+            self.failed(CHAIN, "it is contested or rolled back");
         } else if chain.head().is_some() {
-            self.good(CHAIN, now);
+            self.good(CHAIN);
         }
         match trust.freshness(now) {
-            Freshness::Fresh(_) | Freshness::Late(_) => self.good(HEAD, now),
+            Freshness::Fresh(_) | Freshness::Late(_) => self.good(HEAD),
             Freshness::Stale(None) if chain.head().is_none() => {}
-            Freshness::Stale(_) => self.failed(HEAD, "none came for all of `head_max_age`", now),
+            Freshness::Stale(_) => self.failed(HEAD, "none came for all of `head_max_age`"),
         }
     }
 
     /// Says at `now` whether a key of this service's own can be used.
     pub fn judge_key(&self, name: &'static str, key: &OwnKey, now: Timestamp) {
         match key.usable(now) {
-            Ok(_) => self.good(name, now),
-            Err(refusal) => self.failed(name, refusal.because(), now),
+            Ok(_) => self.good(name),
+            Err(refusal) => self.failed(name, refusal.because()),
         }
     }
 
@@ -184,16 +192,16 @@ impl Dependencies {
     }
 
     /// Notes a condition; what it was before.
-    fn note(&self, name: &'static str, condition: Condition, now: Timestamp) -> Option<State> {
+    fn note(&self, name: &'static str, condition: Condition) -> Option<State> {
         let mut states = self.states();
         let before = states.get(name).cloned();
-        let state = next(before.as_ref(), condition, now);
+        let state = next(before.as_ref(), condition, self.clock.now());
         states.insert(name, state);
         before
     }
 
     fn states(&self) -> MutexGuard<'_, BTreeMap<&'static str, State>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `/readyz`, its verbose form, and the line that the service manager shows.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use keychain::Timestamp;
@@ -15,6 +16,8 @@ struct Page<'a> {
     serving: bool,
     dependencies: Vec<Line<'a>>,
     budget: Option<Countdown>,
+    /// What else is known, by name.
+    detail: BTreeMap<&'a str, &'a str>,
 }
 
 #[derive(Serialize)]
@@ -74,6 +77,7 @@ fn verbose(report: &Report, now: Timestamp) -> Option<String> {
         serving: report.serving,
         dependencies: report.states.iter().map(|(name, state)| Line::of(name, state, now)).collect(),
         budget: report.budget.map(Countdown::from),
+        detail: report.detail.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
     };
     serde_json::to_string(&page).ok()
 }
@@ -115,7 +119,6 @@ fn because(condition: &Condition) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use super::super::Limit;
@@ -155,6 +158,7 @@ mod tests {
         assert_eq!(page["dependencies"][1], directory);
         assert_eq!(page["budget"]["secondsLeft"], 50);
         assert_eq!(page["budget"]["endsBy"], "response key");
+        assert_eq!(page["detail"]["sequence"], "7");
         assert_eq!(status(&report(&[("app", &good)], true), "edge a"), "edge a: serving");
         let start = report(&[("head", &waiting)], false);
         assert!(status(&start, "keysd").starts_with("keysd: not serving; head: waiting since 1970"));

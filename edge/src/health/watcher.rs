@@ -11,7 +11,8 @@ use systemd::telemetry::Health;
 use tokio::time::MissedTickBehavior;
 
 use super::{Budget, Condition, End, Limit, State, budget, page};
-use crate::clock;
+use crate::clock::Clock;
+use crate::trust::TrustState;
 
 /// How often a daemon is looked at. A loss is to be seen within 2 s.
 const LOOK: Duration = Duration::from_millis(500);
@@ -64,19 +65,40 @@ impl Report {
     }
 }
 
+/// How far the chain and the denial feed are known, for pages.
+pub fn trust_detail(trust: &TrustState) -> Vec<(String, String)> {
+    let text = |value: Option<u64>| value.map_or("none".to_owned(), |value| value.to_string());
+    let feed = &trust.denied().feed;
+    let position = feed.position();
+    [
+        ("chain_sequence", text(trust.chain().head().map(|head| head.event().sequence_number))),
+        ("denial_feed_epoch", text(position.map(|position| position.epoch))),
+        ("denial_feed_position", text(position.map(|position| position.number))),
+        ("denial_feed_entries", feed.denials().count().to_string()),
+        ("denial_feed_spoke", feed.issued_at().map_or("never".to_owned(), |spoke| spoke.to_string())),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
+}
+
 type Look = Arc<dyn Fn(Timestamp) -> Report + Send + Sync>;
 
 /// Watches over a daemon, from the first moment of its process. Cloning shares it.
 #[derive(Clone)]
 pub struct Watcher {
     daemon: Arc<str>,
+    clock: Clock,
     look: Arc<Mutex<Look>>,
 }
 
 impl Watcher {
-    /// Watches over `daemon` by `look`, which must not block.
-    pub fn new(daemon: &str, look: impl Fn(Timestamp) -> Report + Send + Sync + 'static) -> Self {
-        Self { daemon: daemon.into(), look: Arc::new(Mutex::new(Arc::new(look))) }
+    /// Watches over `daemon` by `look`, which must not block, at the times of `clock`.
+    pub fn new(
+        daemon: &str,
+        clock: Clock,
+        look: impl Fn(Timestamp) -> Report + Send + Sync + 'static,
+    ) -> Self {
+        Self { daemon: daemon.into(), clock, look: Arc::new(Mutex::new(Arc::new(look))) }
     }
 
     /// From now on `look` sees more: the daemon has come further in its start.
@@ -98,12 +120,12 @@ impl Watcher {
 
     /// Says that the daemon serves now.
     pub fn ready(&self) {
-        notify::ready(&page::status(&self.report(clock::now()), &self.daemon));
+        notify::ready(&page::status(&self.report(self.clock.now()), &self.daemon));
     }
 
     /// How the daemon is now, for `/readyz`.
     pub fn health(&self) -> Health {
-        let now = clock::now();
+        let now = self.clock.now();
         page::health(&self.report(now), now)
     }
 
@@ -114,7 +136,7 @@ impl Watcher {
         let mut told = String::new();
         loop {
             interval.tick().await;
-            let status = page::status(&self.report(clock::now()), &self.daemon);
+            let status = page::status(&self.report(self.clock.now()), &self.daemon);
             if status != told {
                 notify::status(&status);
                 told = status;

@@ -10,7 +10,6 @@ use keychain::endorsement::{Endorsement, Expected, Purpose};
 use keychain::{PublicKey, Timestamp};
 use tokio::sync::watch;
 
-use crate::clock;
 use crate::health::{self, Dependencies};
 use crate::task::Task;
 use crate::trust::{TrustFeed, TrustState};
@@ -102,13 +101,13 @@ impl Follower {
             match self.read(&pending).await {
                 Ok(()) => {
                     if !pending.is_nothing() {
-                        self.dependencies.good(health::DIRECTORY_KEYS, clock::now());
+                        self.dependencies.good(health::DIRECTORY_KEYS);
                     }
                     pending = Update::default();
                     self.rebuild();
                 }
                 Err(error) => {
-                    self.dependencies.lost(health::DIRECTORY_KEYS, &error, clock::now());
+                    self.dependencies.lost(health::DIRECTORY_KEYS, &error);
                     pending.everything = true;
                 }
             }
@@ -157,7 +156,7 @@ impl Follower {
     }
 
     fn rebuild(&mut self) {
-        let (trust, now) = (self.feed.state(), clock::now());
+        let (trust, now) = (self.feed.state(), self.feed.now());
         let mut listing = Listing { chain: chain_body(trust.chain()), ..Listing::default() };
         for (key, entry) in &mut self.entries {
             if entry.holds(key, &trust, now) {

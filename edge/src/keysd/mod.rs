@@ -27,14 +27,15 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::acknowledger::{Acknowledger, Speaker};
+use crate::clock::Clock;
 use crate::endorser::Endorser;
-use crate::health::{self, Dependencies, End, Report, Watcher};
+use crate::health::{self, Dependencies, End, Ends, Report, Watcher};
+use crate::http;
 use crate::own_key::{OwnKey, Plan};
 use crate::roll::Roll;
 use crate::task::Task;
 use crate::trust::{self, TrustFeed};
 use crate::updates::Updates;
-use crate::{clock, http};
 pub use config::Config;
 use copy::Copy;
 
@@ -84,13 +85,14 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     }
     Roll::outlive_hangups().map_err(Failure::io)?;
     let endorser = config.endorser().map_err(Failure::config)?;
-    let dependencies = Dependencies::expect(&RESTS_ON);
+    let dependencies = Dependencies::expect(&RESTS_ON, Clock::system());
     if endorser.is_some() {
         dependencies.also_expect(health::HSMD);
     }
     let entrance = web::Data::new(Entrance { shared: OnceLock::new(), dependencies: dependencies.clone() });
     let starting = dependencies.clone();
-    let watcher = Watcher::new("keysd", move |now| Report::new(starting.all(), false, &[], now));
+    let watcher =
+        Watcher::new("keysd", Clock::system(), move |now| Report::new(starting.all(), false, &[], now));
     // Both doors are open from the first moment: a start that waits says for what.
     let seen = watcher.clone();
     Metrics::install("keysd")?.serve(&config.metrics, move || seen.health())?;
@@ -155,7 +157,7 @@ async fn speak(
         tracing::error!(error = error as &dyn Error, "cannot listen for SIGHUP");
     }
     let version = env!("CARGO_PKG_VERSION");
-    let speaker = Speaker { instance, version, response: key, access: None };
+    let speaker = Speaker { instance, version, response: key, access: None, ends: ends() };
     let _acknowledger = Acknowledger::start(speaker, directory, &updates, feed);
     std::future::pending::<()>().await;
 }
@@ -200,13 +202,13 @@ async fn route(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, R
         "/" => INDEX.to_owned(),
         "/health" => health_body(&shared.feed),
         "/keys" => {
-            shared.feed.state().demand_fresh(clock::now())?;
+            shared.feed.state().demand_fresh(shared.feed.now())?;
             listing().all.clone()
         }
         "/hsm/keys" => listing().chain.clone(),
         path => match path.strip_prefix("/keys/") {
             Some(key) if request.method() == Method::GET => {
-                shared.feed.state().demand_fresh(clock::now())?;
+                shared.feed.state().demand_fresh(shared.feed.now())?;
                 one_key(key, shared).await?
             }
             Some(_) => String::new(),
@@ -257,7 +259,12 @@ fn is_healthy(feed: &TrustFeed) -> bool {
     let trust = feed.state();
     let chain = trust.chain();
     let is_settled = chain.head().is_some() && !chain.contested() && !chain.rolled_back();
-    is_settled && trust.demand_fresh(clock::now()).is_ok()
+    is_settled && trust.demand_fresh(feed.now()).is_ok()
+}
+
+/// What ends an outage's budget here: the keys told are other services', and each ends by itself.
+fn ends() -> Ends {
+    Ends::new(|trust| vec![End::of_head(trust)])
 }
 
 /// *Serving* means that keys are told.
@@ -267,7 +274,7 @@ fn serving(feed: TrustFeed, dependencies: Dependencies) -> impl Fn(Timestamp) ->
         dependencies.judge(&trust, now);
         let sequence =
             trust.chain().head().map_or("none".to_owned(), |head| head.event().sequence_number.to_string());
-        Report::new(dependencies.all(), is_healthy(&feed), &[End::of_head(&trust)], now)
+        Report::new(dependencies.all(), is_healthy(&feed), &ends().list(&trust), now)
             .with(vec![("chain_sequence".to_owned(), sequence)])
     }
 }

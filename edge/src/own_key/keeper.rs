@@ -8,7 +8,6 @@ use keychain::Timestamp;
 use tokio::sync::watch;
 
 use super::{Endorsed, Error, Maker};
-use crate::clock;
 use crate::updates::{Subscription, Update};
 
 /// First and longest pause between attempts to get a new key. The longest is short because an outage
@@ -45,15 +44,15 @@ impl Keeper {
         let mut chain = self.maker.feed.version();
         let mut lost = Update::default();
         loop {
-            let wait = self.due.since(clock::now());
+            let wait = self.due.since(self.maker.feed.now());
             let retry = if lost.is_nothing() { Duration::MAX } else { PAUSE_LONGEST };
             tokio::select! {
                 update = updates.next() => lost.merge(&update),
                 _ = chain.changed() => self.ask_at_once_if_dead(),
-                Ok(()) = orders.changed() => self.due = clock::now(),
+                Ok(()) = orders.changed() => self.due = self.maker.feed.now(),
                 () = tokio::time::sleep(wait.min(retry)) => {}
             }
-            if self.due <= clock::now() {
+            if self.due <= self.maker.feed.now() {
                 self.replace().await;
             }
             lost = self.put_back(lost).await;
@@ -61,13 +60,17 @@ impl Keeper {
     }
 
     fn is_dead(&self, key: &Endorsed) -> bool {
-        self.maker.feed.state().check(&key.endorsement, self.maker.plan.window(), clock::now()).is_err()
+        self.maker
+            .feed
+            .state()
+            .check(&key.endorsement, self.maker.plan.window(), self.maker.feed.now())
+            .is_err()
     }
 
     /// A taint does not wait for the next cycle.
     fn ask_at_once_if_dead(&mut self) {
         let dead = self.published.last().is_some_and(|key| self.is_dead(key));
-        let soon = clock::now().plus(random_part(self.maker.plan.spread));
+        let soon = self.maker.feed.now().plus(random_part(self.maker.plan.spread));
         if dead && soon < self.due {
             tracing::warn!(
                 "this service's key is revoked, or the generation that endorsed it is no longer live; asking for a new key"
@@ -89,7 +92,7 @@ impl Keeper {
             }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn StdError, "no new key yet; trying again");
-                self.due = clock::now().plus(self.pause + random_part(self.pause));
+                self.due = self.maker.feed.now().plus(self.pause + random_part(self.pause));
                 self.pause = (self.pause * 2).min(PAUSE_LONGEST);
             }
         }

@@ -199,20 +199,20 @@ impl OwnKey {
             match Self::start(plan, endorser, directory, updates, feed.clone()).await {
                 Ok(key) => return key,
                 Err(error) => {
-                    dependencies.lost(plan.dependency(), &error, crate::clock::now());
+                    dependencies.lost(plan.dependency(), &error);
                     tokio::time::sleep(START_PAUSE).await;
                 }
             }
         }
     }
 
-    /// When the key ends if none takes its place.
-    pub fn end(&self) -> End {
+    /// When the key ends for those who accept what `trust` does, if none takes its place.
+    pub fn end(&self, trust: &TrustState) -> End {
         let limit = match self.plan.purpose {
             Purpose::Access => Limit::AccessKey,
             Purpose::Response => Limit::ResponseKey,
         };
-        End::of_key(limit, &self.current().endorsement, self.feed.state().chain(), self.plan.window())
+        End::of_key(limit, &self.current().endorsement, trust.chain(), self.plan.window())
     }
 
     /// The key to sign with, whatever has become of its endorsement.
@@ -233,12 +233,6 @@ impl OwnKey {
             Ok(()) => Ok(key),
             Err(_) => Err(Refusal::new(Code::Unavailable, "this service's own key is not endorsed now")),
         }
-    }
-
-    /// When the generation that endorsed `key` is live no more for those who verify what it signs; none as long as it
-    /// is the newest.
-    pub(crate) fn generation_end(&self, trust: &TrustState, key: &Endorsed) -> Option<Timestamp> {
-        trust.chain().live_until(&key.endorsement.generation_id, self.plan.window()).ok().flatten()
     }
 
     /// Tells of each new key, to wait on.
@@ -269,7 +263,7 @@ impl OwnKey {
         let (mut current, mut trust) = (self.current.clone(), self.feed.version());
         let waited = tokio::time::timeout(most, async {
             loop {
-                if let Ok(key) = self.usable(crate::clock::now()) {
+                if let Ok(key) = self.usable(self.feed.now()) {
                     return key;
                 }
                 tokio::select! {
@@ -281,7 +275,7 @@ impl OwnKey {
         });
         match waited.await {
             Ok(key) => Ok(key),
-            Err(_late) => self.usable(crate::clock::now()),
+            Err(_late) => self.usable(self.feed.now()),
         }
     }
 }
@@ -301,26 +295,26 @@ impl Maker {
         self.await_live_head().await?;
         let key = draw()?;
         let (purpose, public_key) = (self.plan.purpose, key.public_key());
-        let expiration = crate::clock::now().plus(purpose.longest_lifetime());
+        let expiration = self.feed.now().plus(purpose.longest_lifetime());
         let request = SignRequest { purpose, public_key, expiration };
         let text = self.endorser.endorse(&request).await?;
         let endorsement = Endorsement::parse(&text).map_err(Error::Unverified)?;
         let expected = Expected { purpose, public_key: &public_key, service: None };
-        let verifies = |chain: &Chain| {
-            endorsement.verify(chain, expected, self.plan.window(), crate::clock::now()).is_ok()
-        };
+        let verifies =
+            |chain: &Chain| endorsement.verify(chain, expected, self.plan.window(), self.feed.now()).is_ok();
         // Late is no error here: the verdict below says what is wrong.
         drop(tokio::time::timeout(VERIFY_DEADLINE, self.feed.wait_until(verifies)).await);
-        Endorsed::new(key, endorsement, self.plan, self.feed.state().chain(), crate::clock::now())
+        Endorsed::new(key, endorsement, self.plan, self.feed.state().chain(), self.feed.now())
             .map_err(Error::Unverified)
     }
 
     /// A chain on which nothing is live (contested, rolled back) verifies no endorsement: none is asked for.
     async fn await_live_head(&self) -> Result<(), Error> {
-        let is_live = |chain: &Chain| head_is_live(chain, self.plan.window()).is_ok();
+        let is_live = |chain: &Chain| head_is_live(chain, self.plan.window(), self.feed.now()).is_ok();
         // Late is no error here: the verdict below says what is wrong.
         drop(tokio::time::timeout(VERIFY_DEADLINE, self.feed.wait_until(is_live)).await);
-        head_is_live(self.feed.state().chain(), self.plan.window()).map_err(Error::Unverified)
+        head_is_live(self.feed.state().chain(), self.plan.window(), self.feed.now())
+            .map_err(Error::Unverified)
     }
 
     /// Puts a key's endorsement into the directory for the rest of its life.
@@ -328,7 +322,7 @@ impl Maker {
         if !self.plan.listed {
             return Ok(());
         }
-        let left = key.endorsement.subject.expiration.since(crate::clock::now());
+        let left = key.endorsement.subject.expiration.since(self.feed.now());
         self.directory.publish(self.plan.db(), &key.public_key(), key.endorsement.text(), left).await
     }
 
@@ -342,9 +336,9 @@ impl Maker {
     }
 }
 
-fn head_is_live(chain: &Chain, window: Duration) -> Result<(), Refusal> {
+fn head_is_live(chain: &Chain, window: Duration, now: Timestamp) -> Result<(), Refusal> {
     let head = chain.head().ok_or(Refusal::new(Code::Unavailable, "the chain is not known yet"))?;
-    chain.live(&head.id(), window, crate::clock::now()).map(drop)
+    chain.live(&head.id(), window, now).map(drop)
 }
 
 /// A fresh key from the system's randomness.

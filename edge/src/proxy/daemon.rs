@@ -1,6 +1,7 @@
 //! From a configuration to a serving edge, and to its end.
 
 use std::fmt::Display;
+use std::future::Future;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -23,18 +24,19 @@ use super::config::Config;
 use super::routes::Routes;
 use super::{Entrance, IN_PROGRESS_MAX, LONG_BODIES_MAX, Places, Shared, handle};
 use crate::acknowledger::{Acknowledger, Speaker};
+use crate::clock::Clock;
 use crate::denials::{self, DenialFeed};
 use crate::endorser::Endorser;
 use crate::gate::Gate;
-use crate::health::{self, Dependencies, End, Report, Watcher};
+use crate::health::{self, Dependencies, End, Ends, Report, Watcher};
+use crate::http;
 use crate::own_key::{OwnKey, Plan};
 use crate::peer::Peer;
-use crate::roll::Roll;
+use crate::roll::{Hangups, Roll};
 use crate::task::Task;
 use crate::trust::{self, TrustFeed};
 use crate::updates::Updates;
 use crate::verifier::{Audience, Settings};
-use crate::{clock, http};
 
 /// Longest secret between edge and app.
 const SECRET_MAX: usize = 1_024;
@@ -69,67 +71,170 @@ const RESTS_ON: [&str; 10] = [
 
 /// Runs an edge as `file` says, until it is asked to stop; with `check_only`, says whether it could.
 pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
-    let config = Config::load(file)?;
-    let wrong = |key, error: &dyn Display| Failure::from(Error::value(file, key, error.to_string()));
-    let routes = Routes::new(&config.route, config.default).map_err(|error| wrong("route", &error))?;
-    let peer = Peer::parse(&config.app).map_err(|error| wrong("app", &error))?;
-    let app = app_settings(&config, peer)?;
-    let endorser = Endorser::new(&config.endorse, config.endorse_tls.as_ref());
-    let endorser = endorser.map_err(|error| wrong("endorse", &error))?;
-    let directory = Directory::connect(&config.redis).map_err(|error| wrong("redis", &error))?;
+    let setup = Setup::read(file)?;
     if check_only {
         println!("ok");
         return Ok(());
     }
     Roll::outlive_hangups().map_err(Failure::io)?;
-    let dependencies = Dependencies::expect(&RESTS_ON);
-    let entrance = web::Data::new(Entrance { shared: OnceLock::new(), dependencies: dependencies.clone() });
-    let watcher = Watcher::new(&format!("edge {}", config.name), starting(dependencies.clone()));
+    let metrics = setup.config.metrics.clone();
+    let starting = Starting::open(setup, Clock::system())?;
+    let watcher = starting.watcher();
     // Both doors are open from the first moment: a start that waits says for what.
     let seen = watcher.clone();
-    Metrics::install("edge")?.serve(&config.metrics, move || seen.health())?;
-    let (server, mut ended) = listen(&config, entrance.clone(), &app)?;
-    let _tasks =
-        [Task::spawn(watcher.clone().run()), Task::spawn(probe(app.peer.clone(), dependencies.clone()))];
-    let updates = Updates::follow(&directory, dependencies);
-    let feed = TrustFeed::start(&directory, &updates, Some(endorser.clone()), &trust_settings(&config)?)?;
-    let denials = DenialFeed::start(&directory, &updates, feed.clone(), &denial_settings(&config))?;
-    let gate = Gate::start(&directory, &updates, feed.clone(), denials, verifier_settings(&config));
-    let plan = Plan::response(config.cycle.duration());
-    let ready = async {
-        gate.ready().await;
-        OwnKey::await_first(plan, endorser, directory.clone(), &updates, feed.clone()).await
-    };
-    let key = tokio::select! {
-        key = watcher.start(ready) => key,
+    Metrics::install("edge")?.serve(&metrics, move || seen.health())?;
+    let edge = tokio::select! {
+        edge = watcher.start(Box::pin(starting.ready())) => edge?,
         () = shutdown::signal() => return Ok(()),
-        end = &mut ended => return end.map_err(Failure::software)?.map_err(Failure::io),
     };
-    let speaker = Speaker {
-        instance: config.instance.clone(),
-        version: env!("CARGO_PKG_VERSION"),
-        response: key.clone(),
-        access: None,
-    };
-    let _acknowledger = Acknowledger::start(speaker, directory, &updates, feed.clone());
-    let roll = Roll::new(vec![key.clone()]);
-    if let Some(address) = &config.admin {
-        roll.clone().serve(address).map_err(Failure::io)?;
-    }
-    let _hangups = roll.on_hangup().map_err(Failure::io)?;
-    let shared = Shared {
-        gate: gate.clone(),
-        key,
-        routes,
-        request_max: config.max_request.length(),
-        in_progress: Places::new(IN_PROGRESS_MAX),
-        long_bodies: Places::new(LONG_BODIES_MAX),
-    };
-    watcher.replace(serving(&shared, updates.dependencies().clone(), feed));
-    entrance.open(shared);
-    tracing::info!(edge = config.name, listen = %config.listen, "serving");
     watcher.ready();
-    serve(&gate, server, ended).await
+    edge.run_until(shutdown::signal()).await
+}
+
+/// A configuration whose every value was found to be good.
+pub struct Setup {
+    config: Config,
+    routes: Routes,
+    app: AppSettings,
+    endorser: Endorser,
+    directory: Directory,
+}
+
+impl Setup {
+    /// Reads the configuration in `file`.
+    pub fn read(file: &Path) -> Result<Self, Failure> {
+        let config = Config::load(file)?;
+        let wrong = |key, error: &dyn Display| Failure::from(Error::value(file, key, error.to_string()));
+        let routes = Routes::new(&config.route, config.default).map_err(|error| wrong("route", &error))?;
+        let peer = Peer::parse(&config.app).map_err(|error| wrong("app", &error))?;
+        let app = app_settings(&config, peer)?;
+        let endorser = Endorser::new(&config.endorse, config.endorse_tls.as_ref());
+        let endorser = endorser.map_err(|error| wrong("endorse", &error))?;
+        let directory = Directory::connect(&config.redis).map_err(|error| wrong("redis", &error))?;
+        Ok(Self { config, routes, app, endorser, directory })
+    }
+}
+
+/// An edge that listens, and answers 503 until it has what it needs.
+pub struct Starting {
+    setup: Setup,
+    entrance: web::Data<Entrance>,
+    server: ServerHandle,
+    ended: Ended,
+    watcher: Watcher,
+    tasks: [Task; 2],
+}
+
+impl Starting {
+    /// Begins to listen.
+    pub fn open(setup: Setup, clock: Clock) -> Result<Self, Failure> {
+        let dependencies = Dependencies::expect(&RESTS_ON, clock.clone());
+        let entrance =
+            web::Data::new(Entrance { shared: OnceLock::new(), dependencies: dependencies.clone() });
+        let name = format!("edge {}", setup.config.name);
+        let watcher = Watcher::new(&name, clock, starting(dependencies.clone()));
+        let (server, ended) = listen(&setup.config, entrance.clone(), &setup.app)?;
+        let probe = probe(setup.app.peer.clone(), dependencies);
+        let tasks = [Task::spawn(watcher.clone().run()), Task::spawn(probe)];
+        Ok(Self { setup, entrance, server, ended, watcher, tasks })
+    }
+
+    /// Sees how it is, from now on.
+    pub fn watcher(&self) -> Watcher {
+        self.watcher.clone()
+    }
+
+    /// Learns what it must know and gets its own key endorsed, waiting for hsmd and the directory as long as it takes,
+    /// and only then lets requests in.
+    pub async fn ready(self) -> Result<Edge, Failure> {
+        let Self { setup, entrance, server, mut ended, watcher, tasks } = self;
+        let Setup { config, routes, endorser, directory, .. } = setup;
+        let updates = Updates::follow(&directory, entrance.dependencies.clone());
+        let feed = TrustFeed::start(&directory, &updates, Some(endorser.clone()), &trust_settings(&config)?)?;
+        let denials = DenialFeed::start(&directory, &updates, feed.clone(), &denial_settings(&config))?;
+        let gate = Gate::start(&directory, &updates, feed.clone(), denials, verifier_settings(&config));
+        let plan = Plan::response(config.cycle.duration());
+        let ready = async {
+            gate.ready().await;
+            OwnKey::await_first(plan, endorser, directory.clone(), &updates, feed.clone()).await
+        };
+        let key = tokio::select! {
+            key = ready => key,
+            end = &mut ended => {
+                end.map_err(Failure::software)?.map_err(Failure::io)?;
+                return Err(Failure::software(ServerEnded));
+            }
+        };
+        let ends = ends(&gate, &key);
+        let speaker = Speaker {
+            instance: config.instance.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            response: key.clone(),
+            access: None,
+            ends: ends.clone(),
+        };
+        let acknowledger = Acknowledger::start(speaker, directory, &updates, feed.clone());
+        let roll = Roll::new(vec![key.clone()]);
+        if let Some(address) = &config.admin {
+            roll.clone().serve(address).map_err(Failure::io)?;
+        }
+        let hangups = roll.on_hangup().map_err(Failure::io)?;
+        let shared = Shared {
+            gate: gate.clone(),
+            key,
+            routes,
+            request_max: config.max_request.length(),
+            in_progress: Places::new(IN_PROGRESS_MAX),
+            long_bodies: Places::new(LONG_BODIES_MAX),
+        };
+        watcher.replace(serving(&shared, updates.dependencies().clone(), feed, ends));
+        entrance.open(shared);
+        tracing::info!(edge = config.name, listen = %config.listen, "serving");
+        Ok(Edge {
+            gate,
+            server,
+            ended,
+            _tasks: tasks,
+            _acknowledger: acknowledger,
+            _hangups: hangups,
+            _updates: updates,
+        })
+    }
+}
+
+/// The HTTP server ended by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP server ended during the start")]
+struct ServerEnded;
+
+/// A serving edge.
+pub struct Edge {
+    gate: Gate,
+    server: ServerHandle,
+    ended: Ended,
+    _tasks: [Task; 2],
+    _acknowledger: Acknowledger,
+    _hangups: Hangups,
+    // Ends with the edge: whoever follows the directory hears of it through this.
+    _updates: Updates,
+}
+
+impl Edge {
+    /// Serves until `signal`, then answers what has begun, and ends.
+    pub async fn run_until(mut self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
+        let mut tidying = tokio::time::interval(TIDY_EVERY);
+        tokio::pin!(signal);
+        loop {
+            tokio::select! {
+                _ = tidying.tick() => self.gate.tidy(),
+                () = &mut signal => break,
+                end = &mut self.ended => return end.map_err(Failure::software)?.map_err(Failure::io),
+            }
+        }
+        notify::stopping();
+        self.server.stop(true).await;
+        self.ended.await.map_err(Failure::software)?.map_err(Failure::io)
+    }
 }
 
 type Ended = JoinHandle<std::io::Result<()>>;
@@ -158,22 +263,6 @@ fn listen(
     Ok((server.handle(), tokio::spawn(server)))
 }
 
-async fn serve(gate: &Gate, server: ServerHandle, mut ended: Ended) -> Result<(), Failure> {
-    let mut tidying = tokio::time::interval(TIDY_EVERY);
-    let stop = shutdown::signal();
-    tokio::pin!(stop);
-    loop {
-        tokio::select! {
-            _ = tidying.tick() => gate.tidy(),
-            () = &mut stop => break,
-            end = &mut ended => return end.map_err(Failure::software)?.map_err(Failure::io),
-        }
-    }
-    notify::stopping();
-    server.stop(true).await;
-    ended.await.map_err(Failure::software)?.map_err(Failure::io)
-}
-
 /// Sees whether the app takes connections, for ever.
 async fn probe(app: Peer, dependencies: Dependencies) {
     let mut interval = tokio::time::interval(PROBE_EVERY);
@@ -181,10 +270,16 @@ async fn probe(app: Peer, dependencies: Dependencies) {
     loop {
         interval.tick().await;
         match app.reach(PROBE_DEADLINE).await {
-            Ok(()) => dependencies.good(health::APP, clock::now()),
-            Err(error) => dependencies.lost(health::APP, &error, clock::now()),
+            Ok(()) => dependencies.good(health::APP),
+            Err(error) => dependencies.lost(health::APP, &error),
         }
     }
+}
+
+/// What ends an outage's budget here.
+fn ends(gate: &Gate, key: &OwnKey) -> Ends {
+    let (gate, key) = (gate.clone(), key.clone());
+    Ends::new(move |trust| vec![key.end(trust), gate.verifier().issuers().end(trust), End::of_head(trust)])
 }
 
 /// A start waits for what its dependencies say.
@@ -197,18 +292,15 @@ fn serving(
     shared: &Shared,
     dependencies: Dependencies,
     feed: TrustFeed,
+    ends: Ends,
 ) -> impl Fn(Timestamp) -> Report + Send + Sync + use<> {
-    let (gate, key) = (shared.gate.clone(), shared.key.clone());
+    let key = shared.key.clone();
     move |now| {
         let trust = feed.state();
         dependencies.judge(&trust, now);
         dependencies.judge_key(health::RESPONSE_KEY, &key, now);
-        let ends = [key.end(), gate.verifier().issuers().end(&trust), End::of_head(&trust)];
         let serves = key.usable(now).is_ok() && trust.demand_fresh(now).is_ok();
-        let sequence =
-            trust.chain().head().map_or("none".to_owned(), |head| head.event().sequence_number.to_string());
-        Report::new(dependencies.all(), serves, &ends, now)
-            .with(vec![("chain_sequence".to_owned(), sequence)])
+        Report::new(dependencies.all(), serves, &ends.list(&trust), now).with(health::trust_detail(&trust))
     }
 }
 

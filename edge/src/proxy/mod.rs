@@ -21,10 +21,10 @@ use crate::gate::Gate;
 use crate::health::Dependencies;
 use crate::own_key::OwnKey;
 use crate::verifier::Demand;
-use crate::{clock, ecma, http};
+use crate::{ecma, http};
 use app::App;
 pub use app::AppSettings;
-pub use daemon::run;
+pub use daemon::{Edge, Setup, Starting, run};
 use routes::{Routes, check_place};
 
 /// Most requests in progress at a time, from the last byte of their body on; each may hold a body and an
@@ -108,7 +108,7 @@ async fn serve(
         return Err(Refusal::new(Code::InvalidMessage, "the message nests too deeply"));
     }
     // Before the nonce is spent: an answer that cannot be signed helps nobody.
-    shared.key.usable(clock::now())?;
+    shared.key.usable(shared.gate.now())?;
     let admitted = shared.gate.admit(&body, Demand { place, permission }).await?;
     let answer = app.ask(place, &admitted, request.headers()).await.inspect_err(note_failure)?;
     // The app has acted: its answer is not lost to a taint that came meanwhile.

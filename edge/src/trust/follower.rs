@@ -14,7 +14,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::memory::Remembered;
 use super::source::{Texts, Told};
 use super::{Freshness, Shared, TrustState};
-use crate::clock;
 
 /// Texts remembered as not acceptable, so that junk in the directory is judged once.
 const REJECTED_MAX: usize = 4_096;
@@ -91,13 +90,13 @@ impl Follower {
 
     /// How long until a held-back event comes into force: a moment later rather than earlier.
     fn held_for(&self) -> Duration {
-        let held = self.held_until.map(|time| time.since(clock::now()) + Duration::from_millis(1));
+        let held = self.held_until.map(|time| time.since(self.shared.now()) + Duration::from_millis(1));
         held.unwrap_or(Duration::MAX)
     }
 
     /// Merges texts into what is trusted. The result is in force before anything is written to disk.
     fn accept(&mut self, texts: &Texts) {
-        let now = clock::now();
+        let now = self.shared.now();
         let old = self.shared.state.load_full();
         let events = self.unknown_events(old.chain(), &texts.events);
         let heads = self.unknown_heads(&texts.heads);
@@ -242,7 +241,7 @@ impl Follower {
     /// Says in metrics how fresh the chain is, and in the log when that changes.
     fn tell_freshness(&mut self) {
         let state = self.shared.state.load_full();
-        let freshness = state.freshness(clock::now());
+        let freshness = state.freshness(self.shared.now());
         let (age, word) = match freshness {
             Freshness::Fresh(age) => (age.as_secs_f64(), "fresh"),
             Freshness::Late(age) => (age.as_secs_f64(), "late"),

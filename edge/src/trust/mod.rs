@@ -23,9 +23,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use keychain::Digest;
 use keychain::chain::{self, Chain};
 use keychain::directory::Directory;
+use keychain::{Digest, Timestamp};
 use systemd::config::Span;
 use tokio::sync::{mpsc, watch};
 
@@ -74,6 +74,12 @@ struct Shared {
     dependencies: Dependencies,
 }
 
+impl Shared {
+    fn now(&self) -> Timestamp {
+        self.dependencies.clock().now()
+    }
+}
+
 impl TrustFeed {
     /// Begins to follow the directory, and `hsmd` if this service may ask it. The chain is empty, and so nothing is live, until the first events are in.
     ///
@@ -114,6 +120,11 @@ impl TrustFeed {
     /// What is trusted now.
     pub fn state(&self) -> Arc<TrustState> {
         self.shared.state.load_full()
+    }
+
+    /// The time by the clock of this process.
+    pub fn now(&self) -> Timestamp {
+        self.shared.now()
     }
 
     /// Puts in force what `change` makes of who is denied. Others may change the rest of the trust meanwhile: then

@@ -8,7 +8,6 @@ use std::error::Error;
 use std::sync::Arc;
 
 use super::Shared;
-use crate::clock;
 pub(super) use directory::DirectorySource;
 pub(super) use hsmd::HsmdSource;
 
@@ -41,11 +40,11 @@ impl Link {
 
     fn is_up(&self) {
         metrics::gauge!("verifier_source_up", "source" => self.source).set(1.0);
-        self.shared.dependencies.good(self.dependency, clock::now());
+        self.shared.dependencies.good(self.dependency);
     }
 
     fn is_down(&self, error: &(dyn Error + 'static)) {
         metrics::gauge!("verifier_source_up", "source" => self.source).set(0.0);
-        self.shared.dependencies.lost(self.dependency, error, clock::now());
+        self.shared.dependencies.lost(self.dependency, error);
     }
 }

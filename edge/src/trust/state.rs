@@ -92,14 +92,6 @@ impl TrustState {
         }
     }
 
-    /// How long the newest proof of freshness goes on counting; none if its age is not limited.
-    pub fn fresh_for(&self, now: Timestamp) -> Option<Duration> {
-        self.head_max_age.map(|most| match self.freshness(now) {
-            Freshness::Fresh(age) | Freshness::Late(age) => most.saturating_sub(age),
-            Freshness::Stale(_) => Duration::ZERO,
-        })
-    }
-
     /// When a head showed that nothing newer existed.
     pub const fn shown(&self) -> Option<Timestamp> {
         self.shown
@@ -144,7 +136,6 @@ mod tests {
             let stale = matches!(expected, Freshness::Stale(_));
             let code = state.demand_fresh(now).map_err(|refusal| refusal.code());
             assert_eq!(code, if stale { Err(Code::StaleHead) } else { Ok(()) });
-            assert_eq!(state.fresh_for(now).is_some_and(|left| left.is_zero()), stale);
         }
     }
 }

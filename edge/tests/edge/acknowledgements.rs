@@ -13,7 +13,7 @@ use crate::support::until;
 use crate::support::world::{World, ago};
 
 fn soon() -> Timestamp {
-    edge::clock::now().plus(Duration::from_hours(1))
+    crate::support::clock::now().plus(Duration::from_hours(1))
 }
 
 /// The newest head of this HSM.
@@ -27,7 +27,7 @@ pub(crate) async fn acknowledged(directory: &Directory, hsm: &HsmService, instan
     until("the newest head to be acknowledged", async || {
         let read = directory.acknowledgements(&[("edge:test", &instance)]).await.unwrap().remove(0)?;
         let read = Acknowledgement::parse(&read).unwrap();
-        let now = edge::clock::now();
+        let now = crate::support::clock::now();
         let mut chain = hsm.hsm.lock().unwrap().chain(now);
         let text = hsm.hsm.lock().unwrap().newest_head().to_owned();
         let head = Head::parse(&text).unwrap();
@@ -49,7 +49,7 @@ async fn an_edge_acknowledges_what_it_applied_with_a_live_key() {
     let first = acknowledged(&world.directory, &world.hsm, "b").await;
     // The head is an hour old.
     assert_eq!(first.budget().ended_by, BudgetEnd::Head);
-    assert!(first.budget().until > edge::clock::now().plus(Duration::from_hours(10)), "{first:?}");
+    assert!(first.budget().until > crate::support::clock::now().plus(Duration::from_hours(10)), "{first:?}");
     world.hsm.state(&world.directory, &Entries::default()).await;
     let second = acknowledged(&world.directory, &world.hsm, "b").await;
     assert_eq!(key(&first), key(&second));
@@ -74,7 +74,7 @@ async fn an_acknowledgement_of_before_does_not_count_for_a_taint() {
     let old = acknowledged(&world.directory, &world.hsm, "main").await;
     world.hsm.rotate(&world.directory, ago(1), true).await;
     assert_ne!(old.head(), newest(&world.hsm));
-    let now = edge::clock::now();
+    let now = crate::support::clock::now();
     let chain = world.hsm.hsm.lock().unwrap().chain(now);
     let verdict = old.verify("edge:test", &Instance::only(), &chain, windows::DEVICE, now);
     assert_eq!(verdict.unwrap_err().code(), Code::DeadKey);

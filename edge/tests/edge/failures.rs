@@ -50,7 +50,8 @@ async fn a_taint_ends_old_tokens_at_once_and_the_edge_heals_itself() {
     let session = world.session(200);
     let nonce = world.nonce();
     let answer = until("the edge to have a new key", async || {
-        let answer = world.post("/foo/bar", session.request(nonce, edge::clock::now(), INNER)).await;
+        let answer =
+            world.post("/foo/bar", session.request(nonce, crate::support::clock::now(), INNER)).await;
         (answer.status == 200).then_some(answer)
     })
     .await;
@@ -66,7 +67,7 @@ async fn a_taint_loses_no_answer_of_an_app_that_has_acted() {
     let session = world.session(200);
     assert_eq!(world.ask(&session).await.status, 200);
     let nonce = world.nonce();
-    let body = session.request(nonce, edge::clock::now(), INNER);
+    let body = session.request(nonce, crate::support::clock::now(), INNER);
     world.app.asked();
     world.app.hold(true);
     world.hsm.held.store(true, Ordering::Relaxed);

@@ -15,7 +15,7 @@ use crate::support::until;
 use crate::support::world::{World, ago};
 
 fn soon() -> Timestamp {
-    edge::clock::now().plus(Duration::from_hours(1))
+    crate::support::clock::now().plus(Duration::from_hours(1))
 }
 
 async fn admitted(world: &World, session: &Session) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use edge::clock;
+use crate::support::clock;
 use keychain::directory::Db;
 use keychain::endorsement::{Purpose, SignRequest};
 use keychain::statement::Entries;

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod acknowledgements;
 #[cfg(test)]
+mod budget;
+#[cfg(test)]
 mod denials;
 #[cfg(test)]
 mod failures;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use edge::clock;
+use crate::support::clock;
 use keychain::Code;
 use tokio::io::AsyncWriteExt as _;
 

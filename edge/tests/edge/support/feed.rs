@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use edge::clock;
+use crate::support::clock;
 use keychain::directory::Directory;
 use keychain::endorsement::{Endorsement, Purpose};
 use keychain::feed::{Cause, Chunks, Content, Draft, Entry, Place, Position, Signers, Standing};

@@ -1,6 +1,7 @@
 //! What the tests put around an edge: real Redis and real daemons, an HSM service and an app in this process.
 
 pub(crate) mod app;
+pub(crate) mod clock;
 pub(crate) mod daemon;
 pub(crate) mod feed;
 pub(crate) mod fixture;

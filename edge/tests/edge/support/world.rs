@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use edge::clock;
+use crate::support::clock;
 use keychain::access::Response;
 use keychain::directory::{Db, Directory};
 use keychain::endorsement::{Endorsement, Expected, Purpose};
@@ -107,8 +107,13 @@ impl World {
 
     /// Endorses and publishes authd's access key of that number.
     pub(crate) async fn publish_issuer(&self, number: u32) -> SigningKey {
+        self.publish_issuer_for(number, Duration::from_hours(24)).await
+    }
+
+    /// The same for so long.
+    pub(crate) async fn publish_issuer_for(&self, number: u32, lifetime: Duration) -> SigningKey {
         let issuer = key(number);
-        let expiration = clock::now().plus(Duration::from_hours(24));
+        let expiration = clock::now().plus(lifetime);
         let text = self.hsm.hsm.lock().unwrap().endorse(Purpose::Access, issuer.public_key(), expiration);
         self.directory
             .publish(Db::Access, &issuer.public_key(), &text, Duration::from_hours(24))
@@ -135,6 +140,19 @@ impl World {
     /// Starts the edge again on the same state, without waiting for it.
     pub(crate) fn restart(&mut self) {
         self.edge = Daemon::spawn(env!("CARGO_BIN_EXE_edge"), self.folder.path(), &self.configuration);
+    }
+
+    /// The configuration of another edge beside this one, with more lines, and where it listens.
+    pub(crate) fn beside(&self, lines: &str) -> (PathBuf, PathBuf) {
+        let folder = self.folder.path();
+        let own = |name: &str| format!("{}/{name}", folder.display());
+        let mut text = self.configuration.clone();
+        for name in ["edge.sock", "metrics.sock", "state"] {
+            text = text.replace(&own(name), &own(&format!("beside-{name}")));
+        }
+        let file = folder.join("beside.toml");
+        std::fs::write(&file, text.replacen("deadline =", &format!("{lines}\ndeadline ="), 1)).unwrap();
+        (file, folder.join("beside-edge.sock"))
     }
 
     /// A nonce that was not used before.
