@@ -36,7 +36,7 @@ use crate::http::{self, Entrance, Places};
 use crate::issuer::Issuers;
 use crate::service::Service;
 use crate::store::{Fault, Store};
-use crate::{feed, outbox};
+use crate::{endorsements, feed, outbox};
 
 /// Connections that a worker holds at once. Each may be sending a body of 64 KiB.
 const CONNECTIONS_MAX: usize = 2_048;
@@ -75,6 +75,7 @@ pub struct Daemon {
     ended: JoinHandle<std::io::Result<()>>,
     admin: Option<ServerHandle>,
     outbox: JoinHandle<()>,
+    endorsements: JoinHandle<()>,
     feed: JoinHandle<()>,
     _acknowledger: Acknowledger,
     _hangups: Hangups,
@@ -133,6 +134,7 @@ impl Starting {
         let service = Data::new(service(&self.config, store, self.directory.clone(), &updates).await?);
         let admin = admin(&self.config, self.policy, &service)?;
         let outbox = tokio::spawn(outbox::run(service.clone().into_inner(), updates.subscribe()));
+        let endorsements = tokio::spawn(endorsements::run(service.clone().into_inner(), updates.subscribe()));
         let feed = tokio::spawn(feed::run(service.clone().into_inner(), updates.subscribe()));
         let acknowledger = acknowledge(&self.config, &service, &updates);
         let hangups = service.roll().on_hangup().map_err(Failure::io)?;
@@ -148,6 +150,7 @@ impl Starting {
             ended,
             admin,
             outbox,
+            endorsements,
             feed,
             probe,
             watcher,
@@ -194,6 +197,7 @@ impl Daemon {
             ended = self.ended => ended.map_err(Failure::software)?.map_err(Failure::io),
         };
         self.outbox.abort();
+        self.endorsements.abort();
         self.probe.abort();
         self.service.stopping.notify_one();
         let feed = self.feed.abort_handle();

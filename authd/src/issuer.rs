@@ -17,7 +17,7 @@ use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
 /// The service that alone issues tokens.
-const SERVICE: &str = "authd";
+pub(crate) const SERVICE: &str = "authd";
 
 /// Keys that verified. An authd makes four a day; the HSM bounds the rest.
 const KNOWN_MAX: u64 = 4_096;

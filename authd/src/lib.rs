@@ -35,6 +35,8 @@
 //! - *A denial is signed*: the feed that edges follow ([`feed`]) has a position from the transaction that marks what it
 //!   tells, and one authd writes it at a time. Database 3 is a copy for public app servers.
 //! - *No endorsement, no service*: nothing is decided while the answer could not be checked.
+//! - *A session outlives the process that opened it and the directory*: what the HSM said of authd's keys is in the
+//!   store until they end, and is put back unless it was revoked ([`endorsements`]).
 //! - *The unsigned operation costs no memory*: challenges are recognised, not remembered ([`challenge`]).
 //! - *Unknown, revoked and deleted look alike*, byte for byte. A ban is told only to those who prove a key.
 //! - *A lift takes back one denial*: that of one account for one cause. All other denials stay.
@@ -49,6 +51,7 @@ pub mod admin;
 pub mod challenge;
 pub mod config;
 pub mod daemon;
+pub mod endorsements;
 pub mod feed;
 pub mod http;
 pub mod issuer;

@@ -9,7 +9,7 @@ pub(super) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Accounts), Box::new(Orders), Box::new(Feeds)]
+        vec![Box::new(Accounts), Box::new(Orders), Box::new(Feeds), Box::new(Endorsements)]
     }
 }
 
@@ -77,6 +77,27 @@ impl MigrationTrait for Feeds {
         let column = Table::alter().table("outbox").add_column(big_integer_null("fed_at")).to_owned();
         manager.alter_table(column).await?;
         create_indexes(manager, &[("outbox", &["fed_at", "id"], false)]).await
+    }
+
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+}
+
+/// The endorsements of authd's own keys.
+struct Endorsements;
+
+impl MigrationName for Endorsements {
+    fn name(&self) -> &'static str {
+        "m0004_endorsements"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Endorsements {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.create_table(endorsements()).await?;
+        create_indexes(manager, &[("endorsements", &["ends_at"], false)]).await
     }
 
     fn use_transaction(&self) -> Option<bool> {
@@ -198,6 +219,15 @@ fn audit_lines() -> TableCreateStatement {
 
 fn signers() -> TableCreateStatement {
     Table::create().table("signers").col(text("public_key").primary_key()).col(text("endorsement")).to_owned()
+}
+
+fn endorsements() -> TableCreateStatement {
+    Table::create()
+        .table("endorsements")
+        .col(text("public_key").primary_key())
+        .col(text("endorsement"))
+        .col(big_integer("ends_at"))
+        .to_owned()
 }
 
 fn refreshes() -> TableCreateStatement {

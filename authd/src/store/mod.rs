@@ -11,12 +11,13 @@
 //! A request is first judged on a snapshot, without the writer's place: what is refused there, or needs
 //! nothing written, is done. Junk costs a read and never queues before honest writes.
 //!
-//! Records are only ever inserted. Two tables hold rows that end by themselves: spent challenges (two
-//! minutes) and refreshes (with their session); [`Store::prune`] removes them.
+//! Records are only ever inserted. Three tables hold rows that end by themselves: spent challenges (two
+//! minutes), refreshes (with their session) and endorsements (with their key); [`Store::prune`] removes them.
 
 mod audit;
 mod case;
 mod connect;
+mod endorsements;
 mod fault;
 mod feed;
 mod migration;
@@ -122,7 +123,7 @@ impl Store {
         Ok(Zeroizing::new(*rows::digest("secrets", &row.value)?.bytes()))
     }
 
-    /// Removes rows that have ended: challenges, refreshes of ended sessions, revocations of ended tokens.
+    /// Removes rows that have ended: challenges, refreshes of ended sessions, revocations of ended tokens, endorsements.
     pub async fn prune(&self, now: Timestamp) -> Result<(), Fault> {
         let now = now.unix_millis();
         let challenge = tables::challenge::Column::ForgottenAt.lt(now);
@@ -133,6 +134,8 @@ impl Store {
         tables::refresh::Entity::delete_many().filter(refresh).exec(&self.writer).await?;
         let sent = tables::outbox::Column::ExpiresAt.lt(now);
         tables::outbox::Entity::delete_many().filter(sent).exec(&self.writer).await?;
+        let ended = tables::endorsement::Column::EndsAt.lte(now);
+        tables::endorsement::Entity::delete_many().filter(ended).exec(&self.writer).await?;
         Ok(())
     }
 

@@ -167,6 +167,25 @@ pub(super) mod signer {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
+/// The HSM's endorsements of authd's own keys; kept until they end.
+pub(super) mod endorsement {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "endorsements")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub public_key: String,
+        pub endorsement: String,
+        pub ends_at: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
 /// Refreshes, one for each access key that was ever revealed; kept until their session ends.
 pub(super) mod refresh {
     use sea_orm::entity::prelude::*;

@@ -7,6 +7,7 @@
 mod admin;
 mod border;
 mod daemon;
+mod endorsements;
 mod feed;
 mod hsm;
 mod operations;

@@ -25,7 +25,7 @@ use tests::until;
 use crate::hsm::Hsm;
 
 /// Every table of authd, and its columns; but for when something was sent, which is no decision.
-const TABLES: [(&str, &str); 9] = [
+const TABLES: [(&str, &str); 10] = [
     (
         "account_records",
         "id,prefix,previous,sequence_number,created_at,identity,recovery_hash,revealed,state,format,path,cause,payload,action,operator,reason,signer,signature",
@@ -44,6 +44,7 @@ const TABLES: [(&str, &str); 9] = [
     ),
     ("audit_lines", "number,digest,line"),
     ("signers", "public_key,endorsement"),
+    ("endorsements", "public_key,endorsement,ends_at"),
     ("refreshes", "digest,cause,identity,device,public_key,rotation_hash,issued_at,expiry,refresh_expiry"),
     ("spent_challenges", "nonce,forgotten_at"),
     ("outbox", "id,subject,account,cause,lifted,expires_at"),

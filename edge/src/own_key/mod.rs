@@ -236,7 +236,7 @@ impl OwnKey {
     }
 
     /// Tells of each new key, to wait on.
-    pub(crate) fn changes(&self) -> watch::Receiver<Arc<Endorsed>> {
+    pub fn changes(&self) -> watch::Receiver<Arc<Endorsed>> {
         self.current.clone()
     }
 
