@@ -287,11 +287,21 @@ impl Teller {
         let trust = self.service.trust.state();
         // As of when it was made: the keys that signed it may have ended since.
         let position = |text: &String| {
-            let message = Message::parse(text).ok()?;
+            let message = Message::parse(text)?;
             let made = message.issued_at().min(now);
-            message.verify(trust.chain(), made).ok().map(Proven::position)
+            message.verify(trust.chain(), made).map(Proven::position)
         };
-        let shown = texts.iter().filter_map(position).max();
+        let mut shown = None;
+        for text in &texts {
+            match position(text) {
+                Ok(position) => shown = shown.max(Some(position)),
+                Err(refusal) => {
+                    metrics::counter!("authd_feed_refused_total", "code" => refusal.code().as_str())
+                        .increment(1);
+                    tracing::warn!(%refusal, "a message in the place of this authd's is not one; passed over");
+                }
+            }
+        }
         let is_start = std::mem::take(&mut self.is_start);
         let given = self.service.store.feed_position().await?;
         let Some(shown) = shown.filter(|shown| *shown > given) else { return Ok(()) };

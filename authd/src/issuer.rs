@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use edge::trust::TrustFeed;
 use keychain::chain::windows;
-use keychain::directory::{Db, Directory};
+use keychain::directory::{self, Db, Directory};
 use keychain::endorsement::{Endorsement, Expected, Purpose};
 use keychain::{Code, PublicKey, Refusal, Timestamp, VerifyingKey};
 use moka::sync::Cache;
@@ -95,7 +95,9 @@ impl Issuers {
             self.unknown.insert(*name, ());
             return Err(unknown());
         };
-        self.take(name, Endorsement::parse(&text)?, now)
+        // What is wrong with an entry is no fault of the device that names it.
+        let endorsement = Endorsement::parse(&text).map_err(|_| unknown())?;
+        self.take(name, endorsement, now)
     }
 
     /// Learns a key whose endorsement is at hand, as this authd's own is.
@@ -121,7 +123,11 @@ impl Issuers {
         let busy = Refusal::new(Code::Unavailable, "too many unknown issuers are being looked up");
         let permit = tokio::time::timeout(READ_WAIT, self.reads.acquire()).await;
         let Ok(Ok(_permit)) = permit else { return Err(busy) };
-        self.directory.endorsement(Db::Access, name).await.map_err(|error| {
+        let found = self.directory.endorsement(Db::Access, name).await;
+        if found.as_ref().is_err_and(directory::Error::is_unreadable) {
+            return Ok(None);
+        }
+        found.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot look up an issuer");
             Refusal::new(Code::Unavailable, "the directory did not answer")
         })

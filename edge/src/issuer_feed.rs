@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::health::{self, Dependencies};
 use crate::task::Task;
 use crate::trust::TrustFeed;
-use crate::updates::{Subscription, Update, Updates};
+use crate::updates::{Subscription, Update, Updates, readable};
 use crate::verifier::AccessVerifier;
 use crate::verifier::issuers::Knowledge;
 
@@ -173,7 +173,7 @@ impl Follower {
         for key in names {
             self.verifier.issuers().forget_absent(&key);
             // Most names are of response keys, and have no entry in this database.
-            if let Some(text) = self.directory.endorsement(Db::Access, &key).await? {
+            if let Some(text) = readable(self.directory.endorsement(Db::Access, &key).await)? {
                 self.take(key, text);
             }
         }
@@ -203,6 +203,11 @@ impl Follower {
         match self.verifier.issuers().learn(key, &text, &self.feed.state(), self.feed.now()) {
             Ok(()) => drop(self.unproven.remove(&key)),
             Err(refusal) => {
+                if self.unproven.get(&key) == Some(&text) {
+                    return; // it was counted
+                }
+                metrics::counter!("verifier_endorsements_refused_total", "code" => refusal.code().as_str())
+                    .increment(1);
                 tracing::debug!(%key, %refusal, "an entry among the issuing keys does not verify now");
                 if self.unproven.len() < UNPROVEN_MAX {
                     self.unproven.insert(key, text);
@@ -213,7 +218,7 @@ impl Follower {
 
     fn prove_again(&mut self) {
         self.verifier.issuers().forget_all_absent();
-        for (key, text) in std::mem::take(&mut self.unproven) {
+        for (key, text) in self.unproven.clone() {
             self.take(key, text);
         }
     }

@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use keychain::directory::{Change, Directory, Following};
+use keychain::directory::{self, Change, Directory, Following};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, watch};
 
@@ -16,6 +17,9 @@ use crate::task::Task;
 
 /// Batches that a subscriber may be behind before it has to read everything again.
 const BEHIND_MAX: usize = 64;
+
+/// How often the metric of unreadable entries is set.
+const COUNT_EVERY: Duration = Duration::from_millis(500);
 
 /// What changed since a subscriber last looked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +64,20 @@ impl Update {
     }
 }
 
+/// What was found under a name. An entry that cannot be read (too long, no text) is as if it were not there, so that
+/// it delays nothing else; the directory counts it.
+pub(crate) fn readable(
+    found: Result<Option<String>, directory::Error>,
+) -> Result<Option<String>, directory::Error> {
+    match found {
+        Err(error) if error.is_unreadable() => {
+            tracing::warn!(%error, "passed over");
+            Ok(None)
+        }
+        found => found,
+    }
+}
+
 /// Follows the directory for this process.
 #[derive(Debug)]
 pub struct Updates {
@@ -68,7 +86,7 @@ pub struct Updates {
     told: Arc<AtomicU64>,
     following: watch::Receiver<Following>,
     dependencies: Dependencies,
-    _tasks: [Task; 2],
+    _tasks: [Task; 3],
 }
 
 impl Updates {
@@ -90,7 +108,8 @@ impl Updates {
             }
         });
         let teller = Task::spawn(tell(following.clone(), dependencies.clone()));
-        Self { sender, told, following, dependencies, _tasks: [task, teller] }
+        let counter = Task::spawn(count_unreadable(directory.clone()));
+        Self { sender, told, following, dependencies, _tasks: [task, teller, counter] }
     }
 
     /// Whether changes are heard of as they happen.
@@ -106,6 +125,15 @@ impl Updates {
     /// Hears of everything from now on. The first update tells to read everything.
     pub fn subscribe(&self) -> Subscription {
         Subscription { receiver: self.sender.subscribe(), told: Arc::clone(&self.told), fresh: true }
+    }
+}
+
+/// Keeps the count of entries that cannot be read, for ever.
+async fn count_unreadable(directory: Directory) {
+    let mut interval = tokio::time::interval(COUNT_EVERY);
+    loop {
+        interval.tick().await;
+        metrics::counter!("verifier_directory_unreadable_total").absolute(directory.unreadable());
     }
 }
 

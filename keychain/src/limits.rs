@@ -20,6 +20,13 @@ pub const DIRECTORY_VALUE_MAX: usize = 4 * 1024;
 /// make 14,304, and the rest is under 700.
 pub const HEAD_MAX: usize = 16 * 1024;
 
+/// Longest list of heads that a device takes from the key service, which lists [`HEADS_LISTED_MAX`] at most.
+pub const HEADS_LIST_MAX: usize = 128 * 1024;
+
+/// Most heads that the key service lists: one an event is honest, and at a rotation every two hours no more events are
+/// live for a device. The newest come first, and repeat what older ones state.
+pub const HEADS_LISTED_MAX: usize = 7;
+
 /// Most generations that one head denies. At a rotation every 25 minutes no more than these are live at a time.
 pub const DENIED_MAX: usize = 64;
 

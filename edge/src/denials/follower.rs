@@ -146,7 +146,7 @@ impl Follower {
             Ok(proven) => {
                 match self.state.take(proven) {
                     Taken::Next | Taken::Ahead => self.put_in_force(),
-                    Taken::Old => {}
+                    Taken::Old => self.note_older(proven.position()),
                     Taken::TooMany => {
                         metrics::counter!("verifier_denial_feed_refused_total", "code" => "full")
                             .increment(1);
@@ -161,6 +161,14 @@ impl Follower {
                 self.reject(text, &refusal);
                 None
             }
+        }
+    }
+
+    /// The newest message is read again and again. One before it is a directory that was rolled back, or a snapshot that
+    /// was overtaken by a batch.
+    fn note_older(&self, position: Position) {
+        if self.state.position().is_some_and(|mine| position < mine) {
+            metrics::counter!("verifier_denial_feed_older_total").increment(1);
         }
     }
 

@@ -7,13 +7,13 @@ use std::time::Duration;
 use keychain::chain::{Chain, windows};
 use keychain::directory::{self, Db, Directory};
 use keychain::endorsement::{Endorsement, Expected, Purpose};
-use keychain::{PublicKey, Timestamp};
+use keychain::{PublicKey, Refusal, Timestamp};
 use tokio::sync::watch;
 
 use crate::health::{self, Dependencies};
 use crate::task::Task;
 use crate::trust::{TrustFeed, TrustState};
-use crate::updates::{Subscription, Update, Updates};
+use crate::updates::{Subscription, Update, Updates, readable};
 
 /// Names in one update above which reading all keys is cheaper than reading each.
 const SINGLE_READS_MAX: usize = 64;
@@ -33,6 +33,8 @@ pub(super) struct Listing {
     pub all: String,
     /// The body of `/hsm/keys`.
     pub chain: String,
+    /// The body of `/hsm/heads`.
+    pub heads: String,
 }
 
 /// The newest listing. Cloning shares it.
@@ -71,11 +73,12 @@ impl Copy {
     }
 }
 
-/// One entry of the directory, and whether its signature was ever found good.
+/// One entry of the directory, whether its signature was ever found good, and whether it was counted as refused.
 struct Entry {
     text: Arc<str>,
     endorsement: Endorsement,
     proven: bool,
+    counted: bool,
 }
 
 struct Follower {
@@ -129,7 +132,7 @@ impl Follower {
             return Ok(());
         }
         for key in names {
-            let text = self.directory.endorsement(Db::Response, &key).await?;
+            let text = readable(self.directory.endorsement(Db::Response, &key).await)?;
             let known = self.entries.remove(&key);
             if let Some(text) = text {
                 self.take(key, text, known);
@@ -147,17 +150,16 @@ impl Follower {
         match Endorsement::parse(&text) {
             Ok(endorsement) => {
                 let text = text.into();
-                self.entries.insert(key, Entry { text, endorsement, proven: false });
+                self.entries.insert(key, Entry { text, endorsement, proven: false, counted: false });
             }
-            Err(refusal) => {
-                tracing::debug!(%key, %refusal, "an entry among the response keys is no endorsement");
-            }
+            Err(refusal) => refused(&key, &refusal),
         }
     }
 
     fn rebuild(&mut self) {
         let (trust, now) = (self.feed.state(), self.feed.now());
-        let mut listing = Listing { chain: chain_body(trust.chain()), ..Listing::default() };
+        let heads = format!("[{}]", trust.heads().join(","));
+        let mut listing = Listing { chain: chain_body(trust.chain()), heads, ..Listing::default() };
         for (key, entry) in &mut self.entries {
             if entry.holds(key, &trust, now) {
                 listing.keys.insert(key.to_string(), Arc::clone(&entry.text));
@@ -179,11 +181,22 @@ impl Entry {
     fn holds(&mut self, key: &PublicKey, trust: &TrustState, now: Timestamp) -> bool {
         if !self.proven {
             let expected = Expected { purpose: Purpose::Response, public_key: key, service: None };
-            self.proven = self.endorsement.verify(trust.chain(), expected, windows::DEVICE, now).is_ok();
+            let verdict = self.endorsement.verify(trust.chain(), expected, windows::DEVICE, now);
+            self.proven = verdict.is_ok();
+            if let (Err(refusal), false) = (verdict, self.counted) {
+                self.counted = true;
+                refused(key, &refusal);
+            }
             return self.proven;
         }
         trust.check(&self.endorsement, windows::DEVICE, now).is_ok()
     }
+}
+
+/// Counts an entry that is told to nobody.
+fn refused(key: &PublicKey, refusal: &Refusal) {
+    metrics::counter!("verifier_endorsements_refused_total", "code" => refusal.code().as_str()).increment(1);
+    tracing::debug!(%key, %refusal, "an entry among the response keys does not verify now");
 }
 
 /// The surviving branch, in order, each event verbatim.

@@ -56,7 +56,7 @@ const CYCLE: Duration = Duration::from_hours(6);
 const KEY_PAUSE: Duration = Duration::from_secs(1);
 
 /// What `/` answers.
-const INDEX: &str = r#"{"routes":["/","/health","/keys","/keys/{publicKey}","/hsm/keys"]}"#;
+const INDEX: &str = r#"{"routes":["/","/health","/keys","/keys/{publicKey}","/hsm/keys","/hsm/heads"]}"#;
 
 /// What keysd rests on.
 const RESTS_ON: [&str; 5] =
@@ -206,6 +206,7 @@ async fn route(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, R
             listing().all.clone()
         }
         "/hsm/keys" => listing().chain.clone(),
+        "/hsm/heads" => listing().heads.clone(),
         path => match path.strip_prefix("/keys/") {
             Some(key) if request.method() == Method::GET => {
                 shared.feed.state().demand_fresh(shared.feed.now())?;

@@ -23,7 +23,7 @@ use crate::endorser::{self, Endorser};
 use crate::health::{self, End, Limit};
 use crate::task::Task;
 use crate::trust::{TrustFeed, TrustState};
-use crate::updates::Updates;
+use crate::updates::{Updates, readable};
 use keeper::Keeper;
 
 /// How long a fresh endorsement may take to verify before another is asked for. The chain is pushed
@@ -331,7 +331,7 @@ impl Maker {
         if !self.plan.listed {
             return Ok(true);
         }
-        let found = self.directory.endorsement(self.plan.db(), &key.public_key()).await?;
+        let found = readable(self.directory.endorsement(self.plan.db(), &key.public_key()).await)?;
         Ok(found.as_deref() == Some(key.endorsement.text()))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use keychain::chain::{Chain, SignedEvent, windows};
 use keychain::statement::{Entries, Head, Heard, Order};
-use keychain::{Code, Digest, Refusal, Timestamp};
+use keychain::{Code, Digest, Refusal, Timestamp, limits};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -119,7 +119,8 @@ impl Follower {
         }
         let shown = self.shown(&chain, old.shown(), now);
         let remembered = self.remembered(&chain);
-        let trust = TrustState::with_heads(chain, shown, old.head_max_age());
+        let heads = self.heads(&chain).take(limits::HEADS_LISTED_MAX).collect();
+        let trust = TrustState::with_heads(chain, shown, old.head_max_age()).hearing(heads);
         // Who is denied changes meanwhile.
         self.shared.state.rcu(|newest| trust.clone().denying(newest.denied().clone()));
         self.shared.version.send_modify(|version| *version += 1);
@@ -136,11 +137,11 @@ impl Follower {
             if self.rejected.contains(&fingerprint) {
                 continue;
             }
-            match SignedEvent::parse(text) {
+            match read_event(text, chain) {
                 Ok(event) => events.push(event),
                 Err(refusal) => {
                     self.reject(fingerprint);
-                    tracing::warn!(%refusal, "an entry among the published events is not one; passed over");
+                    refused_event(&refusal);
                 }
             }
         }
@@ -149,6 +150,7 @@ impl Follower {
 
     /// The same for heads.
     fn unknown_heads(&mut self, texts: &[String]) -> Vec<Head> {
+        let identity = self.shared.state.load().chain().prefix();
         let mut heads = Vec::new();
         for text in texts {
             let fingerprint = Digest::of(text);
@@ -158,7 +160,12 @@ impl Follower {
                 continue;
             }
             match Head::parse(text) {
-                Ok(head) => heads.push(head),
+                Ok(head) if head.identity() == identity => heads.push(head),
+                // It would wait for its event for ever, in the room of others.
+                Ok(_) => {
+                    self.reject(fingerprint);
+                    refused_head(&FOREIGN);
+                }
                 Err(refusal) => {
                     self.reject(fingerprint);
                     refused_head(&refusal);
@@ -219,6 +226,10 @@ impl Follower {
                  until one lists it again: see hsmd's health, and `opsctl rotate` if the ledger is right"
             );
         }
+        if heard.order == Order::Older {
+            // Sources are not equally fast; a directory that was rolled back shows older ones too.
+            metrics::counter!("verifier_heads_older_total").increment(1);
+        }
         if heard.order != Order::Newer {
             self.reject(fingerprint); // heard once is enough
         }
@@ -274,10 +285,15 @@ impl Follower {
 
     /// What is to be kept on disk.
     fn remembered(&self, chain: &Chain) -> Remembered {
-        let newest_first = chain.events().rev().filter_map(|event| self.heard.get(&event.id()));
         let waiting = self.waiting.iter().map(|head| head.text().to_owned());
-        let heads = newest_first.flat_map(Spoken::texts).chain(waiting).take(REMEMBERED_MAX).collect();
+        let heads = self.heads(chain).chain(waiting).take(REMEMBERED_MAX).collect();
         Remembered { highest: chain.highest(), heads }
+    }
+
+    /// The texts of the heads that were heard, those of the newest event first.
+    fn heads(&self, chain: &Chain) -> impl Iterator<Item = String> {
+        let newest_first = chain.events().rev().filter_map(|event| self.heard.get(&event.id()));
+        newest_first.flat_map(Spoken::texts)
     }
 
     fn reject(&mut self, fingerprint: Digest) {
@@ -331,6 +347,14 @@ fn is_settled(chain: &Chain) -> bool {
     !chain.contested() && !chain.rolled_back()
 }
 
+/// Reads an event of `chain`; those of others change nothing.
+fn read_event(text: &str, chain: &Chain) -> Result<SignedEvent, Refusal> {
+    let event = SignedEvent::parse(text)?;
+    if event.event().prefix == chain.prefix() { Ok(event) } else { Err(FOREIGN) }
+}
+
+const FOREIGN: Refusal = Refusal::new(Code::DeadKey, "it is of another HSM identity");
+
 fn tell_growth(chain: &Chain) {
     if let Some(head) = chain.head() {
         let sequence = head.event().sequence_number;
@@ -347,6 +371,11 @@ fn tell_entries(stated: &Entries) {
             .set(u32::try_from(count).unwrap_or(u32::MAX));
     }
     tracing::warn!(entries = stated.to_json(), "the HSM's heads deny or revoke otherwise than before");
+}
+
+fn refused_event(refusal: &Refusal) {
+    metrics::counter!("verifier_events_refused_total", "code" => refusal.code().as_str()).increment(1);
+    tracing::warn!(%refusal, "an entry among the published events is not one that counts; passed over");
 }
 
 fn refused_head(refusal: &Refusal) {

@@ -1,5 +1,6 @@
 //! What a verifier trusts at one moment.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keychain::chain::Chain;
@@ -17,6 +18,7 @@ pub struct TrustState {
     shown: Option<Timestamp>,
     head_max_age: Option<Duration>,
     denied: Denied,
+    heads: Arc<[String]>,
 }
 
 /// How long ago a head showed that nothing newer existed (`PROTOCOL.md#head-fresh`).
@@ -39,13 +41,24 @@ impl TrustState {
     /// The same, for a verifier that refuses once no head has shown for `head_max_age` that nothing newer exists;
     /// `shown` is when one did.
     pub fn with_heads(chain: Chain, shown: Option<Timestamp>, head_max_age: Option<Duration>) -> Self {
-        Self { chain, shown, head_max_age, denied: Denied::default() }
+        Self { chain, shown, head_max_age, denied: Denied::default(), heads: Arc::default() }
     }
 
     /// The same, with others denied.
     #[must_use]
     pub fn denying(self, denied: Denied) -> Self {
         Self { denied, ..self }
+    }
+
+    /// The same, with the heads that count as received, those of the newest event first.
+    #[must_use]
+    pub fn hearing(self, heads: Arc<[String]>) -> Self {
+        Self { heads, ..self }
+    }
+
+    /// The heads that count, as received, those of the newest event first: for whom this process tells them.
+    pub fn heads(&self) -> &[String] {
+        &self.heads
     }
 
     /// Who is denied.

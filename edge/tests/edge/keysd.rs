@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use crate::support::clock;
+use keychain::Code;
+use keychain::chain::{Chain, Settings, windows};
+use keychain::device::take_heads;
 use keychain::directory::Db;
-use keychain::endorsement::{Purpose, SignRequest};
+use keychain::endorsement::{Endorsement, Purpose, SignRequest};
 use keychain::statement::Entries;
 use redis::AsyncCommands as _;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::clock;
 use crate::support::daemon::Daemon;
-use crate::support::fixture::{Hsm, key};
+use crate::support::fixture::{Hsm, denying, key, revoking};
 use crate::support::hsm::publish_head;
 use crate::support::redis::Redis;
 use crate::support::until;
@@ -89,6 +92,7 @@ async fn it_answers_verbatim_from_memory() {
         assert_eq!(keysd.get(&format!("/keys/{name}")).await, (200, text.clone()), "at once, verbatim");
         published.push((name, text));
     }
+    let head = keysd.redis.directory().head(&keysd.hsm.prefix()).await.unwrap().unwrap();
     let reads = keysd.redis.reads().await;
     let (status, body) = keysd.get("/keys").await;
     let all: Value = serde_json::from_str(&body).unwrap();
@@ -98,9 +102,11 @@ async fn it_answers_verbatim_from_memory() {
     }
     let (status, chain) = keysd.get("/hsm/keys").await;
     assert_eq!((status, chain), (200, format!("[{}]", keysd.hsm.events()[0].text())));
+    assert_eq!(keysd.get("/hsm/heads").await, (200, format!("[{head}]")));
     let health: Value = serde_json::from_str(&keysd.get("/health").await.1).unwrap();
     assert_eq!(health["status"], "healthy");
-    assert!(keysd.get("/").await.1.contains("/hsm/keys"));
+    let paths = keysd.get("/").await.1;
+    assert!(paths.contains("/hsm/keys") && paths.contains("/hsm/heads"), "{paths}");
     for _ in 0..3 {
         keysd.get(&format!("/keys/{}", key(999).public_key())).await;
     }
@@ -115,7 +121,7 @@ async fn what_is_not_there_is_a_404_and_what_is_not_get_a_405() {
         let (status, body) = keysd.get(path).await;
         assert!(status == 404 && body.contains("BA106"), "{path}: {status} {body}");
     }
-    for path in ["/keys", unknown.as_str(), "/hsm/keys", "/health", "/"] {
+    for path in ["/keys", unknown.as_str(), "/hsm/keys", "/hsm/heads", "/health", "/"] {
         let answer = keysd.client.post(url(path)).body("{}").send().await.unwrap();
         assert_eq!(answer.status().as_u16(), 405, "{path}");
         assert!(answer.text().await.unwrap().contains("BA107"), "{path}");
@@ -175,6 +181,39 @@ async fn it_shows_no_key_while_it_cannot_know_what_is_revoked() {
     publish_head(&keysd.redis.directory(), &keysd.hsm.head(2, &Entries::default(), ago(60))).await;
     until("a head to be heard", async || (keysd.get("/keys").await.0 == 200).then_some(())).await;
     assert_eq!(keysd.get(&format!("/keys/{name}")).await, (200, text));
+}
+
+/// What the HSM denies and revokes reaches a device that asks keysd for heads, from the heads that count and no others.
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_learn_from_it_what_is_denied_and_revoked() {
+    let mut keysd = Keysd::start().await;
+    let (name, text) = keysd.publish_key(300).await;
+    let first = keysd.hsm.prefix();
+    keysd.hsm.rotate(ago(20), false);
+    let mut listed = denying(first);
+    listed.join(&revoking(&key(310), clock::now().plus(HOUR)));
+    publish(&keysd.redis, &keysd.hsm).await;
+    let stranger = Hsm::new(50, ago(3_600));
+    publish(&keysd.redis, &stranger).await;
+    publish_head(&keysd.redis.directory(), &keysd.hsm.head(2, &listed, ago(5))).await;
+    let heads = until("the head to be told", async || {
+        let (status, heads) = keysd.get("/hsm/heads").await;
+        (status == 200 && heads.contains("\"number\":2")).then_some(heads)
+    })
+    .await;
+    assert!(!heads.contains(&stranger.prefix().to_string()), "{heads}");
+
+    // The device's side, from what it fetched.
+    let now = clock::now();
+    let mut chain = Chain::new(first, Settings::default());
+    chain.merge(keysd.hsm.events().iter().cloned(), now);
+    let endorsement = Endorsement::parse(&text).unwrap();
+    let alive = |chain: &Chain| endorsement.verify_alive(chain, windows::DEVICE, now).map_err(|no| no.code());
+    assert_eq!(alive(&chain), Ok(()), "a device that takes no heads");
+    assert!(take_heads(&mut chain, &heads, now).unwrap().taken >= 1);
+    assert_eq!(alive(&chain), Err(Code::DeadKey));
+    assert!(chain.stated().keys.contains_key(&key(310).public_key()));
+    assert_eq!(keysd.get(&format!("/keys/{name}")).await.0, 404, "keysd leaves it out itself");
 }
 
 #[test]

@@ -19,7 +19,8 @@
 //!
 //! What an answer is checked against is a [`Trust`]: the chain as this device knows it, and the endorsement
 //! of the key that signed. Which key that is, [`server_identity`] says; the caller fetches
-//! `/keys/{publicKey}` and, where the chain lacks the endorsing generation, `/hsm/keys`.
+//! `/keys/{publicKey}` and, where the chain lacks the endorsing generation, `/hsm/keys`. A chain that has also taken the
+//! heads of `/hsm/heads` ([`take_heads`]) refuses denied generations and revoked keys.
 
 mod command;
 mod secret;
@@ -36,7 +37,7 @@ use zeroize::Zeroizing;
 
 pub use secret::Entropy;
 pub use session::{AccessOutgoing, access_response};
-pub use trust::{Trust, refusal_code, server_identity};
+pub use trust::{Heads, Trust, refusal_code, server_identity, take_heads};
 
 use crate::{
     cesr::{Digest, Nonce},

@@ -48,6 +48,11 @@ pub enum Error {
 pub struct Cause(redis::RedisError);
 
 impl Error {
+    /// Whether it is one entry's fault, and says nothing about the directory.
+    pub const fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Unreadable { .. })
+    }
+
     pub(super) fn address(error: redis::RedisError) -> Self {
         Self::Address(Cause(error))
     }

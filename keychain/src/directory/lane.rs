@@ -1,5 +1,6 @@
 //! One database's connection: made when first used, shared by all callers, replaced when it breaks.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -25,6 +26,8 @@ pub(super) struct Lane {
     /// The longest value carried, in bytes.
     pub(super) value_max: usize,
     slot: Mutex<Slot>,
+    /// Entries met that nobody can read.
+    unreadable: AtomicU64,
 }
 
 /// The connection in use, with a number so that only who saw it break replaces it.
@@ -36,7 +39,17 @@ struct Slot {
 
 impl Lane {
     pub(super) fn new(client: Client, value_max: usize) -> Self {
-        Self { client, value_max, slot: Mutex::default() }
+        Self { client, value_max, slot: Mutex::default(), unreadable: AtomicU64::new(0) }
+    }
+
+    /// Notes an entry that is longer than any that belongs there, no text, or of another type.
+    pub(super) fn note_unreadable(&self) {
+        self.unreadable.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many such entries were met, each as often as it was.
+    pub(super) fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
     }
 
     /// Runs commands that may safely run twice, and decodes their answers.

@@ -229,6 +229,12 @@ impl Directory {
         Ok(names.iter().filter_map(|name| Digest::parse(name).ok()).collect())
     }
 
+    /// How many entries were met that cannot be read (too long, no text, of another type), each as often as it was.
+    pub fn unreadable(&self) -> u64 {
+        let Lanes { access, response, chain, statements, denials, acknowledgements, .. } = &*self.lanes;
+        [access, response, chain, statements, denials, acknowledgements].map(Lane::unreadable).iter().sum()
+    }
+
     /// What changes in the directory from now on, whoever changes it, expiries included.
     pub fn changes(&self) -> Changes {
         Changes::new(self.lanes.feed.clone())

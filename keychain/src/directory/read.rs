@@ -45,7 +45,7 @@ pub(super) async fn one(lane: &Lane, operation: &'static str, name: &str) -> Res
         return Ok(None);
     }
     let unreadable = || Error::Unreadable { name: name.to_owned(), most: lane.value_max };
-    text(value, lane.value_max).map(Some).ok_or_else(unreadable)
+    text(lane, value).map(Some).ok_or_else(unreadable)
 }
 
 /// Every entry of a database, sorted by name; entries that cannot be read are left out.
@@ -134,7 +134,10 @@ async fn values(
         }
         let answers: Vec<redis::RedisResult<Vec<u8>>> = lane.run(operation, &get).await?;
         for (name, answer) in page.iter().zip(answers) {
-            if let Some(value) = answer.ok().and_then(|value| text(value, lane.value_max)) {
+            if answer.is_err() {
+                lane.note_unreadable();
+            }
+            if let Some(value) = answer.ok().and_then(|value| text(lane, value)) {
                 entries.push((name.clone(), value));
             }
         }
@@ -161,11 +164,17 @@ fn cut(pipeline: &mut redis::Pipeline, name: &str, most: usize) {
     pipeline.cmd("GETRANGE").arg(name).arg(0).arg(most);
 }
 
-fn text(value: Vec<u8>, most: usize) -> Option<String> {
-    if value.is_empty() || value.len() > most {
+/// The text of a value; nothing for one that is not there, and for one that cannot be read, which is counted.
+fn text(lane: &Lane, value: Vec<u8>) -> Option<String> {
+    if value.is_empty() {
         return None;
     }
-    String::from_utf8(value).ok()
+    let fits = value.len() <= lane.value_max;
+    let text = String::from_utf8(value).ok().filter(|_| fits);
+    if text.is_none() {
+        lane.note_unreadable();
+    }
+    text
 }
 
 fn refuse_beyond(count: usize, most: usize) -> Result<(), Error> {

@@ -129,6 +129,11 @@ impl Head {
         self.text.get(self.body.clone()).unwrap_or_default()
     }
 
+    /// The chain that the head says it is of.
+    pub const fn identity(&self) -> Digest {
+        self.identity
+    }
+
     /// The event that the head says is the newest.
     pub const fn event_id(&self) -> Digest {
         self.event_id

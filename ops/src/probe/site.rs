@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use keychain::chain::{Chain, Settings, SignedEvent};
-use keychain::device::{Trust, server_identity};
+use keychain::device::{Trust, server_identity, take_heads};
 use keychain::endorsement::Endorsement;
 use keychain::{Digest, PublicKey};
 use serde_json::value::RawValue;
@@ -14,6 +14,7 @@ use crate::failure::{Exit, Failure, OrFail};
 
 /// How long a deployment may take to do what it promises within a second, on a busy machine.
 pub(crate) const SETTLE_DEADLINE: Duration = Duration::from_secs(20);
+const NOT_FOUND: u16 = 404;
 const TRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A deployment.
@@ -44,7 +45,7 @@ impl Site {
         &self.chain
     }
 
-    /// Reads the published chain once more.
+    /// Reads the published chain, and what heads deny and revoke, once more.
     pub(crate) async fn read_chain(&mut self) -> Result<(), Failure> {
         let text = self.keys.get("/hsm/keys").await?.ok(&self.keys)?;
         let context = || format!("`{}` publishes no chain that can be read", self.keys.address());
@@ -52,7 +53,18 @@ impl Site {
         let events: Result<Vec<_>, _> =
             published.into_iter().map(|event| SignedEvent::parse(event.get())).collect();
         self.chain.merge(events.or_fail(Exit::Data, context)?, clock::now());
-        Ok(())
+        self.take_heads().await
+    }
+
+    /// Takes the heads that keysd tells. A public key service knows of none.
+    async fn take_heads(&mut self) -> Result<(), Failure> {
+        let answer = self.keys.get("/hsm/heads").await?;
+        if answer.status == NOT_FOUND {
+            return Ok(());
+        }
+        let text = answer.ok(&self.keys)?;
+        let context = || format!("`{}` tells heads that cannot be read", self.keys.address());
+        take_heads(&mut self.chain, &text, clock::now()).or_fail(Exit::Data, context).map(drop)
     }
 
     /// The endorsement of the key that signed an answer, with the chain that it stands on read anew:

@@ -6,6 +6,7 @@ mod access;
 mod border;
 mod case;
 mod derivation;
+mod directory;
 mod hsm;
 mod link;
 mod refresh;

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::super::Shared;
 use super::{Link, Texts, Told};
 use crate::health;
-use crate::updates::{Subscription, Update};
+use crate::updates::{Subscription, Update, readable};
 
 /// Names in one update above which reading the whole chain is cheaper than reading each.
 const SINGLE_READS_MAX: usize = 16;
@@ -97,9 +97,9 @@ impl DirectorySource {
         let mut texts = Texts::default();
         for name in names {
             // Most names are of other databases, and have no entry in these: only those of events have heads.
-            let event = self.directory.event(&name).await?;
+            let event = readable(self.directory.event(&name).await)?;
             if event.is_some() || state.chain().events().any(|known| known.id() == name) {
-                texts.heads.extend(self.directory.head(&name).await?);
+                texts.heads.extend(readable(self.directory.head(&name).await)?);
             }
             texts.events.extend(event);
         }

@@ -11,6 +11,7 @@ use crate::{
     error::Refusal,
     key::SigningKey,
     limits,
+    statement::{Entries, NewHead},
     time::Timestamp,
 };
 
@@ -67,6 +68,15 @@ impl World {
         let head = self.chain.head().unwrap().event();
         let place = usize::try_from(head.sequence_number).unwrap();
         endorse(&self.generations[place], &self.chain, &head.id, key, purpose, service, self.now)
+    }
+
+    /// A head of the newest event, as keysd tells it.
+    pub(super) fn head(&self, number: u64, entries: &Entries) -> String {
+        let event = self.chain.head().unwrap().event();
+        let place = usize::try_from(event.sequence_number).unwrap();
+        let (issued_at, expiration) = (self.now, self.now.plus(limits::HEAD_LIFETIME));
+        let draft = NewHead { event, number, issued_at, expiration, entries, audit: None }.draft().unwrap();
+        draft.seal(&self.generations[place].sign(draft.body().as_bytes()).unwrap())
     }
 
     pub(super) fn trust(&self) -> Trust<'_> {
