@@ -19,6 +19,8 @@ mod proxy;
 #[cfg(test)]
 mod respelling;
 #[cfg(test)]
+mod state;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod verifier;

@@ -19,6 +19,7 @@ mod readme;
 mod recovery;
 mod remote;
 mod roll;
+mod runbook;
 mod storm;
 mod taint;
 mod tokens;

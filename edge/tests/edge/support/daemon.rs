@@ -80,6 +80,12 @@ impl Daemon {
         kill_process(id, Signal::TERM).unwrap();
     }
 
+    /// Ends it without warning.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
     /// How it ended.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         until("the daemon to end", async || self.process.try_wait().unwrap()).await

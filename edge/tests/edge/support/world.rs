@@ -250,6 +250,11 @@ impl World {
         std::fs::write(&path, &whole[..whole.len() - 2]).unwrap();
     }
 
+    /// Where the edge keeps its state.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
     /// Deletes what the edge remembers.
     pub(crate) fn forget_state(&self) {
         std::fs::remove_dir_all(self.folder.path().join("state")).unwrap();
