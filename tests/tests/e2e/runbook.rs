@@ -189,6 +189,9 @@ async fn verifiers(drill: &mut Drill) {
 async fn authd(drill: &mut Drill) {
     drill.signal("authd", Signal::KILL);
     drill.cure("feed");
+    drill.redis(&["FLUSHALL"]).await;
+    drill.goes_on().await;
+    drill.cure("kept");
     let auth = drill.world.auth();
     drill.cure("ahead");
     until("the identity to be let in again", SOON, async || drill.admitted().await.then_some(())).await;
