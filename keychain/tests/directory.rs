@@ -7,6 +7,9 @@
     reason = "tests assert by panicking"
 )]
 
+#[path = "directory/failover.rs"]
+mod failover;
+
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::ops::RangeInclusive;

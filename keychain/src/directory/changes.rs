@@ -10,19 +10,20 @@ use redis::aio::MultiplexedConnection;
 use redis::{Client, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::Error;
-use super::lane::config;
+use super::lane::{config, failed};
+use super::role::{self, Role};
+use super::{Error, Lanes};
 
 /// The most changes handed over at once.
 pub const BATCH_MAX: usize = 1024;
 /// Pushes that wait for a consumer that is busy. Beyond it the consumer reads everything again, which costs
 /// less than the memory would.
 const PUSHES_MAX: usize = 4096;
-/// Silence after which the connection is tried.
-const SILENCE: Duration = Duration::from_millis(700);
-/// How long an answer to that may take before the changes count as not followed: together with the silence, a peer that
+/// How often the connection is tried, and the server asked what it is.
+const CHECK: Duration = Duration::from_millis(700);
+/// How long an answer to that may take before the changes count as not followed: together with the pause, a peer that
 /// vanished without a word is noticed within two seconds. The connection is given up later, at [`super::REPLY_DEADLINE`].
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The first and the longest pause between attempts to reconnect.
@@ -60,7 +61,7 @@ pub enum Following {
 /// It holds one connection of its own (`HELLO 3`, `CLIENT TRACKING ON BCAST`). Nothing runs while it is not
 /// polled but the reading of that connection.
 pub struct Changes {
-    client: Client,
+    lanes: Arc<Lanes>,
     feed: Option<Feed>,
     waiting: VecDeque<Change>,
     pause: Duration,
@@ -68,9 +69,9 @@ pub struct Changes {
 }
 
 impl Changes {
-    pub(super) fn new(client: Client) -> Self {
+    pub(super) fn new(lanes: Arc<Lanes>) -> Self {
         let following = watch::Sender::default();
-        Self { client, feed: None, waiting: VecDeque::new(), pause: PAUSE_FIRST, following }
+        Self { lanes, feed: None, waiting: VecDeque::new(), pause: PAUSE_FIRST, following }
     }
 
     /// Whether changes are heard of now; it is told anew each time that this is seen.
@@ -112,15 +113,16 @@ impl Changes {
     }
 
     async fn reconnect(&mut self) {
-        match Feed::open(&self.client).await {
+        match Feed::open(&self.lanes.feed).await {
             Ok(feed) => {
+                // The name may lead to another server than before: what is read from now on is read from there.
+                self.lanes.renew().await;
                 self.feed = Some(feed);
                 self.pause = PAUSE_FIRST;
                 self.waiting.push_back(Change::Reconnected);
                 self.following.send_replace(Following::Yes);
             }
             Err(down) => {
-                let down = Error::failed("follow the changes", down);
                 self.following.send_replace(Following::Lost(Arc::new(down)));
                 sleep(self.pause).await;
                 self.pause = self.pause.saturating_mul(2).min(PAUSE_LONGEST);
@@ -155,10 +157,20 @@ struct Feed {
     connection: MultiplexedConnection,
     pushes: Receiver<PushInfo>,
     overflowed: Arc<AtomicBool>,
+    check_at: Instant,
 }
 
+/// What is being done, for errors.
+const FOLLOW: &str = "follow the changes";
+
 impl Feed {
-    async fn open(client: &Client) -> RedisResult<Self> {
+    async fn open(client: &Client) -> Result<Self, Error> {
+        let mut feed = Self::track(client).await.map_err(|error| failed(FOLLOW, error))?;
+        feed.check().await?;
+        Ok(feed)
+    }
+
+    async fn track(client: &Client) -> RedisResult<Self> {
         let (sender, pushes) = mpsc::channel(PUSHES_MAX);
         let overflowed = Arc::new(AtomicBool::new(false));
         let full = Arc::clone(&overflowed);
@@ -170,28 +182,43 @@ impl Feed {
             .arg(&["TRACKING", "ON", "BCAST", "PREFIX", "1AAI", "PREFIX", "E"])
             .exec_async(&mut connection)
             .await?;
-        Ok(Self { connection, pushes, overflowed })
+        Ok(Self { connection, pushes, overflowed, check_at: Instant::now() })
     }
 
-    /// The next push, or nothing if the connection is dead. `following` is told of each answer, and of one that is late.
+    /// The next push, or nothing if the connection is dead or the server is not to be followed. `following` is told of
+    /// each answer, and of one that is late.
     async fn wait(&mut self, following: &watch::Sender<Following>) -> Option<PushInfo> {
         loop {
-            if let Ok(push) = timeout(SILENCE, self.pushes.recv()).await {
+            // Pushes that do not cease must not put off the check.
+            if Instant::now() < self.check_at
+                && let Ok(push) = timeout_at(self.check_at, self.pushes.recv()).await
+            {
                 return push;
             }
-            let ping = redis::cmd("PING");
-            let answer = ping.exec_async(&mut self.connection);
-            tokio::pin!(answer);
-            let answer = match timeout(PATIENCE, &mut answer).await {
-                Ok(answer) => answer,
+            let check = self.check();
+            tokio::pin!(check);
+            let checked = match timeout(PATIENCE, &mut check).await {
+                Ok(checked) => checked,
                 Err(_late) => {
-                    let late = Error::Slow { operation: "follow the changes" };
+                    let late = Error::Slow { operation: FOLLOW };
                     following.send_replace(Following::Lost(Arc::new(late)));
-                    answer.await
+                    check.await
                 }
             };
-            answer.ok()?;
+            if let Err(error) = checked {
+                following.send_replace(Following::Lost(Arc::new(error)));
+                return None;
+            }
             following.send_replace(Following::Yes);
+        }
+    }
+
+    /// Sees whether the server answers, and whether it hears itself of what changes.
+    async fn check(&mut self) -> Result<(), Error> {
+        self.check_at = Instant::now() + CHECK;
+        match role::ask(&mut self.connection).await.map_err(|error| failed(FOLLOW, error))? {
+            Role::Replica { linked: false } => Err(Error::Detached { operation: FOLLOW }),
+            Role::Master | Role::Replica { linked: true } | Role::Unknown => Ok(()),
         }
     }
 }

@@ -9,6 +9,15 @@ pub enum Error {
     /// The address of the directory cannot be one. The address itself is not repeated: it may hold a password.
     #[error("the directory's address is no `redis://`, `rediss://` or `unix://` URL: correct it")]
     Address(#[source] Cause),
+    /// The server is a replica that hears nothing from its master: what it holds may be old.
+    #[error(
+        "cannot {operation}: the server behind the directory's name is a replica without a link to its master; point \
+         the name at the master, or mend the link"
+    )]
+    Detached {
+        /// What was being done.
+        operation: &'static str,
+    },
     /// A whole read met more entries than any deployment has; somebody is filling the directory.
     #[error("the directory holds more than {most} entries of one kind: remove what does not belong there")]
     Full {
@@ -29,6 +38,18 @@ pub enum Error {
         /// What was being done.
         operation: &'static str,
         /// What the directory or the network said.
+        #[source]
+        cause: Cause,
+    },
+    /// The server is there and cannot do it: it is a replica, is loading its data, or does not accept writes now.
+    #[error(
+        "cannot {operation}: the server behind the directory's name is not fit for it; point the name at the master, or \
+         mend what it reports"
+    )]
+    Unfit {
+        /// What was being done.
+        operation: &'static str,
+        /// What the server answered.
         #[source]
         cause: Cause,
     },
@@ -55,6 +76,10 @@ impl Error {
 
     pub(super) fn address(error: redis::RedisError) -> Self {
         Self::Address(Cause(error))
+    }
+
+    pub(super) const fn unfit(operation: &'static str, error: redis::RedisError) -> Self {
+        Self::Unfit { operation, cause: Cause(error) }
     }
 
     pub(super) fn failed(operation: &'static str, error: redis::RedisError) -> Self {

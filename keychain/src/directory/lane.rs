@@ -1,4 +1,5 @@
-//! One database's connection: made when first used, shared by all callers, replaced when it breaks.
+//! One database's connection: made when first used, shared by all callers, replaced when it breaks or when the server at
+//! its other end says that it is not the one to ask.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -59,7 +60,7 @@ impl Lane {
         commands: &Pipeline,
     ) -> Result<T, Error> {
         match timeout(CALL_DEADLINE, self.attempt_twice(commands)).await {
-            Ok(outcome) => outcome.map_err(|error| Error::failed(operation, error)),
+            Ok(outcome) => outcome.map_err(|error| failed(operation, error)),
             Err(_elapsed) => Err(Error::Slow { operation }),
         }
     }
@@ -81,7 +82,8 @@ impl Lane {
                 self.forget(number).await;
                 Err(Attempt::Failed(error))
             }
-            Err(error) if error.is_unrecoverable_error() || error.is_io_error() => {
+            // A server that was demoted or is loading: by now the name may lead to another.
+            Err(error) if error.is_unrecoverable_error() || error.is_io_error() || is_unfit(&error) => {
                 self.forget(number).await;
                 Err(Attempt::Broken(error))
             }
@@ -108,6 +110,34 @@ impl Lane {
             slot.connection = None;
         }
     }
+
+    /// The failure that an error inside of an answer comes to.
+    pub(super) async fn failed(&self, operation: &'static str, error: RedisError) -> Error {
+        if is_unfit(&error) {
+            self.renew().await;
+        }
+        failed(operation, error)
+    }
+
+    /// Lets the next call make a connection of its own, to the server that the name leads to by then.
+    pub(super) async fn renew(&self) {
+        self.slot.lock().await.connection = None;
+    }
+}
+
+/// What a failed call comes to.
+pub(super) fn failed(operation: &'static str, error: RedisError) -> Error {
+    if is_unfit(&error) { Error::unfit(operation, error) } else { Error::failed(operation, error) }
+}
+
+/// What a server answers that cannot do now what its master could: the connection to it is closed, and its name
+/// resolved again.
+const UNFIT: [&str; 5] = ["LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY"];
+
+/// Whether the server, or one command of a pipeline, answered so.
+fn is_unfit(error: &RedisError) -> bool {
+    let answers = error.clone().into_server_errors();
+    answers.is_some_and(|all| all.iter().any(|(_, answer)| UNFIT.contains(&answer.code())))
 }
 
 /// How one attempt failed: on a broken connection, where another may help, or otherwise.

@@ -9,7 +9,8 @@
 //! Invariants:
 //! - every call ends within [`CALL_DEADLINE`] ([`SCAN_DEADLINE`] where a whole database is read);
 //! - no value longer than [`VALUE_MAX`] (a head: [`HEAD_MAX`], the denial feed: [`FEED_VALUE_MAX`]) and no foreign name crosses the wire: the server cuts and filters;
-//! - every call may be repeated: a call whose connection broke is tried once more on a new one.
+//! - every call may be repeated: a call whose connection broke, or whose server answered that it is a replica or cannot
+//!   serve now, is tried once more on a new connection, for which the name is resolved again.
 //!
 //! It needs Redis 7 or later (`PEXPIRE … GT`) and no configuration of the server.
 
@@ -19,6 +20,7 @@ mod error;
 mod feed;
 mod lane;
 mod read;
+mod role;
 mod statements;
 
 use std::fmt;
@@ -237,7 +239,7 @@ impl Directory {
 
     /// What changes in the directory from now on, whoever changes it, expiries included.
     pub fn changes(&self) -> Changes {
-        Changes::new(self.lanes.feed.clone())
+        Changes::new(Arc::clone(&self.lanes))
     }
 
     fn endorsements(&self, db: Db) -> &Lane {
@@ -276,6 +278,24 @@ struct Lanes {
     denials: Lane,
     acknowledgements: Lane,
     feed: Client,
+}
+
+impl Lanes {
+    /// Lets every database's next call make a new connection.
+    async fn renew(&self) {
+        for lane in [
+            &self.access,
+            &self.response,
+            &self.spent,
+            &self.revoked,
+            &self.chain,
+            &self.statements,
+            &self.denials,
+            &self.acknowledgements,
+        ] {
+            lane.renew().await;
+        }
+    }
 }
 
 /// The databases of events, of heads, of the denial feed, and of acknowledgements.

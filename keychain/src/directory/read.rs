@@ -128,17 +128,18 @@ async fn values(
     let mut entries = Vec::with_capacity(names.len());
     for page in names.chunks(NAMES_PER_PAGE) {
         let mut get = redis::pipe();
-        get.ignore_errors(); // an entry of another type must not hide the rest
+        get.ignore_errors(); // what a single entry is must not hide the rest
         for name in page {
             cut(&mut get, name, lane.value_max);
         }
         let answers: Vec<redis::RedisResult<Vec<u8>>> = lane.run(operation, &get).await?;
         for (name, answer) in page.iter().zip(answers) {
-            if answer.is_err() {
-                lane.note_unreadable();
-            }
-            if let Some(value) = answer.ok().and_then(|value| text(lane, value)) {
-                entries.push((name.clone(), value));
+            match answer {
+                Ok(value) => entries.extend(text(lane, value).map(|value| (name.clone(), value))),
+                // An entry of another type is none of ours.
+                Err(error) if error.code() == Some(ANOTHER_TYPE) => lane.note_unreadable(),
+                // Otherwise it is not known what stands there: that is not to be taken for nothing.
+                Err(error) => return Err(lane.failed(operation, error).await),
             }
         }
     }
@@ -157,6 +158,9 @@ pub(super) async fn each(
     };
     timeout(SCAN_DEADLINE, read).await.unwrap_or(Err(Error::Slow { operation }))
 }
+
+/// The answer about an entry that is no text.
+const ANOTHER_TYPE: &str = "WRONGTYPE";
 
 /// Asks for a value up to one byte more than allowed, so that a longer one is seen to be longer without
 /// being sent.
