@@ -62,6 +62,9 @@ pub struct Config {
     /// Whether heads may be of any age: a directory that withholds denials is then believed for ever.
     #[serde(default)]
     pub insecure_any_head_age: bool,
+    /// How often everything in the key directory is read again, whatever it announced.
+    #[serde(default = "reread_every")]
+    pub reread_every: Span,
     /// What every account may do: role to permissions.
     #[serde(default = "roles")]
     pub roles: BTreeMap<String, Vec<String>>,
@@ -114,6 +117,8 @@ impl Config {
             .map_err(|error| unusable("endorse", error.to_string()))?;
         edge::trust::head_max_age(self.head_max_age, self.insecure_any_head_age)
             .map_err(|error| unusable("head_max_age", error.to_string()))?;
+        edge::updates::reread_every(self.reread_every)
+            .map_err(|error| unusable("reread_every", error.to_string()))?;
         self.roles().map_err(|refusal| unusable("roles", refusal.because().to_owned()))?;
         if let Some(shared) = self.grantable_roles.keys().find(|role| self.roles.contains_key(*role)) {
             let because = format!("every account has `{shared}` already; name it here or in [roles]");
@@ -171,6 +176,10 @@ fn head_max_age() -> Span {
 
 fn clock_skew() -> Span {
     Span::seconds(limits::CLOCK_SKEW.as_secs())
+}
+
+fn reread_every() -> Span {
+    edge::updates::REREAD_EVERY
 }
 
 fn admin_mode() -> Mode {

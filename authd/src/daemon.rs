@@ -16,7 +16,7 @@ use edge::health::{self, Condition, Dependencies, End, Ends, Report, Watcher};
 use edge::own_key::{OwnKey, Plan};
 use edge::roll::{Hangups, Roll};
 use edge::trust::{self, TrustFeed};
-use edge::updates::Updates;
+use edge::updates::{self, Updates};
 use keychain::Timestamp;
 use keychain::directory::Directory;
 use keychain::feed::Position;
@@ -130,7 +130,8 @@ impl Starting {
     pub async fn ready(self) -> Result<Daemon, Failure> {
         let dependencies = self.entrance.dependencies();
         let store = open_store(&self.config.database, dependencies).await?;
-        let updates = Updates::follow(&self.directory, dependencies.clone());
+        let every = updates::reread_every(self.config.reread_every).map_err(Failure::config)?;
+        let updates = Updates::follow(&self.directory, dependencies.clone(), every);
         let service = Data::new(service(&self.config, store, self.directory.clone(), &updates).await?);
         let admin = admin(&self.config, self.policy, &service)?;
         let outbox = tokio::spawn(outbox::run(service.clone().into_inner(), updates.subscribe()));

@@ -107,7 +107,7 @@ enum Look {
 
 impl Look {
     fn after(update: &Update, name: &str) -> Self {
-        match (update.everything, update.names.contains(name)) {
+        match (update.is_everything(), update.names.contains(name)) {
             (true, _) => Self::All,
             (false, true) => Self::Newest,
             (false, false) => Self::Nothing,

@@ -147,7 +147,7 @@ impl Follower {
             if !due {
                 continue;
             }
-            if pending.everything {
+            if pending.is_everything() {
                 quiet_until = Instant::now() + READING_EVERY;
             }
             match self.read(&pending).await {
@@ -167,7 +167,7 @@ impl Follower {
     async fn read(&mut self, update: &Update) -> Result<(), directory::Error> {
         let names: BTreeSet<PublicKey> =
             update.names.iter().filter_map(|name| PublicKey::parse(name).ok()).collect();
-        if update.everything || names.len() > SINGLE_READS_MAX {
+        if update.is_everything() || names.len() > SINGLE_READS_MAX {
             return self.read_all().await;
         }
         for key in names {

@@ -100,7 +100,7 @@ impl Follower {
             names.retain(|who| !denied.feed.denials().denies(who, now) || denied.entries.denies(who, now));
             self.passed_over |= names.len() < before;
         }
-        if update.everything || names.len() > SINGLE_READS_MAX {
+        if update.is_everything() || names.len() > SINGLE_READS_MAX {
             // What was announced beside a flush and is gone may have been lost with it: it is not lifted.
             let all = self.directory.all_revoked().await?;
             self.passed_over = false;

@@ -1,7 +1,8 @@
 //! What changed in the key directory, told to everyone in this process who follows it.
 //!
 //! One connection listens; any number of subscribers hear of it. A subscriber that falls behind is
-//! told to read everything again, so a queue never grows.
+//! told to read everything again, so a queue never grows. So are all of them at an interval, whatever was announced:
+//! some changes are not pushed (`SWAPDB`), and a push may be lost on its way.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,7 +11,9 @@ use std::time::Duration;
 
 use keychain::directory::{self, Change, Directory, Following};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use systemd::config::Span;
 use tokio::sync::{broadcast, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::health::{self, Dependencies};
 use crate::task::Task;
@@ -21,13 +24,34 @@ const BEHIND_MAX: usize = 64;
 /// How often the metric of unreadable entries is set.
 const COUNT_EVERY: Duration = Duration::from_millis(500);
 
+/// How often everything is read again unless configured.
+pub const REREAD_EVERY: Span = Span::seconds(60);
+
+/// The shortest and the longest interval that can be configured: a whole reading of a large directory takes a good part
+/// of a second, and an hour is longer than any token lasts.
+const REREAD_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_hours(1));
+
+/// `reread_every` is not one that can be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("must lie between 1s and 1h: it is what a change that was not announced may take to be seen")]
+pub struct RereadOutOfBounds;
+
+/// What a daemon is told of the interval: `reread_every`.
+pub fn reread_every(span: Span) -> Result<Duration, RereadOutOfBounds> {
+    let (least, most) = REREAD_BOUNDS;
+    let every = span.duration();
+    if (least..=most).contains(&every) { Ok(every) } else { Err(RereadOutOfBounds) }
+}
+
 /// What changed since a subscriber last looked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Update {
     /// The names of entries written, removed or expired, in whichever database.
     pub names: BTreeSet<String>,
-    /// More may have changed than `names` says: read everything again.
+    /// More may have changed than `names` says, and the directory may have lost what it held: read everything again.
     pub everything: bool,
+    /// Everything is due to be read again, though nothing says that anything was missed.
+    pub reread: bool,
     /// Counts the batches that the directory announced, up to the last one in here.
     pub number: u64,
 }
@@ -49,18 +73,24 @@ impl Update {
     /// Adds what another update tells.
     pub fn merge(&mut self, other: &Self) {
         self.everything |= other.everything;
+        self.reread |= other.reread;
         self.number = self.number.max(other.number);
         self.names.extend(other.names.iter().cloned());
     }
 
     /// Whether nothing changed.
     pub fn is_nothing(&self) -> bool {
-        !self.everything && self.names.is_empty()
+        !self.is_everything() && self.names.is_empty()
+    }
+
+    /// Whether everything should be read again, for whatever reason.
+    pub const fn is_everything(&self) -> bool {
+        self.everything || self.reread
     }
 
     /// Whether the entry of this name should be read again.
     pub fn touches(&self, name: &str) -> bool {
-        self.everything || self.names.contains(name)
+        self.is_everything() || self.names.contains(name)
     }
 }
 
@@ -86,13 +116,13 @@ pub struct Updates {
     told: Arc<AtomicU64>,
     following: watch::Receiver<Following>,
     dependencies: Dependencies,
-    _tasks: [Task; 3],
+    _tasks: [Task; 4],
 }
 
 impl Updates {
-    /// Begins to follow, and tells `dependencies` whether it can. To be called inside the runtime that is to do the
-    /// work.
-    pub fn follow(directory: &Directory, dependencies: Dependencies) -> Self {
+    /// Begins to follow, tells `dependencies` whether it can, and has everything read again at an interval. To be called
+    /// inside the runtime that is to do the work.
+    pub fn follow(directory: &Directory, dependencies: Dependencies, reread_every: Duration) -> Self {
         let mut changes = directory.changes();
         let following = changes.following();
         let (sender, _) = broadcast::channel(BEHIND_MAX);
@@ -109,7 +139,9 @@ impl Updates {
         });
         let teller = Task::spawn(tell(following.clone(), dependencies.clone()));
         let counter = Task::spawn(count_unreadable(directory.clone()));
-        Self { sender, told, following, dependencies, _tasks: [task, teller, counter] }
+        let rereading = Task::spawn(reread(sender.clone(), Arc::clone(&told), reread_every));
+        let tasks = [task, teller, counter, rereading];
+        Self { sender, told, following, dependencies, _tasks: tasks }
     }
 
     /// Whether changes are heard of as they happen.
@@ -134,6 +166,17 @@ async fn count_unreadable(directory: Directory) {
     loop {
         interval.tick().await;
         metrics::counter!("verifier_directory_unreadable_total").absolute(directory.unreadable());
+    }
+}
+
+/// Has everything read again at an interval, for ever, whether or not the directory can be followed.
+async fn reread(to: broadcast::Sender<Arc<Update>>, told: Arc<AtomicU64>, every: Duration) {
+    let mut interval = tokio::time::interval_at(Instant::now() + every, every);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let number = told.load(Ordering::Relaxed);
+        drop(to.send(Arc::new(Update { reread: true, number, ..Update::default() })));
     }
 }
 

@@ -6,7 +6,6 @@ use keychain::directory::{self, Directory};
 use keychain::feed::{Loading, Message, Position, State, Taken};
 use keychain::{Digest, Refusal, Timestamp};
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 
 use super::memory::Remembered;
 use crate::health::{self, Dependencies};
@@ -21,9 +20,6 @@ const GAP_MAX: u64 = 1_024;
 
 /// Pause before another attempt when the directory does not answer.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// The feed is looked at this often, whatever was announced, and what has ended is dropped.
-const RESYNC: Duration = Duration::from_mins(1);
 
 /// Texts remembered as not acceptable, so that one is reported once.
 const REJECTED_MAX: usize = 64;
@@ -70,20 +66,19 @@ impl Follower {
     pub(super) async fn run(mut self, mut updates: Subscription, dependencies: Dependencies) {
         let name = keychain::feed::name(&self.identity).to_string();
         let mut trust = self.trust.version();
-        let mut resync = tokio::time::interval(RESYNC);
-        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pending = true;
         loop {
             let retry = if pending { RETRY } else { Duration::MAX };
             tokio::select! {
-                update = updates.next() => pending |= update.touches(&name),
+                update = updates.next() => {
+                    pending |= update.touches(&name);
+                    if update.reread {
+                        self.state.drop_ended(self.trust.now());
+                        self.put_in_force();
+                    }
+                }
                 // Signers that were not known yet may be now.
                 _ = trust.changed() => pending = true,
-                _ = resync.tick() => {
-                    pending = true;
-                    self.state.drop_ended(self.trust.now());
-                    self.put_in_force();
-                }
                 () = tokio::time::sleep(retry) => {}
             }
             if !pending {

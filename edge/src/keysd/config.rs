@@ -9,7 +9,7 @@ use systemd::config::{self, Span};
 use systemd::listen::Address;
 
 use crate::endorser::{self, Endorser};
-use crate::trust;
+use crate::{trust, updates};
 
 /// The file as it stands.
 #[derive(Debug, Deserialize)]
@@ -47,6 +47,9 @@ pub struct Config {
     /// Whether heads may be of any age: a directory that withholds denials is then believed for ever.
     #[serde(default)]
     pub insecure_any_head_age: bool,
+    /// How often everything in the key directory is read again, whatever it announced.
+    #[serde(default = "reread_every")]
+    pub reread_every: Span,
 }
 
 impl Config {
@@ -67,6 +70,8 @@ impl Config {
             let because = "over TCP nobody knows who calls; give unix:/PATH";
             return Err(config::Error::value(path, "admin", because));
         }
+        updates::reread_every(config.reread_every)
+            .map_err(|error| config::Error::value(path, "reread_every", error.to_string()))?;
         match trust::head_max_age(config.head_max_age, config.insecure_any_head_age) {
             Ok(_) => Ok(config),
             Err(error) => Err(config::Error::value(path, "head_max_age", error.to_string())),
@@ -76,6 +81,10 @@ impl Config {
 
 const fn head_max_age() -> Span {
     Span::seconds(trust::HEAD_MAX_AGE.as_secs())
+}
+
+const fn reread_every() -> Span {
+    updates::REREAD_EVERY
 }
 
 const fn clock_skew() -> Span {

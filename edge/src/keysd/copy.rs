@@ -120,7 +120,7 @@ impl Follower {
     async fn read(&mut self, update: &Update) -> Result<(), directory::Error> {
         let names: BTreeSet<PublicKey> =
             update.names.iter().filter_map(|name| PublicKey::parse(name).ok()).collect();
-        if update.everything || names.len() > SINGLE_READS_MAX {
+        if update.is_everything() || names.len() > SINGLE_READS_MAX {
             let all = self.directory.all_response().await?;
             let mut old = std::mem::take(&mut self.entries);
             for (name, text) in all {

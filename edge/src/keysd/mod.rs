@@ -35,7 +35,7 @@ use crate::own_key::{OwnKey, Plan};
 use crate::roll::Roll;
 use crate::task::Task;
 use crate::trust::{self, TrustFeed};
-use crate::updates::Updates;
+use crate::updates::{self, Updates};
 pub use config::Config;
 use copy::Copy;
 
@@ -99,7 +99,8 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     let (server, mut ended) = listen(&config, entrance.clone())?;
     let _task = Task::spawn(watcher.clone().run());
     // Kept to the end: whoever follows the directory hears of it through this.
-    let updates = Arc::new(Updates::follow(&directory, dependencies));
+    let every = updates::reread_every(config.reread_every).map_err(Failure::config)?;
+    let updates = Arc::new(Updates::follow(&directory, dependencies, every));
     let feed = TrustFeed::start(&directory, &updates, endorser.clone(), &trust_settings(&config)?)?;
     let copy = Copy::start(&directory, &updates, feed.clone());
     tokio::select! {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use systemd::config::{self, ByteSize, Span};
 use systemd::listen::Address;
 
-use crate::{denials, endorser, trust};
+use crate::{denials, endorser, trust, updates};
 
 /// The file as it stands. Every key but the first eight has a default.
 #[derive(Debug, Deserialize)]
@@ -52,6 +52,9 @@ pub struct Config {
     /// Whether heads may be of any age: a directory that withholds denials is then believed for ever.
     #[serde(default)]
     pub insecure_any_head_age: bool,
+    /// How often everything in the key directory is read again, whatever it announced.
+    #[serde(default = "defaults::reread_every")]
+    pub reread_every: Span,
     /// Whether there is a denial feed. Without one, as with a public auth server, whoever can write to the directory
     /// can un-ban.
     #[serde(default)]
@@ -122,6 +125,10 @@ mod defaults {
         Span::seconds(crate::trust::HEAD_MAX_AGE.as_secs())
     }
 
+    pub(super) const fn reread_every() -> Span {
+        crate::updates::REREAD_EVERY
+    }
+
     pub(super) fn forward_headers() -> Vec<String> {
         ["accept-language", "user-agent"].map(str::to_owned).to_vec()
     }
@@ -183,6 +190,7 @@ impl Config {
         }
         trust::head_max_age(self.head_max_age, self.insecure_any_head_age)
             .map_err(|error| ("head_max_age", error.to_string()))?;
+        updates::reread_every(self.reread_every).map_err(|error| ("reread_every", error.to_string()))?;
         if self.cycle.duration().as_secs() < 60 || self.cycle.duration().as_secs() > 11 * 3_600 {
             return Err(("cycle", "must lie between 1m and 11h; the key's endorsement lasts 12h".into()));
         }
@@ -281,6 +289,8 @@ mod tests {
             ("admin = \"127.0.0.1:1\"", "admin"),
             ("nonce_capacity = 1", "nonce_capacity"),
             ("cycle = \"12h\"", "cycle"),
+            ("reread_every = \"500ms\"", "reread_every"),
+            ("reread_every = \"2h\"", "reread_every"),
             ("default = \"allow\"", "default"),
             ("instance = \"two words\"", "instance"),
             ("max_reqest = \"1MiB\"", "max_reqest"),

@@ -35,7 +35,7 @@ use crate::peer::Peer;
 use crate::roll::{Hangups, Roll};
 use crate::task::Task;
 use crate::trust::{self, TrustFeed};
-use crate::updates::Updates;
+use crate::updates::{self, Updates};
 use crate::verifier::{Audience, Settings};
 
 /// Longest secret between edge and app.
@@ -149,7 +149,8 @@ impl Starting {
     pub async fn ready(self) -> Result<Edge, Failure> {
         let Self { setup, entrance, server, mut ended, watcher, tasks } = self;
         let Setup { config, routes, endorser, directory, .. } = setup;
-        let updates = Updates::follow(&directory, entrance.dependencies.clone());
+        let every = updates::reread_every(config.reread_every).map_err(Failure::config)?;
+        let updates = Updates::follow(&directory, entrance.dependencies.clone(), every);
         let feed = TrustFeed::start(&directory, &updates, Some(endorser.clone()), &trust_settings(&config)?)?;
         let denials = DenialFeed::start(&directory, &updates, feed.clone(), &denial_settings(&config))?;
         let gate = Gate::start(&directory, &updates, feed.clone(), denials, verifier_settings(&config));

@@ -246,3 +246,27 @@ fn configurations_are_checked_without_a_single_connection() {
         assert!(said.contains(words), "{words}: {said}");
     }
 }
+
+/// `SWAPDB` announces nothing. What it brings is seen when everything is read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_not_announced_are_listed_at_the_interval() {
+    let keysd = Keysd::start_with("reread_every = \"1s\"").await;
+    let (first, _) = keysd.publish_key(300).await;
+    let request = SignRequest {
+        purpose: Purpose::Response,
+        public_key: key(301).public_key(),
+        expiration: clock::now().plus(HOUR),
+    };
+    let (name, text) = (key(301).public_key().to_string(), keysd.hsm.endorse_as(&request, "edge:a"));
+    keysd.redis.database(9).await.set::<_, _, ()>(&name, &text).await.unwrap();
+    let (last, _) = keysd.publish_key(302).await;
+    let listed = async |wanted: &str| {
+        until("the list", async || keysd.get("/keys").await.1.contains(wanted).then_some(())).await;
+    };
+    listed(&first).await;
+    listed(&last).await;
+    assert_eq!(keysd.get(&format!("/keys/{name}")).await.0, 404);
+    keysd.redis.command(&["SWAPDB", "1", "9"]).await;
+    listed(&name).await;
+    assert_eq!(keysd.get(&format!("/keys/{last}")).await.0, 404, "what is gone is gone from the list");
+}

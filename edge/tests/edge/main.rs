@@ -7,6 +7,8 @@ mod budget;
 #[cfg(test)]
 mod denials;
 #[cfg(test)]
+mod directory;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod heads;

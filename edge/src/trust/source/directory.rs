@@ -1,4 +1,4 @@
-//! The key directory as a source: pushed, and read in full at an interval.
+//! The key directory as a source: pushed, and read in full when updates tell to.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +17,6 @@ const SINGLE_READS_MAX: usize = 16;
 
 /// Pause before another attempt when the directory does not answer.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Chain and heads are read in full this often, whatever was announced: a safety net, not the way.
-const RESYNC: Duration = Duration::from_mins(1);
 
 /// Reads what the directory announces.
 pub(in super::super) struct DirectorySource {
@@ -41,13 +38,11 @@ impl DirectorySource {
         mut following: watch::Receiver<Following>,
     ) {
         let mut pending = Update::default();
-        let mut resync = tokio::time::interval(RESYNC);
         let mut is_lost = false;
         loop {
             let retry = if pending.is_nothing() { Duration::MAX } else { RETRY };
             tokio::select! {
                 update = updates.next() => pending.merge(&update),
-                _ = resync.tick() => pending.everything = true,
                 Ok(()) = following.changed() => {
                     let now = following.borrow_and_update().clone();
                     match now {
@@ -89,7 +84,7 @@ impl DirectorySource {
         let feed = keychain::feed::name(&self.shared.state.load().chain().prefix());
         let names = update.names.iter().filter_map(|name| Digest::parse(name).ok());
         let names: Vec<Digest> = names.filter(|name| *name != feed).collect();
-        if update.everything || names.len() > SINGLE_READS_MAX {
+        if update.is_everything() || names.len() > SINGLE_READS_MAX {
             let events = self.directory.events().await?;
             return Ok(Texts { events, heads: self.directory.heads().await? });
         }

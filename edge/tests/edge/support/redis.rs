@@ -50,8 +50,21 @@ impl Redis {
         self.try_connection(number).await.unwrap()
     }
 
+    /// A command as an operator gives it, in database 0.
+    pub(crate) async fn command(&self, words: &[&str]) -> redis::Value {
+        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut self.database(0).await).await.unwrap()
+    }
+
     pub(crate) async fn flush(&self) {
-        redis::cmd("FLUSHALL").exec_async(&mut self.database(0).await).await.unwrap();
+        self.command(&["FLUSHALL"]).await;
+    }
+
+    /// Lets another server listen where this one did. The one of before is given back: it goes on, and nobody new finds
+    /// it.
+    pub(crate) fn replace_by(&mut self, mut other: Self) -> Self {
+        std::fs::rename(&other.socket, &self.socket).unwrap();
+        std::mem::swap(&mut self.process, &mut other.process);
+        other
     }
 
     /// How many commands were run that read keys or values.
