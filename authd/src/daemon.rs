@@ -141,7 +141,8 @@ impl Starting {
         let hangups = service.roll().on_hangup().map_err(Failure::io)?;
         let probe = tokio::spawn(probe(service.clone().into_inner()));
         let (seen, seen_by) = (service.clone().into_inner(), dependencies.clone());
-        self.watcher.replace(move |now| report(&seen, &seen_by, now));
+        let eviction = updates.eviction().clone();
+        self.watcher.replace(move |now| report(&seen, &seen_by, now).with(vec![eviction.detail()]));
         self.entrance.open(service.clone());
         let Self { address, server, ended, watcher, .. } = self;
         Ok(Daemon {

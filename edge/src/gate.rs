@@ -9,7 +9,7 @@ use keychain::{Refusal, Timestamp};
 use crate::denials::DenialFeed;
 use crate::issuer_feed::IssuerFeed;
 use crate::revocations::RevocationFeed;
-use crate::trust::TrustFeed;
+use crate::trust::{Confirmation, TrustFeed};
 use crate::updates::Updates;
 use crate::verifier::{AccessVerifier, Admitted, Demand, Held, Settings};
 
@@ -24,15 +24,16 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate that learns from the directory.
+    /// A gate that learns from the directory, and admits nobody without knowing of revocations what `demand` asks for.
     pub fn start(
         directory: &Directory,
         updates: &Updates,
         trust: TrustFeed,
         denials: DenialFeed,
+        demand: Confirmation,
         settings: Settings,
     ) -> Self {
-        let revocations = RevocationFeed::start(directory, updates, trust.clone());
+        let revocations = RevocationFeed::start(directory, updates, trust.clone(), demand);
         let verifier = Arc::new(AccessVerifier::new(settings));
         let issuers = IssuerFeed::start(directory, updates, trust.clone(), Arc::clone(&verifier));
         Self { verifier, trust, issuers, denials, revocations }

@@ -59,6 +59,7 @@ pub mod clock;
 pub mod denials;
 pub mod ecma;
 pub mod endorser;
+pub mod eviction;
 pub mod gate;
 pub mod health;
 pub mod http;

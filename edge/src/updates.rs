@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keychain::directory::{self, Change, Directory, Following};
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use systemd::config::Span;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::eviction::Outlook;
 use crate::health::{self, Dependencies};
 use crate::task::Task;
 
@@ -116,7 +117,8 @@ pub struct Updates {
     told: Arc<AtomicU64>,
     following: watch::Receiver<Following>,
     dependencies: Dependencies,
-    _tasks: [Task; 4],
+    eviction: Outlook,
+    _tasks: [Task; 5],
 }
 
 impl Updates {
@@ -140,13 +142,21 @@ impl Updates {
         let teller = Task::spawn(tell(following.clone(), dependencies.clone()));
         let counter = Task::spawn(count_unreadable(directory.clone()));
         let rereading = Task::spawn(reread(sender.clone(), Arc::clone(&told), reread_every));
-        let tasks = [task, teller, counter, rereading];
-        Self { sender, told, following, dependencies, _tasks: tasks }
+        let subscription =
+            Subscription { receiver: sender.subscribe(), told: Arc::clone(&told), fresh: true };
+        let (eviction, asking) = Outlook::watch(directory.clone(), subscription);
+        let tasks = [task, teller, counter, rereading, Task::spawn(asking)];
+        Self { sender, told, following, dependencies, eviction, _tasks: tasks }
     }
 
     /// Whether changes are heard of as they happen.
     pub(crate) fn following(&self) -> watch::Receiver<Following> {
         self.following.clone()
+    }
+
+    /// Whether the directory deletes entries by itself.
+    pub const fn eviction(&self) -> &Outlook {
+        &self.eviction
     }
 
     /// Where those who follow the directory say whether they can.

@@ -80,6 +80,8 @@ pub enum Code {
     NoRoom,
     /// No head has shown for too long that nothing newer exists: what was denied lately is not known.
     StaleHead,
+    /// Revocations were not confirmed for too long: who was revoked lately is not known.
+    StaleRevocations,
     /// The app's answer would not survive the way to the device unchanged.
     BadAnswer,
     /// The app did not answer.
@@ -88,7 +90,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the table.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::InvalidMessage,
         Self::InvalidIdentity,
         Self::InvalidDevice,
@@ -123,6 +125,7 @@ impl Code {
         Self::Internal,
         Self::NoRoom,
         Self::StaleHead,
+        Self::StaleRevocations,
         Self::BadAnswer,
         Self::AppUnavailable,
     ];
@@ -174,6 +177,9 @@ impl Code {
             Self::Internal => ("BA605", "Internal", 500, "the service failed"),
             Self::NoRoom => ("BA606", "NoRoom", 503, "the service has no room to write this down"),
             Self::StaleHead => ("BA607", "StaleHead", 503, "the service cannot know what was revoked lately"),
+            Self::StaleRevocations => {
+                ("BA608", "StaleRevocations", 503, "the service cannot know who was revoked lately")
+            }
             Self::BadAnswer => ("BA701", "BadAnswer", 502, "the app's answer cannot be passed on unchanged"),
             Self::AppUnavailable => ("BA702", "AppUnavailable", 502, "the app did not answer"),
         }

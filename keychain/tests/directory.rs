@@ -18,7 +18,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use keychain::acknowledgement::Instance;
-use keychain::directory::{Change, Changes, Db, Directory, ENTRIES_MAX, Error, VALUE_MAX};
+use keychain::directory::{Change, Changes, Db, Directory, ENTRIES_MAX, Error, Stands, VALUE_MAX};
 use keychain::feed::Position;
 use keychain::limits::{ACKNOWLEDGEMENT_MAX, HEAD_MAX};
 use keychain::{Digest, PublicKey, SigningKey};
@@ -311,8 +311,10 @@ async fn denials_last_as_long_as_the_longest_asked_for() {
 
     directory.lift(&who[2]).await.unwrap();
     let asked = [who[0], who[2], digest("nobody"), who[4]];
-    assert_eq!(directory.revoked(&asked).await.unwrap(), [true, false, false, true]);
-    assert!(directory.revoked(&[]).await.unwrap().is_empty());
+    let found = directory.denials(&asked).await.unwrap();
+    assert!(matches!(found[0], Some(Stands::Millis(55_000..=60_000))), "{found:?}");
+    assert_eq!(found[1..], [None, None, Some(Stands::Forever)]);
+    assert!(directory.denials(&[]).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@
 
 pub mod craft;
 pub mod http;
+pub mod name;
 pub mod port;
 pub mod postgres;
 pub mod process;

@@ -2,16 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use authd::daemon::Starting;
+use authd::daemon::{Daemon, Starting};
 use edge::clock::Clock;
+use keychain::acknowledgement::Instance;
+use keychain::directory::Directory;
 use keychain::{Code, Timestamp};
 use serde_json::Value;
 use tests::craft::{Device, now};
 use tests::http::Http;
+use tests::name::Name;
+use tests::redis_server::RedisServer;
 use tests::until;
 
 use crate::hsm::Hsm;
-use crate::stage::{Stage, load};
+use crate::stage::{Stage, gated, load};
 
 /// Within two seconds, and what a busy machine may add.
 const SEEN: Duration = Duration::from_secs(6);
@@ -124,4 +128,43 @@ async fn the_window_of_the_generation_ends_refreshes() {
     })
     .await;
     ends_by(stage, "generation", Code::Unavailable).await;
+}
+
+/// The directory's server is demoted, and another one stands behind its name: authd says there all that it has to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn authd_leaves_a_demoted_directory_by_itself() {
+    let mut stage = Stage::on_sqlite().await;
+    stage.dismiss().await;
+    let name = Name::of(&stage.redis.url()).await;
+    let mut config = load(&stage.configuration("another"));
+    config.redis = name.url("redis");
+    let daemon = Daemon::start(&config, Clock::system()).await.unwrap();
+    let auth = Http::to(&format!("http://{}", daemon.address().unwrap()));
+    let mut device = Device::create(&auth).await;
+    device.open_session(&auth).await;
+
+    stage.redis(0, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    let (delete, _, _) = gated(&device, Device::rotate_request);
+    auth.post("/account/delete", delete).await.response();
+    let second = RedisServer::start().await;
+    let directory = Directory::connect(&second.url()).unwrap();
+    stage.hsm.publish(&directory).await;
+    name.leads_to(&second.url());
+
+    let patience = Duration::from_secs(20);
+    until("the denial in database 3", patience, || async {
+        directory.denials(&[device.device]).await.unwrap()[0].map(drop)
+    })
+    .await;
+    until("the denial feed", patience, || async {
+        directory.newest_of_feed(&stage.hsm.identity()).await.unwrap().map(drop)
+    })
+    .await;
+    until("an acknowledgement", patience, || async {
+        directory.acknowledgements(&[("authd", &Instance::only())]).await.unwrap().remove(0).map(drop)
+    })
+    .await;
+    let mut other = Device::create(&auth).await;
+    other.open_session(&auth).await;
+    other.try_refresh(&auth).await.response();
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keychain::directory::{self, Directory};
-use keychain::feed::{Loading, Message, Position, State, Taken};
+use keychain::feed::{Content, Entry, Loading, Message, Position, Proven, State, Taken};
 use keychain::{Digest, Refusal, Timestamp};
 use tokio::sync::watch;
 
@@ -59,7 +59,7 @@ impl Follower {
             rejected: Vec::new(),
             said: false,
         };
-        follower.put_in_force();
+        follower.put_in_force(&[]);
         follower
     }
 
@@ -74,7 +74,7 @@ impl Follower {
                     pending |= update.touches(&name);
                     if update.reread {
                         self.state.drop_ended(self.trust.now());
-                        self.put_in_force();
+                        self.put_in_force(&[]);
                     }
                 }
                 // Signers that were not known yet may be now.
@@ -140,7 +140,7 @@ impl Follower {
         match verdict {
             Ok(proven) => {
                 match self.state.take(proven) {
-                    Taken::Next | Taken::Ahead => self.put_in_force(),
+                    Taken::Next | Taken::Ahead => self.put_in_force(entries(proven)),
                     Taken::Old => self.note_older(proven.position()),
                     Taken::TooMany => {
                         metrics::counter!("verifier_denial_feed_refused_total", "code" => "full")
@@ -194,7 +194,8 @@ impl Follower {
         match loading.finish(&chunks) {
             Ok(state) => {
                 self.state = state;
-                self.put_in_force();
+                self.put_in_force(&[]);
+                self.trust.deny(|denied| denied.review(self.trust.now()));
                 Ok(true)
             }
             Err(refusal) => {
@@ -204,10 +205,10 @@ impl Follower {
         }
     }
 
-    /// Puts what was accepted in force, and only then has it remembered.
-    fn put_in_force(&self) {
+    /// Puts what was accepted in force, and only then has it remembered; `said` is what is new in it.
+    fn put_in_force(&self, said: &[Entry]) {
         let state = self.state.clone();
-        self.trust.deny(|denied| denied.feed = state.clone());
+        self.trust.deny(|denied| denied.hear(state.clone(), said));
         if self.state.position().is_some_and(|mine| self.floor.is_none_or(|floor| floor <= mine)) {
             self.loaded.send_replace(true);
             self.remember.send_replace(Some(state));
@@ -243,5 +244,13 @@ impl Follower {
         let age = |issued_at: Timestamp| now.since(issued_at).as_secs_f64();
         let age = self.state.issued_at().map_or(f64::INFINITY, age);
         metrics::gauge!("verifier_denial_feed_age_seconds").set(age);
+    }
+}
+
+/// What a batch says.
+fn entries(batch: Proven<'_>) -> &[Entry] {
+    match batch.content() {
+        Content::Batch(entries) => entries,
+        Content::Snapshot { .. } => &[],
     }
 }

@@ -9,7 +9,7 @@ use keychain::acknowledgement::BudgetEnd;
 use keychain::chain::Chain;
 use keychain::endorsement::Endorsement;
 
-use crate::trust::TrustState;
+use crate::trust::{Denied, TrustState};
 
 /// What ends an outage's budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +22,7 @@ pub enum Limit {
     Head,
     /// The end of the key that signs answers.
     ResponseKey,
-    /// The age of the newest reading of the revocations.
+    /// The age of what is known of revocations.
     Revocations,
 }
 
@@ -88,6 +88,17 @@ impl End {
             (None, _) => Self { limit: Limit::Head, at: None },
             (Some(_), None) => Self::over(Limit::Head),
             (Some(most), Some(shown)) => Self { limit: Limit::Head, at: Some(shown.plus(most)) },
+        }
+    }
+
+    /// The end of what is known of revocations.
+    pub fn of_revocations(denied: &Denied) -> Self {
+        match (denied.demand, denied.confirmed()) {
+            (None, _) => Self { limit: Limit::Revocations, at: None },
+            (Some(_), None) => Self::over(Limit::Revocations),
+            (Some(demand), Some(confirmed)) => {
+                Self { limit: Limit::Revocations, at: Some(confirmed.plus(demand.max_age)) }
+            }
         }
     }
 }

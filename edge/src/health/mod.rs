@@ -18,7 +18,7 @@ use keychain::{Code, Refusal, Timestamp};
 
 use crate::clock::Clock;
 use crate::own_key::OwnKey;
-use crate::trust::{Freshness, TrustState};
+use crate::trust::{Currency, Freshness, TrustState};
 pub use budget::{Budget, End, Ends, Limit, budget};
 pub use watcher::{Report, Watcher, trust_detail};
 
@@ -48,6 +48,8 @@ pub const RESPONSE_KEY: &str = "response key";
 pub const CHAIN: &str = "chain";
 /// Whether a head showed lately enough that nothing newer exists.
 pub const HEAD: &str = "head";
+/// Whether revocations were confirmed lately enough.
+pub const REVOCATIONS: &str = "revocations";
 
 /// What is read from the key directory.
 const SETS: [&str; 5] =
@@ -142,7 +144,7 @@ impl Dependencies {
         }
     }
 
-    /// Says at `now` how the chain is and how fresh its heads show it to be.
+    /// Says at `now` how the chain is, how fresh its heads show it to be, and whether revocations are known.
     pub fn judge(&self, trust: &TrustState, now: Timestamp) {
         let chain = trust.chain();
         if chain.contested() || chain.rolled_back() {
@@ -154,6 +156,14 @@ impl Dependencies {
             Freshness::Fresh(_) | Freshness::Late(_) => self.good(HEAD),
             Freshness::Stale(None) if chain.head().is_none() => {}
             Freshness::Stale(_) => self.failed(HEAD, "none came for all of `head_max_age`"),
+        }
+        match trust.denied().currency(now) {
+            None => {}
+            Some(Currency::Unknown(_)) if trust.denied().confirmed().is_none() => {}
+            Some(Currency::Confirmed(_) | Currency::Late(_)) => self.good(REVOCATIONS),
+            Some(Currency::Unknown(_)) => {
+                self.failed(REVOCATIONS, "they were not confirmed for all of `revocations_max_age`");
+            }
         }
     }
 

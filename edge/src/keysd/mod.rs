@@ -103,12 +103,15 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     let updates = Arc::new(Updates::follow(&directory, dependencies, every));
     let feed = TrustFeed::start(&directory, &updates, endorser.clone(), &trust_settings(&config)?)?;
     let copy = Copy::start(&directory, &updates, feed.clone());
+    // One for start and run: a signal between the two is not lost.
+    let stop = shutdown::signal();
+    tokio::pin!(stop);
     tokio::select! {
         () = watcher.start(first_listing(&feed, &copy)) => {}
-        () = shutdown::signal() => return Ok(()),
+        () = &mut stop => return Ok(()),
         end = &mut ended => return end.map_err(Failure::software)?.map_err(Failure::io),
     }
-    watcher.replace(serving(feed.clone(), updates.dependencies().clone()));
+    watcher.replace(serving(feed.clone(), &updates));
     let _speaker = endorser.map(|endorser| {
         let (speaker, updates) = ((config.instance.clone(), config.admin.clone()), Arc::clone(&updates));
         Task::spawn(speak(speaker, endorser, directory.clone(), updates, feed.clone()))
@@ -117,7 +120,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     tracing::info!(listen = %config.listen, "serving");
     watcher.ready();
     tokio::select! {
-        () = shutdown::signal() => {}
+        () = &mut stop => {}
         end = &mut ended => return end.map_err(Failure::software)?.map_err(Failure::io),
     }
     notify::stopping();
@@ -270,14 +273,15 @@ fn ends() -> Ends {
 }
 
 /// *Serving* means that keys are told.
-fn serving(feed: TrustFeed, dependencies: Dependencies) -> impl Fn(Timestamp) -> Report + Send + Sync {
+fn serving(feed: TrustFeed, updates: &Updates) -> impl Fn(Timestamp) -> Report + Send + Sync + use<> {
+    let (dependencies, eviction) = (updates.dependencies().clone(), updates.eviction().clone());
     move |now| {
         let trust = feed.state();
         dependencies.judge(&trust, now);
         let sequence =
             trust.chain().head().map_or("none".to_owned(), |head| head.event().sequence_number.to_string());
         Report::new(dependencies.all(), is_healthy(&feed), &ends().list(&trust), now)
-            .with(vec![("chain_sequence".to_owned(), sequence)])
+            .with(vec![("chain_sequence".to_owned(), sequence), eviction.detail()])
     }
 }
 

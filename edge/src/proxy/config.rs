@@ -8,7 +8,7 @@ use serde::Deserialize;
 use systemd::config::{self, ByteSize, Span};
 use systemd::listen::Address;
 
-use crate::{denials, endorser, trust, updates};
+use crate::{denials, endorser, revocations, trust, updates};
 
 /// The file as it stands. Every key but the first eight has a default.
 #[derive(Debug, Deserialize)]
@@ -52,6 +52,9 @@ pub struct Config {
     /// Whether heads may be of any age: a directory that withholds denials is then believed for ever.
     #[serde(default)]
     pub insecure_any_head_age: bool,
+    /// How long ago it may have been confirmed at most who is revoked; beyond it, requests are answered with BA608.
+    #[serde(default = "defaults::revocations_max_age")]
+    pub revocations_max_age: Span,
     /// How often everything in the key directory is read again, whatever it announced.
     #[serde(default = "defaults::reread_every")]
     pub reread_every: Span,
@@ -125,6 +128,10 @@ mod defaults {
         Span::seconds(crate::trust::HEAD_MAX_AGE.as_secs())
     }
 
+    pub(super) const fn revocations_max_age() -> Span {
+        Span::seconds(crate::revocations::MAX_AGE.as_secs())
+    }
+
     pub(super) const fn reread_every() -> Span {
         crate::updates::REREAD_EVERY
     }
@@ -190,6 +197,8 @@ impl Config {
         }
         trust::head_max_age(self.head_max_age, self.insecure_any_head_age)
             .map_err(|error| ("head_max_age", error.to_string()))?;
+        revocations::max_age(self.revocations_max_age)
+            .map_err(|error| ("revocations_max_age", error.to_string()))?;
         updates::reread_every(self.reread_every).map_err(|error| ("reread_every", error.to_string()))?;
         if self.cycle.duration().as_secs() < 60 || self.cycle.duration().as_secs() > 11 * 3_600 {
             return Err(("cycle", "must lie between 1m and 11h; the key's endorsement lasts 12h".into()));
@@ -290,6 +299,8 @@ mod tests {
             ("nonce_capacity = 1", "nonce_capacity"),
             ("cycle = \"12h\"", "cycle"),
             ("reread_every = \"500ms\"", "reread_every"),
+            ("revocations_max_age = \"9m\"", "revocations_max_age"),
+            ("revocations_max_age = \"25h\"", "revocations_max_age"),
             ("reread_every = \"2h\"", "reread_every"),
             ("default = \"allow\"", "default"),
             ("instance = \"two words\"", "instance"),

@@ -32,9 +32,10 @@ use crate::health::{self, Dependencies, End, Ends, Report, Watcher};
 use crate::http;
 use crate::own_key::{OwnKey, Plan};
 use crate::peer::Peer;
+use crate::revocations;
 use crate::roll::{Hangups, Roll};
 use crate::task::Task;
-use crate::trust::{self, TrustFeed};
+use crate::trust::{self, Confirmation, TrustFeed};
 use crate::updates::{self, Updates};
 use crate::verifier::{Audience, Settings};
 
@@ -56,7 +57,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(700);
 const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What an edge rests on.
-const RESTS_ON: [&str; 10] = [
+const RESTS_ON: [&str; 11] = [
     health::APP,
     health::CHAIN,
     health::DIRECTORY,
@@ -67,6 +68,7 @@ const RESTS_ON: [&str; 10] = [
     health::HEAD,
     health::HSMD,
     health::RESPONSE_KEY,
+    health::REVOCATIONS,
 ];
 
 /// Runs an edge as `file` says, until it is asked to stop; with `check_only`, says whether it could.
@@ -83,12 +85,15 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     // Both doors are open from the first moment: a start that waits says for what.
     let seen = watcher.clone();
     Metrics::install("edge")?.serve(&metrics, move || seen.health())?;
+    // One for start and run: a signal between the two is not lost.
+    let stop = shutdown::signal();
+    tokio::pin!(stop);
     let edge = tokio::select! {
         edge = watcher.start(Box::pin(starting.ready())) => edge?,
-        () = shutdown::signal() => return Ok(()),
+        () = &mut stop => return Ok(()),
     };
     watcher.ready();
-    edge.run_until(shutdown::signal()).await
+    edge.run_until(stop).await
 }
 
 /// A configuration whose every value was found to be good.
@@ -153,7 +158,9 @@ impl Starting {
         let updates = Updates::follow(&directory, entrance.dependencies.clone(), every);
         let feed = TrustFeed::start(&directory, &updates, Some(endorser.clone()), &trust_settings(&config)?)?;
         let denials = DenialFeed::start(&directory, &updates, feed.clone(), &denial_settings(&config))?;
-        let gate = Gate::start(&directory, &updates, feed.clone(), denials, verifier_settings(&config));
+        let demand = demand(&config)?;
+        let settings = verifier_settings(&config);
+        let gate = Gate::start(&directory, &updates, feed.clone(), denials, demand, settings);
         let plan = Plan::response(config.cycle.duration());
         let ready = async {
             gate.ready().await;
@@ -188,7 +195,7 @@ impl Starting {
             in_progress: Places::new(IN_PROGRESS_MAX),
             long_bodies: Places::new(LONG_BODIES_MAX),
         };
-        watcher.replace(serving(&shared, updates.dependencies().clone(), feed, ends));
+        watcher.replace(serving(&shared, &updates, feed, ends));
         entrance.open(shared);
         tracing::info!(edge = config.name, listen = %config.listen, "serving");
         Ok(Edge {
@@ -280,7 +287,14 @@ async fn probe(app: Peer, dependencies: Dependencies) {
 /// What ends an outage's budget here.
 fn ends(gate: &Gate, key: &OwnKey) -> Ends {
     let (gate, key) = (gate.clone(), key.clone());
-    Ends::new(move |trust| vec![key.end(trust), gate.verifier().issuers().end(trust), End::of_head(trust)])
+    Ends::new(move |trust| {
+        vec![
+            key.end(trust),
+            gate.verifier().issuers().end(trust),
+            End::of_head(trust),
+            End::of_revocations(trust.denied()),
+        ]
+    })
 }
 
 /// A start waits for what its dependencies say.
@@ -291,17 +305,21 @@ fn starting(dependencies: Dependencies) -> impl Fn(Timestamp) -> Report + Send +
 /// *Serving* means: a request that is due an admission gets one, and a signed answer.
 fn serving(
     shared: &Shared,
-    dependencies: Dependencies,
+    updates: &Updates,
     feed: TrustFeed,
     ends: Ends,
 ) -> impl Fn(Timestamp) -> Report + Send + Sync + use<> {
     let key = shared.key.clone();
+    let (dependencies, eviction) = (updates.dependencies().clone(), updates.eviction().clone());
     move |now| {
         let trust = feed.state();
         dependencies.judge(&trust, now);
         dependencies.judge_key(health::RESPONSE_KEY, &key, now);
-        let serves = key.usable(now).is_ok() && trust.demand_fresh(now).is_ok();
-        Report::new(dependencies.all(), serves, &ends.list(&trust), now).with(health::trust_detail(&trust))
+        let is_current = trust.demand_fresh(now).is_ok() && trust.denied().demand_confirmed(now).is_ok();
+        let serves = key.usable(now).is_ok() && is_current;
+        Report::new(dependencies.all(), serves, &ends.list(&trust), now)
+            .with(health::trust_detail(&trust))
+            .with(vec![eviction.detail()])
     }
 }
 
@@ -313,6 +331,14 @@ fn trust_settings(config: &Config) -> Result<trust::Settings, Failure> {
         state: config.state.clone(),
         head_max_age: trust::head_max_age(config.head_max_age, config.insecure_any_head_age)
             .map_err(Failure::config)?,
+    })
+}
+
+fn demand(config: &Config) -> Result<Confirmation, Failure> {
+    Ok(Confirmation {
+        max_age: revocations::max_age(config.revocations_max_age).map_err(Failure::config)?,
+        skew: config.clock_skew.duration(),
+        has_feed: config.denial_feed == denials::Presence::Required,
     })
 }
 

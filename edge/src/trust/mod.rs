@@ -13,6 +13,7 @@
 //! Readers take no lock and wait for nobody.
 
 mod denied;
+mod entries;
 mod follower;
 pub mod memory;
 mod source;
@@ -33,7 +34,8 @@ use crate::endorser::Endorser;
 use crate::health::Dependencies;
 use crate::task::Task;
 use crate::updates::Updates;
-pub use denied::{Denied, Entries};
+pub use denied::{Confirmation, Currency, Denied};
+pub use entries::Entries;
 use follower::Follower;
 use memory::{Memory, Remembered};
 use source::{DirectorySource, HsmdSource};

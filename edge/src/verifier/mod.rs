@@ -142,6 +142,7 @@ impl AccessVerifier {
         self.settings.audience.check(request.audience, demand.place)?;
         permit(token.claims(), demand.permission)?;
         trust.demand_fresh(now)?;
+        trust.denied().demand_confirmed(now)?;
         // One skew longer than the request can be accepted, for a clock that is set back meanwhile.
         let until = request.timestamp.plus(limits::ACCESS_REQUEST_AGE).plus(skew);
         self.nonces.reserve(request.nonce, until, now)?;

@@ -74,8 +74,23 @@ async fn the_age_of_the_newest_head_ends_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_edges_own_key_ends_it() {
-    let beside = Beside::start(World::start().await, "insecure_any_head_age = true").await;
+    let lines = "insecure_any_head_age = true\nrevocations_max_age = \"24h\"";
+    let beside = Beside::start(World::start().await, lines).await;
     beside.ends_by("response key", "BA603").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_age_of_what_is_known_of_revocations_ends_it() {
+    let beside = Beside::start(World::start().await, "revocations_max_age = \"1h\"").await;
+    beside.ends_by("revocations", "BA608").await;
+}
+
+/// Without a feed, database 3 alone confirms them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_age_of_the_entries_ends_it_where_there_is_no_feed() {
+    let lines = "denial_feed = \"absent\"\nrevocations_max_age = \"1h\"";
+    let beside = Beside::start(World::start().await, lines).await;
+    beside.ends_by("revocations", "BA608").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,8 @@ mod heads;
 #[cfg(test)]
 mod keysd;
 #[cfg(test)]
+mod lifts;
+#[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod proxy;

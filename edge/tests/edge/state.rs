@@ -147,6 +147,8 @@ async fn what_was_heard_and_not_stored_is_heard_again() {
     let key = world.authd.public_key().to_string();
     until("what is known to be on disk", async || world.remembered().contains("chain-head").then_some(()))
         .await;
+    let epoch = format!("\"epoch\":{}", position.epoch);
+    until("the feed to be on disk", async || world.kept_denials().contains(&epoch).then_some(())).await;
     let pipe = world.hang_the_disk();
     let feed = hang(world.state().join("denials-position.new"));
     let teller = world.teller();

@@ -55,7 +55,8 @@ impl World {
 
     /// Writes or deletes an entry of database 3.
     fn set_denied(&self, who: Digest, denied: bool) {
-        self.denied.lock().unwrap().entries.set(&who, denied);
+        let mut entries = self.denied.lock().unwrap();
+        if denied { entries.hold(&who, None) } else { entries.miss(&who, true, at(0)) }
     }
 
     #[track_caller]
@@ -288,7 +289,7 @@ fn what_cannot_be_known_is_told_last() {
     assert_eq!(check(&body, last), Ok(()));
     let banned = session.request(nonce(3), end, INNER);
     let mut denied = Denied::default();
-    denied.entries.set(&session.claims.device, true);
+    denied.hold(&session.claims.device, None);
     assert_eq!(check_by(&trust.clone().denying(denied), &banned, end), Err(Code::Revoked));
 }
 

@@ -78,6 +78,11 @@ impl Error {
         Self::Address(Cause(error))
     }
 
+    /// Whether the server does not let this client ask.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Unavailable { cause: Cause(error), .. } if is_forbidden(error))
+    }
+
     pub(super) const fn unfit(operation: &'static str, error: redis::RedisError) -> Self {
         Self::Unfit { operation, cause: Cause(error) }
     }
@@ -88,4 +93,10 @@ impl Error {
         }
         Self::Unavailable { operation, cause: Cause(error) }
     }
+}
+
+/// Whether a server, or one command of a pipeline, answered that this client may not ask.
+fn is_forbidden(error: &redis::RedisError) -> bool {
+    let answers = error.clone().into_server_errors();
+    answers.is_some_and(|all| all.iter().any(|(_, answer)| answer.code() == "NOPERM"))
 }

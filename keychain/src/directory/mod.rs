@@ -21,6 +21,7 @@ mod feed;
 mod lane;
 mod read;
 mod role;
+mod server;
 mod statements;
 
 use std::fmt;
@@ -37,6 +38,7 @@ pub use error::{Cause, Error};
 use lane::Lane;
 pub use lane::{CALL_DEADLINE, CONNECT_DEADLINE, REPLY_DEADLINE};
 pub use read::{ENTRIES_MAX, NAMES_PER_PAGE, REVOKED_MAX, SCAN_DEADLINE, VALUE_MAX};
+pub use server::{Eviction, History, Server, Stands};
 
 /// A directory of endorsements, chosen by what the endorsed key signs
 /// ([PROTOCOL.md#directory](../../PROTOCOL.md#directory)).
@@ -81,8 +83,9 @@ impl Directory {
             statements: lane(STATEMENTS, HEAD_MAX)?,
             denials: lane(DENIALS, FEED_VALUE_MAX)?,
             acknowledgements: lane(ACKNOWLEDGEMENTS, ACKNOWLEDGEMENT_MAX)?,
-            // Pushes need RESP3, and come for every database whichever this one is.
-            feed: open(info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_db(4))?,
+            // Pushes need RESP3, and come for every database whichever this one is. Database 0 is not selected, so that a
+            // client that may not read another one hears of changes all the same.
+            feed: open(info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_db(0))?,
         };
         Ok(Self { lanes: Arc::new(lanes) })
     }
@@ -209,20 +212,6 @@ impl Directory {
         let mut delete = redis::pipe();
         delete.cmd("DEL").arg(who.to_string()).ignore();
         self.lanes.revoked.run("lift a revocation", &delete).await
-    }
-
-    /// Which of these devices and identities are denied, in their order.
-    pub async fn revoked(&self, who: &[Digest]) -> Result<Vec<bool>, Error> {
-        let mut found = Vec::with_capacity(who.len());
-        for page in who.chunks(NAMES_PER_PAGE) {
-            let mut exists = redis::pipe();
-            for one in page {
-                exists.cmd("EXISTS").arg(one.to_string());
-            }
-            let answers: Vec<bool> = self.lanes.revoked.run("look up revocations", &exists).await?;
-            found.extend(answers);
-        }
-        Ok(found)
     }
 
     /// Every denied device and identity, sorted.

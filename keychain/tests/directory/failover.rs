@@ -97,12 +97,12 @@ async fn a_writer_leaves_a_server_that_takes_no_writes() {
     let name = Name::of(&first);
     for (answer, setting, value, well) in [
         ("NOREPLICAS", "min-replicas-to-write", "1", "0"),
-        ("MASTERDOWN", "replica-serve-stale-data", "no", "yes"),
+        ("MasterDown", "replica-serve-stale-data", "no", "yes"),
     ] {
         let directory = name.directory();
         directory.lift(&digest("nobody")).await.unwrap();
         set(&first, setting, value).await;
-        if answer == "MASTERDOWN" {
+        if answer == "MasterDown" {
             demote(&first).await;
             let refused = Arc::new(directory.events().await.unwrap_err());
             assert!(chain(&refused).contains(answer), "{}", chain(&refused));

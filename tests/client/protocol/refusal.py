@@ -35,6 +35,7 @@ CODES = {
     "Internal": ("BA605", 500),
     "NoRoom": ("BA606", 503),
     "StaleHead": ("BA607", 503),
+    "StaleRevocations": ("BA608", 503),
     "BadAnswer": ("BA701", 502),
     "AppUnavailable": ("BA702", 502),
 }

@@ -142,6 +142,17 @@ async fn the_directory(drill: &mut Drill) {
     assert!(drill.admitted().await);
     drill.cure("no-writes");
 
+    drill.redis(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    drill.cure("evicts");
+    let mut bans = drill.world.directory(3).await;
+    let identity = drill.device.identity.to_string();
+    let () = redis::cmd("SET").arg(identity).arg("1").query_async(&mut bans).await.unwrap();
+    until("the ban to bite", SOON, async || (drill.answered().await == Some(403)).then_some(())).await;
+    let () = redis::cmd("FLUSHDB").query_async(&mut bans).await.unwrap();
+    assert_eq!(drill.answered().await, Some(403), "what was flushed is not lifted");
+    drill.cure("lost");
+    drill.goes_on().await;
+
     drill.signal("redis", Signal::STOP);
     assert!(drill.admitted().await);
     drill.cure("hangs");
@@ -192,6 +203,7 @@ async fn authd(drill: &mut Drill) {
     drill.redis(&["FLUSHALL"]).await;
     drill.goes_on().await;
     drill.cure("kept");
+    drill.cure("confirmed");
     let auth = drill.world.auth();
     drill.cure("ahead");
     until("the identity to be let in again", SOON, async || drill.admitted().await.then_some(())).await;

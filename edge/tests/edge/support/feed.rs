@@ -6,7 +6,7 @@ use crate::support::clock;
 use keychain::directory::Directory;
 use keychain::endorsement::{Endorsement, Purpose};
 use keychain::feed::{Cause, Chunks, Content, Draft, Entry, Place, Position, Signers, Standing};
-use keychain::{Digest, SigningKey};
+use keychain::{Digest, SigningKey, Timestamp};
 
 use super::fixture::{Hsm, key};
 
@@ -35,11 +35,16 @@ impl Teller {
     }
 
     pub(crate) fn seal(&self, position: Position, content: &Content) -> String {
+        self.seal_at(position, content, clock::now())
+    }
+
+    /// A message that is as old as that.
+    pub(crate) fn seal_at(&self, position: Position, content: &Content, issued_at: Timestamp) -> String {
         let signers = Signers {
             access: (&self.access.0, &self.access.1),
             response: (&self.response.0, &self.response.1),
         };
-        let draft = Draft { identity: self.identity, position, issued_at: clock::now(), content };
+        let draft = Draft { identity: self.identity, position, issued_at, content };
         draft.seal(signers).unwrap()
     }
 
@@ -58,8 +63,19 @@ impl Teller {
         position: Position,
         entries: &[Entry],
     ) {
+        self.publish_snapshot_at(directory, position, entries, clock::now()).await;
+    }
+
+    /// A snapshot that is as old as that.
+    pub(crate) async fn publish_snapshot_at(
+        &self,
+        directory: &Directory,
+        position: Position,
+        entries: &[Entry],
+        issued_at: Timestamp,
+    ) {
         let chunks = Chunks::of(entries).unwrap();
-        let text = self.seal(position, &chunks.content);
+        let text = self.seal_at(position, &chunks.content, issued_at);
         directory.publish_chunks(&chunks.texts).await.unwrap();
         directory.publish_snapshot(&self.identity, &text).await.unwrap();
     }

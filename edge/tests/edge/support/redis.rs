@@ -18,7 +18,7 @@ pub(crate) struct Redis {
 impl Redis {
     pub(crate) async fn start(folder: &Path) -> Self {
         let socket = folder.join("redis.sock");
-        let process = spawn(folder, &socket);
+        let process = spawn(folder, &socket, &[]);
         let redis = Self { process, socket };
         redis.answers().await;
         redis
@@ -93,7 +93,12 @@ impl Redis {
 
     /// Starts it again, empty.
     pub(crate) async fn start_again(&mut self) {
-        self.process = spawn(self.socket.parent().unwrap(), &self.socket);
+        self.start_again_with(&[]).await;
+    }
+
+    /// The same, with more arguments.
+    pub(crate) async fn start_again_with(&mut self, arguments: &[&str]) {
+        self.process = spawn(self.socket.parent().unwrap(), &self.socket, arguments);
         self.answers().await;
     }
 }
@@ -105,12 +110,13 @@ impl Drop for Redis {
     }
 }
 
-fn spawn(folder: &Path, socket: &Path) -> Child {
+fn spawn(folder: &Path, socket: &Path, arguments: &[&str]) -> Child {
     Command::new("redis-server")
         .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
         .arg(socket)
         .arg("--dir")
         .arg(folder)
+        .args(arguments)
         .stdout(Stdio::null())
         .spawn()
         .expect("redis-server is installed")

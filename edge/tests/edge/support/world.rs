@@ -233,6 +233,13 @@ impl World {
         client.get(url(&format!("/{name}"))).send().await.unwrap().text().await.unwrap()
     }
 
+    /// The same, if anything answers.
+    pub(crate) async fn try_daemon_page(&self, name: &str) -> Option<String> {
+        let socket = self.folder.path().join("metrics.sock");
+        let client = reqwest::Client::builder().unix_socket(socket).build().unwrap();
+        client.get(url(&format!("/{name}"))).send().await.ok()?.text().await.ok()
+    }
+
     /// What the edge remembers on disk.
     pub(crate) fn remembered(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("state/trust.json")).unwrap_or_default()
