@@ -34,6 +34,9 @@ const WAITING_MAX: usize = 64;
 /// Batches after which a new snapshot spares readers the way through them.
 const SNAPSHOT_AFTER: u64 = 512;
 
+/// Messages of others remembered as refused.
+const REFUSED_MAX: usize = 64;
+
 /// Batches read at once.
 const BATCHES_READ: usize = 16;
 
@@ -136,6 +139,8 @@ struct Teller {
     look: Look,
     /// The newest message that this authd wrote.
     written: String,
+    /// Messages of others that do not count, each reported once.
+    refused: VecDeque<Digest>,
     spoke: Instant,
 }
 
@@ -157,6 +162,7 @@ impl Teller {
             is_start: true,
             look: Look::All,
             written: String::new(),
+            refused: VecDeque::new(),
             spoke: Instant::now(),
         }
     }
@@ -295,11 +301,7 @@ impl Teller {
         for text in &texts {
             match position(text) {
                 Ok(position) => shown = shown.max(Some(position)),
-                Err(refusal) => {
-                    metrics::counter!("authd_feed_refused_total", "code" => refusal.code().as_str())
-                        .increment(1);
-                    tracing::warn!(%refusal, "a message in the place of this authd's is not one; passed over");
-                }
+                Err(refusal) => self.refuse(text, &refusal),
             }
         }
         let is_start = std::mem::take(&mut self.is_start);
@@ -319,6 +321,20 @@ impl Teller {
         self.waiting.clear();
         self.snapshot_wanted = true;
         Ok(())
+    }
+
+    /// Reports what stands in the place of this authd's words and is none, once.
+    fn refuse(&mut self, text: &str, refusal: &Refusal) {
+        let fingerprint = Digest::of(text);
+        if self.refused.contains(&fingerprint) {
+            return;
+        }
+        if self.refused.len() >= REFUSED_MAX {
+            self.refused.pop_front();
+        }
+        self.refused.push_back(fingerprint);
+        metrics::counter!("authd_feed_refused_total", "code" => refusal.code().as_str()).increment(1);
+        tracing::warn!(%refusal, "a message in the place of this authd's is not one; passed over");
     }
 
     /// Takes over the denials that are published, as far as they can be read.

@@ -34,6 +34,8 @@ pub(super) struct Follower {
     loaded: watch::Sender<bool>,
     remember: watch::Sender<Option<State>>,
     rejected: Vec<Digest>,
+    /// The last message that was older than what is known: counted once.
+    older: Option<Position>,
     /// Whether the log says that the feed is waited for.
     said: bool,
 }
@@ -57,6 +59,7 @@ impl Follower {
             loaded,
             remember,
             rejected: Vec::new(),
+            older: None,
             said: false,
         };
         follower.put_in_force(&[]);
@@ -161,8 +164,9 @@ impl Follower {
 
     /// The newest message is read again and again. One before it is a directory that was rolled back, or a snapshot that
     /// was overtaken by a batch.
-    fn note_older(&self, position: Position) {
-        if self.state.position().is_some_and(|mine| position < mine) {
+    fn note_older(&mut self, position: Position) {
+        let is_older = self.state.position().is_some_and(|mine| position < mine);
+        if is_older && self.older.replace(position) != Some(position) {
             metrics::counter!("verifier_denial_feed_older_total").increment(1);
         }
     }

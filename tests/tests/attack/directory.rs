@@ -208,7 +208,15 @@ impl Stage {
                 })
                 .await;
             }
-            Outcome::Refused(code) => self.refused(reader, how, code).await,
+            Outcome::Refused(code) => {
+                let before = self.counters.answered(reader, code.as_str()).await;
+                self.refused(reader, how, code).await;
+                assert_eq!(
+                    self.counters.answered(reader, code.as_str()).await,
+                    before + 1,
+                    "{how:?} at {name}"
+                );
+            }
             Outcome::Nothing(_) if how == How::OtherService => self.told_with_its_service(how).await,
             Outcome::Nothing(_) => {}
             Outcome::Never(_) | Outcome::Denies | Outcome::Restored | Outcome::Shown(_) => {
@@ -330,8 +338,15 @@ impl Stage {
             (Kind::Access, 0, access),
         ] {
             for how in How::ALL {
-                let Some(blow) = self.hand.blow(kind, how) else { continue };
-                self.strike(&Blow { database, name: own.name.clone(), value: blow.value }).await;
+                match self.hand.blow(kind, how) {
+                    Some(blow) => {
+                        self.strike(&Blow { database, name: own.name.clone(), value: blow.value }).await;
+                    }
+                    None if how == How::Older => {
+                        let () = self.world.directory(database).await.del(&own.name).await.unwrap();
+                    }
+                    None => continue,
+                }
                 let what = format!("{kind:?} {how:?} to be written over");
                 until(&what, SOON, async || {
                     (value(&self.world, database, &own.name).await.as_ref() == Some(&own.text)).then_some(())

@@ -129,7 +129,7 @@ impl Outcome {
             Self::Denies => "denies until deleted, counted in edge_decisions_total".to_owned(),
             Self::Nothing(because) => format!("no effect: {because}"),
             Self::Never(because) => format!("not possible: {because}"),
-            Self::Refused(code) => format!("its user is refused, {}", code.as_str()),
+            Self::Refused(code) => format!("its user is refused and counted, {}", code.as_str()),
             Self::Restored => "the owner writes its own again".to_owned(),
             Self::Shown(state) => format!("shown as {state}"),
         }
@@ -151,6 +151,8 @@ const WRITER: &str = "authd_feed_refused_total";
 
 const NO_SERVICE: Outcome = Outcome::Never("it names no service: the HSM alone makes it");
 const KNOWN: Outcome = Outcome::Nothing("it is known already, and proves itself under any name");
+
+const ONCE: Outcome = Outcome::Nothing("BA207, counted once, when it is first met after its keys died");
 
 /// The whole table: no cell is empty, because each match has an answer for every reader.
 pub(super) const fn cell(kind: Kind, reader: Reader) -> Cell {
@@ -291,7 +293,7 @@ const fn feed(reader: Reader) -> Cell {
             Noted("verifier_denial_feed_older_total"),
             Counted(FEED, InvalidMessage),
             KNOWN,
-            Nothing("BA207, counted once when it is first met after its keys died"),
+            ONCE,
             Unreadable,
             Counted(FEED, DeadKey),
             Counted(FEED, InvalidMessage),
@@ -302,7 +304,7 @@ const fn feed(reader: Reader) -> Cell {
             Nothing("authd gave that position itself"),
             Counted(WRITER, InvalidMessage),
             Nothing("authd gave that position itself"),
-            Counted(WRITER, DeadKey),
+            ONCE,
             Unreadable,
             Counted(WRITER, DeadKey),
             Counted(WRITER, InvalidMessage),

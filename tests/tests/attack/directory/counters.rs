@@ -45,6 +45,17 @@ impl Counters {
         all
     }
 
+    /// How often a reader has refused a request with that code.
+    pub(super) async fn answered(&self, reader: Reader, code: &str) -> u64 {
+        let (_, metrics) = self.0.iter().find(|(one, _)| *one == reader).unwrap();
+        let page = metrics.get("/metrics").await.body;
+        let label = format!("code=\"{code}\"");
+        let counted = ["edge_decisions_total", "authd_operations_total"];
+        let lines = page.lines().filter(|line| counted.iter().any(|metric| line.starts_with(metric)));
+        let lines = lines.filter(|line| line.contains(&label));
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+    }
+
     async fn all(&self) -> BTreeMap<String, u64> {
         let mut all = BTreeMap::new();
         for (reader, metrics) in &self.0 {
