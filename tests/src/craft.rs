@@ -243,16 +243,22 @@ impl Device {
 
     /// Asks for a challenge for the account.
     pub async fn challenge(&self, auth: &Http) -> String {
+        challenge_of(&self.try_challenge(auth).await)
+    }
+
+    /// The same, where it may be refused.
+    async fn try_challenge(&self, auth: &Http) -> Answer {
         let request = format!(r#"{{"authentication":{{"identity":"{}"}}}}"#, self.identity);
-        let answer = auth.post("/session/request", format!(r#"{{"payload":{}}}"#, payload(&request))).await;
-        let response = answer.response();
-        response.pointer("/authentication/nonce").and_then(|nonce| nonce.as_str()).unwrap().to_owned()
+        auth.post("/session/request", format!(r#"{{"payload":{}}}"#, payload(&request))).await
     }
 
     /// Tries to open a session.
     pub async fn try_session(&mut self, auth: &Http) -> Answer {
-        let challenge = self.challenge(auth).await;
-        let keys = Keys::draw();
+        let challenge = self.try_challenge(auth).await;
+        if challenge.status != 200 {
+            return challenge;
+        }
+        let (challenge, keys) = (challenge_of(&challenge), Keys::draw());
         let answer = auth
             .post("/session/create", message(&self.session_request(&keys, &challenge), &self.keys.current))
             .await;
@@ -307,6 +313,11 @@ impl Session {
         let access = format!(r#"{{"nonce":"{nonce}","timestamp":"{timestamp}","token":"{token}"}}"#);
         seal(&format!(r#"{{"access":{access},"request":{request}}}"#), &self.keys.current)
     }
+}
+
+fn challenge_of(answer: &Answer) -> String {
+    let response = answer.response();
+    response.pointer("/authentication/nonce").and_then(|nonce| nonce.as_str()).unwrap().to_owned()
 }
 
 fn token_of(answer: &Answer) -> String {

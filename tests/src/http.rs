@@ -92,6 +92,12 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
+    /// The code of a refusal; empty for anything else.
+    pub fn code(&self) -> String {
+        let json: serde_json::Value = serde_json::from_str(&self.body).unwrap_or_default();
+        json.pointer("/error/code").and_then(|code| code.as_str()).unwrap_or_default().to_owned()
+    }
+
     /// Asserts success and returns the `response` member of a signed answer.
     #[track_caller]
     pub fn response(&self) -> serde_json::Value {

@@ -15,6 +15,7 @@
 #![expect(clippy::panic, reason = "the kit reports by panicking, as assertions do")]
 
 pub mod craft;
+pub mod fleet;
 pub mod http;
 pub mod name;
 pub mod port;

@@ -28,3 +28,5 @@ mod state;
 mod support;
 #[cfg(test)]
 mod verifier;
+#[cfg(test)]
+mod warm;

@@ -10,6 +10,7 @@ mod directory;
 mod heads;
 mod lease;
 mod lost_replies;
+mod measured;
 mod names;
 mod operations;
 mod outage;

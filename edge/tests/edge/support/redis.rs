@@ -69,14 +69,8 @@ impl Redis {
 
     /// How many commands were run that read keys or values.
     pub(crate) async fn reads(&self) -> u64 {
-        let stats: String =
-            redis::cmd("INFO").arg("commandstats").query_async(&mut self.database(0).await).await.unwrap();
-        let calls = |line: &str| {
-            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-            let reading = matches!(name, "get" | "getrange" | "mget" | "exists" | "scan" | "keys");
-            reading.then(|| rest.split(',').next().unwrap().parse::<u64>().unwrap())
-        };
-        stats.lines().filter_map(calls).sum()
+        let reads = |name: &str| matches!(name, "get" | "getrange" | "mget" | "exists" | "scan" | "keys");
+        count(&mut self.database(0).await, reads).await
     }
 
     /// Stops it, losing everything.
@@ -108,6 +102,22 @@ impl Drop for Redis {
         let _already_dead = self.process.kill();
         let _already_reaped = self.process.wait();
     }
+}
+
+/// How many commands were run, over one connection that is kept: all but those that show that somebody lives, and the
+/// count itself.
+pub(crate) async fn commands(counter: &mut MultiplexedConnection) -> u64 {
+    count(counter, |name| !matches!(name, "info" | "ping")).await
+}
+
+/// How many commands with such a name were run.
+async fn count(connection: &mut MultiplexedConnection, is_counted: impl Fn(&str) -> bool) -> u64 {
+    let stats: String = redis::cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
+    let calls = |line: &str| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        is_counted(name).then(|| rest.split(',').next().unwrap().parse::<u64>().unwrap())
+    };
+    stats.lines().filter_map(calls).sum()
 }
 
 fn spawn(folder: &Path, socket: &Path, arguments: &[&str]) -> Child {
