@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::telemetry::Priority;
-use crate::{config, credential, listen, notify, telemetry};
+use crate::{config, credential, listen, notify, passed, telemetry};
 
 /// All went well.
 pub const OK: u8 = 0;
@@ -126,7 +126,7 @@ where
     M: FnOnce() -> F,
     F: Future<Output = Result<(), Failure>>,
 {
-    listen::collect();
+    passed::collect();
     telemetry::init(daemon);
     let ended = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

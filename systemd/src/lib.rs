@@ -9,8 +9,8 @@
 //! two daemons happen to share. It knows nothing of keys or of the protocol.
 //!
 //! Invariants:
-//! - It never writes to a file but a socket's own path, and never changes the environment except
-//!   to take the inherited sockets out of it, before any thread exists ([`exit::run`]).
+//! - It never writes to a file but a socket's own path, and never changes the environment.
+//!   What it inherits it takes over before any thread exists ([`exit::run`]).
 //! - Outside systemd (`NOTIFY_SOCKET`, `LISTEN_FDS`, `JOURNAL_STREAM` absent) everything still
 //!   works: readiness calls do nothing and logs are for a person.
 //! - A configuration key that it does not know is an error, never ignored.
@@ -22,7 +22,10 @@ pub mod caller;
 pub mod config;
 pub mod credential;
 pub mod exit;
+pub mod kept;
 pub mod listen;
 pub mod notify;
+mod passed;
 pub mod shutdown;
+pub mod swap;
 pub mod telemetry;

@@ -15,8 +15,6 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, Service};
 use serde::de::Deserializer;
 
-pub use inherited::collect;
-
 mod inherited;
 
 /// An address in a configuration: `127.0.0.1:8080`, `[::1]:8080`, `unix:/run/x.sock`, or

@@ -6,12 +6,15 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use sd_notify::NotifyState;
 
 /// Says that the daemon can serve now, and in one line how it is.
@@ -71,6 +74,26 @@ fn interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|deadline| deadline / 2).filter(|interval| !interval.is_zero())
 }
 
+/// Whether there is a service manager that hears this process.
+pub(crate) fn is_heard() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Sends lines of their own, with a descriptor for the manager to keep. A manager that does not read is not waited for.
+pub(crate) fn with_descriptor(lines: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let datagram = connect(&socket)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if let Some(descriptor) = &descriptor
+        && !control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(descriptor)))
+    {
+        return Err(io::Error::other("a message has no space for a descriptor"));
+    }
+    sendmsg(&datagram, &[IoSlice::new(lines.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
 fn send(states: &[NotifyState<'_>]) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let mut unsent = UNSENT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,10 +103,14 @@ fn send(states: &[NotifyState<'_>]) {
 }
 
 fn send_datagram(socket: &OsStr, message: &str) -> io::Result<()> {
+    connect(socket)?.send(message.as_bytes()).map(drop)
+}
+
+fn connect(socket: &OsStr) -> io::Result<UnixDatagram> {
     let datagram = UnixDatagram::unbound()?;
     datagram.set_nonblocking(true)?;
     datagram.connect(socket)?;
-    datagram.send(message.as_bytes()).map(drop)
+    Ok(datagram)
 }
 
 /// What the service manager was not told because its queue was full.

@@ -17,12 +17,14 @@
 pub mod craft;
 pub mod fleet;
 pub mod http;
+
 pub mod name;
 pub mod port;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod redis_server;
+pub mod service_manager;
 pub mod token;
 pub mod until;
 pub mod world;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keychain::Timestamp;
 use systemd::notify;
+use systemd::swap::Swap;
 use systemd::telemetry::Health;
 use tokio::time::MissedTickBehavior;
 
@@ -88,6 +89,7 @@ type Look = Arc<dyn Fn(Timestamp) -> Report + Send + Sync>;
 pub struct Watcher {
     daemon: Arc<str>,
     clock: Clock,
+    swap: Swap,
     look: Arc<Mutex<Look>>,
 }
 
@@ -98,7 +100,14 @@ impl Watcher {
         clock: Clock,
         look: impl Fn(Timestamp) -> Report + Send + Sync + 'static,
     ) -> Self {
-        Self { daemon: daemon.into(), clock, look: Arc::new(Mutex::new(Arc::new(look))) }
+        let swap = Swap::look();
+        if matches!(swap, Swap::Plain | Swap::Unknown) {
+            tracing::warn!(
+                swap = swap.as_str(),
+                "keys in memory may be written to a disk: encrypt this host's swap, or turn it off"
+            );
+        }
+        Self { daemon: daemon.into(), clock, swap, look: Arc::new(Mutex::new(Arc::new(look))) }
     }
 
     /// From now on `look` sees more: the daemon has come further in its start.
@@ -146,6 +155,6 @@ impl Watcher {
 
     fn report(&self, now: Timestamp) -> Report {
         let look = Arc::clone(&self.look.lock().unwrap_or_else(PoisonError::into_inner));
-        look(now)
+        look(now).with(vec![("swap".to_owned(), self.swap.as_str().to_owned())])
     }
 }

@@ -31,7 +31,7 @@ use crate::clock::Clock;
 use crate::endorser::Endorser;
 use crate::health::{self, Dependencies, End, Ends, Report, Watcher};
 use crate::http;
-use crate::own_key::{OwnKey, Plan};
+use crate::own_key::{Beginning, Plan};
 use crate::roll::Roll;
 use crate::task::Task;
 use crate::trust::{self, TrustFeed};
@@ -137,9 +137,9 @@ async fn speak(
     feed: TrustFeed,
 ) {
     let mut is_told = false;
+    let mut beginning = Beginning::new(Plan::unlisted(CYCLE), endorser, directory.clone(), feed.clone());
     let key = loop {
-        let (endorser, directory) = (endorser.clone(), directory.clone());
-        match OwnKey::start(Plan::unlisted(CYCLE), endorser, directory, &updates, feed.clone()).await {
+        match beginning.attempt(&updates).await {
             Ok(key) => break key,
             Err(error) if !is_told => {
                 is_told = true;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use keychain::Timestamp;
 use tokio::sync::watch;
 
-use super::{Endorsed, Error, Maker};
+use super::{Endorsed, Error, Maker, kept};
 use crate::updates::{Subscription, Update};
 
 /// First and longest pause between attempts to get a new key. The longest is short because an outage
@@ -107,6 +107,7 @@ impl Keeper {
             self.candidate = Some(key);
             return Err(error.into());
         }
+        kept::keep(self.maker.plan, &key);
         let key = Arc::new(key);
         self.current.send_replace(Arc::clone(&key));
         Ok(key)

@@ -2,12 +2,15 @@
 //!
 //! Invariants:
 //! - A key is used only once its endorsement verifies against the chain *as verifiers see it* and stands
-//!   in the directory, so that no answer names a key that nobody can check.
+//!   in the directory, so that no answer names a key that nobody can check. One from before a restart stood there, and is
+//!   put back like any other.
 //! - A key whose generation is no longer live is not used for another answer: [`OwnKey::usable`] says so
 //!   at once, and a new key is asked for within a second.
-//! - The private half never leaves this process and is wiped when the key is dropped.
+//! - The private half is wiped when the key is dropped. It leaves this process for the service manager's memory alone
+//!   ([`systemd::kept`]), and comes back to the next process of the same service.
 
 mod keeper;
+mod kept;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +28,7 @@ use crate::task::Task;
 use crate::trust::{TrustFeed, TrustState};
 use crate::updates::{Updates, readable};
 use keeper::Keeper;
+use kept::Kept;
 
 /// How long a fresh endorsement may take to verify before another is asked for. The chain is pushed
 /// within milliseconds; longer means that its generation was tainted meanwhile.
@@ -64,6 +68,14 @@ impl Plan {
     /// The plan for a response key that signs no answers: no device is to find it.
     pub const fn unlisted(cycle: Duration) -> Self {
         Self { listed: false, ..Self::response(cycle) }
+    }
+
+    /// Under which name the service manager keeps the key over a restart.
+    pub(crate) const fn kept_as(self) -> &'static str {
+        match self.purpose {
+            Purpose::Access => "access-key",
+            Purpose::Response => "response-key",
+        }
     }
 
     /// What the key is called among a daemon's dependencies.
@@ -160,29 +172,7 @@ pub struct OwnKey {
 }
 
 impl OwnKey {
-    /// Makes the first key, has it endorsed and published, and keeps it so from then on.
-    ///
-    /// One attempt: whoever starts a daemon tries again, and says what it waits for.
-    pub async fn start(
-        plan: Plan,
-        endorser: Endorser,
-        directory: Directory,
-        updates: &Updates,
-        feed: TrustFeed,
-    ) -> Result<Self, Error> {
-        let maker = Maker { plan, endorser, directory, feed: feed.clone() };
-        let subscription = updates.subscribe();
-        let first = maker.make().await?;
-        maker.publish(&first).await?;
-        let first = Arc::new(first);
-        let (sender, current) = watch::channel(Arc::clone(&first));
-        let (orders, ordered) = watch::channel(0);
-        let keeper = Keeper::new(maker, first, sender);
-        let task = Arc::new(Task::spawn(keeper.run(subscription, ordered)));
-        Ok(Self { current, orders: Arc::new(orders), plan, feed, _task: task })
-    }
-
-    /// Tries [`Self::start`] until it works, and says what it waits for.
+    /// Tries [`Beginning::attempt`] until it works, and says what it waits for.
     ///
     /// The chain is waited for first, so that hsmd is asked only when its answer can be verified.
     pub async fn await_first(
@@ -194,9 +184,9 @@ impl OwnKey {
     ) -> Self {
         feed.wait_until(|chain| chain.head().is_some()).await;
         let dependencies = updates.dependencies();
+        let mut beginning = Beginning::new(plan, endorser, directory, feed);
         loop {
-            let (endorser, directory) = (endorser.clone(), directory.clone());
-            match Self::start(plan, endorser, directory, updates, feed.clone()).await {
+            match beginning.attempt(updates).await {
                 Ok(key) => return key,
                 Err(error) => {
                     dependencies.lost(plan.dependency(), &error);
@@ -280,8 +270,62 @@ impl OwnKey {
     }
 }
 
+/// A service that has no key yet.
+pub struct Beginning {
+    maker: Maker,
+    /// What came back from before a restart, until it was judged.
+    kept: Option<Kept>,
+}
+
+impl Beginning {
+    /// Takes what came back from before a restart.
+    pub fn new(plan: Plan, endorser: Endorser, directory: Directory, feed: TrustFeed) -> Self {
+        Self { maker: Maker { plan, endorser, directory, feed }, kept: Kept::take(plan) }
+    }
+
+    /// Takes the first key into use, and keeps the service in keys from then on. It is the key from before a restart, for
+    /// which neither hsmd nor the directory is asked, or a new one, endorsed and published.
+    ///
+    /// One attempt: whoever starts a daemon tries again, and says what it waits for.
+    pub async fn attempt(&mut self, updates: &Updates) -> Result<OwnKey, Error> {
+        let subscription = updates.subscribe();
+        self.maker.await_live_head().await?;
+        let first = if let Some(first) = self.adopt() {
+            first
+        } else {
+            let first = self.maker.make().await?;
+            self.maker.publish(&first).await?;
+            kept::keep(self.maker.plan, &first);
+            first
+        };
+        let (plan, feed, first) = (self.maker.plan, self.maker.feed.clone(), Arc::new(first));
+        let (sender, current) = watch::channel(Arc::clone(&first));
+        let (orders, ordered) = watch::channel(0);
+        let keeper = Keeper::new(self.maker.clone(), first, sender);
+        let task = Arc::new(Task::spawn(keeper.run(subscription, ordered)));
+        Ok(OwnKey { current, orders: Arc::new(orders), plan, feed, _task: task })
+    }
+
+    /// The key from before a restart, if it is still endorsed.
+    fn adopt(&mut self) -> Option<Endorsed> {
+        let (plan, feed) = (self.maker.plan, &self.maker.feed);
+        match self.kept.take()?.prove(plan, &feed.state(), feed.now()) {
+            Ok(key) => {
+                tracing::info!(key = %key.public_key(), purpose = plan.purpose.as_str(), "goes on with the key from before the restart");
+                Some(key)
+            }
+            Err(refusal) => {
+                let name = plan.kept_as();
+                tracing::warn!(name, %refusal, "the key that was kept over the restart counts no more; a new one is made");
+                kept::drop_kept(name);
+                None
+            }
+        }
+    }
+}
+
 /// Makes and publishes keys.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Maker {
     plan: Plan,
     endorser: Endorser,

@@ -18,10 +18,11 @@ const SERVICES: [(char, &str, u8); 5] = [
 ];
 
 /// Everything in `[Service]` that is not a sandbox directive.
-const RUNNING: [&str; 18] = [
+const RUNNING: [&str; 19] = [
     "Environment",
     "ExecReload",
     "ExecStart",
+    "FileDescriptorStoreMax",
     "Group",
     "IPAddressAllow",
     "LimitNOFILE",

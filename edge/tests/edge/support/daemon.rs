@@ -1,38 +1,42 @@
 //! A real daemon of this crate, its readiness heard as systemd hears it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::net::UnixDatagram;
+use tests::service_manager::{Kept, ServiceManager};
 
 use super::until;
 
 pub(crate) struct Daemon {
     process: Child,
-    notify: UnixDatagram,
+    manager: ServiceManager,
     log: PathBuf,
 }
 
 impl Daemon {
     /// Starts `program` with that configuration.
     pub(crate) fn spawn(program: &str, folder: &Path, configuration: &str) -> Self {
+        Self::spawn_with(program, folder, configuration, Vec::new())
+    }
+
+    /// The same with what was left by the process before.
+    pub(crate) fn spawn_with(program: &str, folder: &Path, configuration: &str, kept: Vec<Kept>) -> Self {
         let file = folder.join("daemon.toml");
         std::fs::write(&file, configuration).unwrap();
-        let socket = folder.join("notify.sock");
-        let _first_time = std::fs::remove_file(&socket);
-        let notify = UnixDatagram::bind(&socket).unwrap();
+        let mut manager = ServiceManager::start(folder);
         let log = folder.join("daemon.log");
-        let process = Command::new(program)
+        let process = manager
+            .launch(Path::new(program), kept)
             .arg("--config")
             .arg(&file)
-            .env("NOTIFY_SOCKET", &socket)
             .env("RUST_LOG", "info,edge=debug")
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Self { process, notify, log }
+        Self { process, manager, log }
     }
 
     /// Waits until it says that it is ready.
@@ -57,12 +61,12 @@ impl Daemon {
     }
 
     fn heard(&self, is_wanted: impl Fn(&str) -> bool) -> bool {
-        let mut buffer = [0; 4_096];
-        let mut found = false;
-        while let Ok(length) = self.notify.try_recv(&mut buffer) {
-            found |= std::str::from_utf8(&buffer[..length]).unwrap().lines().any(&is_wanted);
-        }
-        found
+        self.manager.heard(is_wanted)
+    }
+
+    /// What it leaves with its manager, as of now.
+    pub(crate) fn kept(&self) -> Vec<Kept> {
+        self.manager.kept()
     }
 
     pub(crate) fn log(&self) -> String {
@@ -80,10 +84,16 @@ impl Daemon {
         kill_process(id, Signal::TERM).unwrap();
     }
 
-    /// Ends it without warning.
+    /// Kills it.
     pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// Orders new keys.
+    pub(crate) fn hang_up(&self) {
+        let id = i32::try_from(self.id()).ok().and_then(Pid::from_raw).unwrap();
+        kill_process(id, Signal::HUP).unwrap();
     }
 
     /// How it ended.
