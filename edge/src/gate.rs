@@ -1,7 +1,8 @@
 //! The verifier with everything that keeps it informed: what an app server puts before its app.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use keychain::directory::Directory;
 use keychain::{Refusal, Timestamp};
@@ -12,6 +13,9 @@ use crate::revocations::RevocationFeed;
 use crate::trust::{Confirmation, TrustFeed};
 use crate::updates::Updates;
 use crate::verifier::{AccessVerifier, Admitted, Demand, Held, Settings};
+
+/// How long a restart waits for the directory before it goes by its own state.
+const DIRECTORY_WAIT: Duration = Duration::from_secs(2);
 
 /// Admits access requests. Cloning shares everything.
 #[derive(Debug, Clone)]
@@ -32,18 +36,39 @@ impl Gate {
         denials: DenialFeed,
         demand: Confirmation,
         settings: Settings,
+        state: &Path,
     ) -> Self {
-        let revocations = RevocationFeed::start(directory, updates, trust.clone(), demand);
+        let revocations = RevocationFeed::start(directory, updates, trust.clone(), demand, state);
         let verifier = Arc::new(AccessVerifier::new(settings));
-        let issuers = IssuerFeed::start(directory, updates, trust.clone(), Arc::clone(&verifier));
+        let issuers = IssuerFeed::start(directory, updates, trust.clone(), Arc::clone(&verifier), state);
         Self { verifier, trust, issuers, denials, revocations }
     }
 
-    /// Waits until nothing is missing for a verdict: revocations and issuing keys are read.
+    /// Waits until nothing is missing for a verdict: revocations and issuing keys are read. If the directory does not
+    /// answer, what was known before a restart is enough, as long as it is not too old for a verdict.
     pub async fn ready(&self) {
+        tokio::select! {
+            () = self.read() => {}
+            () = self.recalled() => {
+                tracing::warn!("the key directory does not answer: going on with what was known before the restart");
+            }
+        }
+    }
+
+    async fn read(&self) {
         self.denials.loaded().await;
         self.revocations.loaded().await;
         self.issuers.loaded().await;
+    }
+
+    async fn recalled(&self) {
+        // What was declared while this process was away is worth a moment.
+        tokio::time::sleep(DIRECTORY_WAIT).await;
+        if !self.revocations.recalled() {
+            std::future::pending::<()>().await; // a first start: who is denied is not known
+        }
+        self.denials.loaded().await;
+        self.issuers.some().await;
     }
 
     /// Judges one request now. Only a token of an issuer never heard of costs IO, and of all of those

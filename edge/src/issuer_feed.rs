@@ -5,15 +5,18 @@
 //! second, all of it in one go, for everyone who waits; and not many may wait.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keychain::directory::{self, Db, Directory};
+use keychain::endorsement::Endorsement;
 use keychain::{Code, PublicKey, Refusal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::health::{self, Dependencies};
+use crate::state_file::{Content, StateFile, content};
 use crate::task::Task;
 use crate::trust::TrustFeed;
 use crate::updates::{Subscription, Update, Updates, readable};
@@ -35,6 +38,10 @@ const SINGLE_READS_MAX: usize = 16;
 /// How often expired keys are dropped.
 const TIDY_EVERY: Duration = Duration::from_mins(1);
 
+/// The file in a daemon's state directory that has the keys, and the longest read: the most keys, each of the longest.
+const FILE: &str = "issuers.json";
+const FILE_MAX: u64 = 64 * 1_024 * 1_024;
+
 /// Entries kept that did not verify yet: their generation's event may still be on its way.
 const UNPROVEN_MAX: usize = 1_024;
 
@@ -45,8 +52,10 @@ pub struct IssuerFeed {
     /// Asks for a reading; one request stands for all that came before it is served.
     wanted: mpsc::Sender<()>,
     readings: watch::Receiver<Reading>,
+    /// Whether any key is known.
+    some: watch::Receiver<bool>,
     waiting: Arc<Semaphore>,
-    _task: Arc<Task>,
+    _tasks: Arc<[Task]>,
 }
 
 /// How many readings have begun and ended, and how the last went.
@@ -58,13 +67,18 @@ struct Reading {
 }
 
 impl IssuerFeed {
-    /// Begins to teach `verifier`.
+    /// Begins to teach `verifier`, first what was known before a restart.
     pub fn start(
         directory: &Directory,
         updates: &Updates,
         feed: TrustFeed,
         verifier: Arc<AccessVerifier>,
+        state: &Path,
     ) -> Self {
+        let file = StateFile::new(state, FILE, FILE_MAX);
+        let texts = file.read();
+        let (remember, to_keep) = watch::channel(None);
+        let (is_some, some) = watch::channel(false);
         let (wanted, asked) = mpsc::channel(1);
         let (progress, readings) = watch::channel(Reading::default());
         let follower = Follower {
@@ -74,9 +88,21 @@ impl IssuerFeed {
             verifier: Arc::clone(&verifier),
             unproven: BTreeMap::new(),
             progress,
+            is_some,
+            remember,
         };
-        let task = Arc::new(Task::spawn(follower.run(updates.subscribe(), asked)));
-        Self { verifier, wanted, readings, waiting: Arc::new(Semaphore::new(WAITING_MAX)), _task: task }
+        let follow = follower.run(texts, updates.subscribe(), asked);
+        let tasks = [Task::spawn(file.keep_up(to_keep)), Task::spawn(follow)];
+        let waiting = Arc::new(Semaphore::new(WAITING_MAX));
+        Self { verifier, wanted, readings, some, waiting, _tasks: Arc::new(tasks) }
+    }
+
+    /// Waits until any key is known, be it from before a restart.
+    pub async fn some(&self) {
+        let mut some = self.some.clone();
+        if some.wait_for(|some| *some).await.is_err() {
+            std::future::pending::<()>().await; // the feed never ends before its owner
+        }
     }
 
     /// Waits until the directory was read in full once.
@@ -120,11 +146,19 @@ struct Follower {
     verifier: Arc<AccessVerifier>,
     unproven: BTreeMap<PublicKey, String>,
     progress: watch::Sender<Reading>,
+    is_some: watch::Sender<bool>,
+    /// Has the keys kept on disk.
+    remember: watch::Sender<Content>,
 }
 
 impl Follower {
-    async fn run(mut self, mut updates: Subscription, mut asked: mpsc::Receiver<()>) {
+    async fn run(mut self, kept: Vec<String>, mut updates: Subscription, mut asked: mpsc::Receiver<()>) {
         let mut chain = self.feed.version();
+        for text in kept {
+            if let Ok(endorsement) = Endorsement::parse(&text) {
+                self.take(endorsement.subject.public_key, text);
+            }
+        }
         let mut pending = Update::default();
         let mut quiet_until = Instant::now();
         loop {
@@ -136,7 +170,10 @@ impl Follower {
                     pending.merge(&update);
                     due = true;
                 }
-                _ = chain.changed() => self.prove_again(),
+                _ = chain.changed() => {
+                    self.prove_again();
+                    self.keep();
+                }
                 Some(()) = asked.recv(), if !quiet => {
                     pending.everything = true;
                     due = true;
@@ -153,6 +190,7 @@ impl Follower {
             match self.read(&pending).await {
                 Ok(()) => {
                     self.dependencies.good(health::DIRECTORY_ISSUERS);
+                    self.keep();
                     pending = Update::default();
                 }
                 Err(error) => {
@@ -201,7 +239,10 @@ impl Follower {
     /// Proves an entry and teaches it, or keeps it for when the chain has grown.
     fn take(&mut self, key: PublicKey, text: String) {
         match self.verifier.issuers().learn(key, &text, &self.feed.state(), self.feed.now()) {
-            Ok(()) => drop(self.unproven.remove(&key)),
+            Ok(()) => {
+                self.unproven.remove(&key);
+                self.is_some.send_replace(true);
+            }
             Err(refusal) => {
                 if self.unproven.get(&key) == Some(&text) {
                     return; // it was counted
@@ -214,6 +255,17 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// Has the keys kept on disk, if they are others than before.
+    fn keep(&self) {
+        let texts = self.verifier.issuers().texts();
+        let wanted = content(texts.iter().map(String::as_str)).filter(|_| !texts.is_empty());
+        self.remember.send_if_modified(|before| {
+            let is_new = *before != wanted;
+            *before = wanted;
+            is_new
+        });
     }
 
     fn prove_again(&mut self) {

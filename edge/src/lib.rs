@@ -71,6 +71,7 @@ pub mod peer;
 pub mod proxy;
 pub mod revocations;
 pub mod roll;
+mod state_file;
 mod task;
 pub mod trust;
 pub mod updates;

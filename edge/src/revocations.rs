@@ -6,6 +6,7 @@
 //! in full, and again once one is found gone.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use keychain::{Digest, Timestamp};
 use tokio::sync::watch;
 
 use crate::health::{self, Dependencies};
+use crate::state_file::{Content, StateFile, content};
 use crate::task::Task;
 use crate::trust::{Confirmation, Currency, TrustFeed};
 use crate::updates::{Subscription, Update, Updates};
@@ -23,6 +25,14 @@ const SINGLE_READS_MAX: usize = 256;
 
 /// Pause before another attempt when the directory does not answer.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The file in a daemon's state directory that has who is denied by entries alone, and the longest read: the most that
+/// database 3 may have.
+const FILE: &str = "revocations.json";
+const FILE_MAX: u64 = 128 * 1_024 * 1_024;
+
+/// How often it is kept on disk that the entries are known, while nothing changes.
+const REMEMBER_EVERY: Duration = Duration::from_mins(1);
 
 /// How often it is noted that the entries are known, while nothing changes.
 const CONFIRM_EVERY: Duration = Duration::from_secs(5);
@@ -53,13 +63,30 @@ pub fn max_age(age: systemd::config::Span) -> Result<Duration, MaxAgeOutOfBounds
 #[derive(Debug, Clone)]
 pub struct RevocationFeed {
     loaded: watch::Receiver<bool>,
-    _task: Arc<Task>,
+    /// Whether it is known from before a restart who was denied then.
+    recalled: bool,
+    _tasks: Arc<[Task]>,
 }
 
 impl RevocationFeed {
     /// Begins to follow the directory, and to demand that revocations be known.
-    pub fn start(directory: &Directory, updates: &Updates, trust: TrustFeed, demand: Confirmation) -> Self {
-        trust.deny(|denied| denied.demand = Some(demand));
+    ///
+    /// Who was denied before a restart is denied at once.
+    pub fn start(
+        directory: &Directory,
+        updates: &Updates,
+        trust: TrustFeed,
+        demand: Confirmation,
+        state: &Path,
+    ) -> Self {
+        let file = StateFile::new(state, FILE, FILE_MAX);
+        let texts = file.read();
+        let mut recalled = false;
+        trust.deny(|denied| {
+            denied.demand = Some(demand);
+            recalled = denied.entries.recall(&texts);
+        });
+        let (remember, wanted) = watch::channel(None);
         let (loaded, is_loaded) = watch::channel(false);
         let follower = Follower {
             directory: directory.clone(),
@@ -69,9 +96,16 @@ impl RevocationFeed {
             loaded,
             history: None,
             currency: None,
+            remember,
+            remembered: None,
         };
-        let task = Arc::new(Task::spawn(follower.run(updates.subscribe())));
-        Self { loaded: is_loaded, _task: task }
+        let tasks = [Task::spawn(file.keep_up(wanted)), Task::spawn(follower.run(updates.subscribe()))];
+        Self { loaded: is_loaded, recalled, _tasks: Arc::new(tasks) }
+    }
+
+    /// Whether it is known from before a restart who was denied then.
+    pub const fn recalled(&self) -> bool {
+        self.recalled
     }
 
     /// Waits until the whole list was read once: before that nobody can be said not to be on it.
@@ -93,6 +127,10 @@ struct Follower {
     history: Option<History>,
     /// How current the revocations were said to be.
     currency: Option<&'static str>,
+    /// Has kept on disk what a restart is to know.
+    remember: watch::Sender<Content>,
+    /// As of which change and which confirmation that was.
+    remembered: Option<(u64, Timestamp)>,
 }
 
 impl Follower {
@@ -107,6 +145,7 @@ impl Follower {
                     let is_followed = matches!(*self.following.borrow(), Following::Yes);
                     if is_followed && pending.is_nothing() && *self.loaded.borrow() {
                         self.confirm();
+                        self.keep();
                     }
                     self.tell_currency();
                 }
@@ -120,6 +159,7 @@ impl Follower {
                     self.dependencies.good(health::DIRECTORY_REVOCATIONS);
                     pending = rest;
                     self.tell_currency();
+                    self.keep();
                 }
                 Err(error) => {
                     self.dependencies.lost(health::DIRECTORY_REVOCATIONS, &error);
@@ -239,6 +279,20 @@ impl Follower {
                 Err(directory::Error::Detached { operation: "read all revocations" })
             }
             server => Ok(server),
+        }
+    }
+
+    /// Has kept on disk who is denied, if that is otherwise than before, and from time to time that it is not.
+    fn keep(&mut self) {
+        let state = self.trust.state();
+        let entries = &state.denied().entries;
+        let Some(confirmed) = entries.confirmed() else { return };
+        let is_known = self.remembered.is_some_and(|(changes, before)| {
+            changes == entries.changes() && confirmed.since(before) < REMEMBER_EVERY
+        });
+        if !is_known && let Some(texts) = entries.remembered() {
+            self.remember.send_replace(content(texts.iter().map(String::as_str)));
+            self.remembered = Some((entries.changes(), confirmed));
         }
     }
 

@@ -15,6 +15,7 @@ mod outage;
 mod outbox;
 mod races;
 mod refusals;
+mod restart;
 mod sessions;
 mod stage;
 mod store;

@@ -160,7 +160,7 @@ impl Starting {
         let denials = DenialFeed::start(&directory, &updates, feed.clone(), &denial_settings(&config))?;
         let demand = demand(&config)?;
         let settings = verifier_settings(&config);
-        let gate = Gate::start(&directory, &updates, feed.clone(), denials, demand, settings);
+        let gate = Gate::start(&directory, &updates, feed.clone(), denials, demand, settings, &config.state);
         let plan = Plan::response(config.cycle.duration());
         let ready = async {
             gate.ready().await;

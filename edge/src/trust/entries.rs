@@ -12,6 +12,8 @@ use keychain::{Digest, Timestamp};
 pub struct Entries {
     known: Shards<Entry>,
     confirmed: Option<Timestamp>,
+    /// Grows with each change of an entry.
+    changes: u64,
 }
 
 /// One entry.
@@ -83,6 +85,43 @@ impl Entries {
         self.confirmed
     }
 
+    /// A number that differs once an entry is another one.
+    pub const fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// What a restart is to know: when all entries were known last, and those that the denial feed does not repeat. Nothing
+    /// as long as they never were.
+    pub fn remembered(&self) -> Option<Vec<String>> {
+        let confirmed = self.confirmed?.unix_millis().to_string();
+        let own = self.known.iter().filter(|(_, entry)| !entry.repeats_feed);
+        let entries = own.map(|(who, entry)| match entry.end {
+            Some(end) => format!("{who} {}", end.unix_millis()),
+            None => who.to_string(),
+        });
+        Some(std::iter::once(confirmed).chain(entries).collect())
+    }
+
+    /// Takes in what [`Self::remembered`] said before a restart. The entries deny until the directory is read; false if
+    /// these are not such words, and then nothing is taken in.
+    pub fn recall(&mut self, texts: &[String]) -> bool {
+        let Some((confirmed, entries)) = texts.split_first() else { return false };
+        let parse = |text: &String| {
+            let (who, end) = match text.split_once(' ') {
+                Some((who, end)) => (who, Some(Timestamp::from_unix_millis(end.parse().ok()?))),
+                None => (text.as_str(), None),
+            };
+            Some((Digest::parse(who).ok()?, Entry { end, repeats_feed: false, is_there: true }))
+        };
+        let entries: Option<Vec<_>> = entries.iter().map(parse).collect();
+        let (Ok(confirmed), Some(entries)) = (confirmed.parse(), entries) else { return false };
+        for (who, entry) in entries {
+            self.set(&who, Some(entry));
+        }
+        self.confirmed = Some(Timestamp::from_unix_millis(confirmed));
+        true
+    }
+
     pub(super) fn get(&self, who: &Digest) -> Option<Entry> {
         self.known.get(who).copied()
     }
@@ -90,6 +129,7 @@ impl Entries {
     pub(super) fn set(&mut self, who: &Digest, entry: Option<Entry>) {
         if self.get(who) != entry {
             self.known.set(who, entry);
+            self.changes = self.changes.wrapping_add(1);
         }
     }
 
@@ -98,7 +138,38 @@ impl Entries {
         let known = self.known.iter().map(|(who, entry)| (*who, *entry, revised(who, *entry)));
         let changed: Vec<_> = known.filter(|(_, before, after)| Some(*before) != *after).collect();
         for (who, _, after) in changed {
-            self.known.set(&who, after);
+            self.set(&who, after);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_restart_is_told_denies_as_before() {
+        let at = Timestamp::from_unix_millis;
+        let (forever, brief, repeated) = (Digest::of("a"), Digest::of("b"), Digest::of("c"));
+        let mut entries = Entries::default();
+        assert_eq!(entries.remembered(), None, "never read");
+        let entry = |end, repeats_feed| Some(Entry { end, repeats_feed, is_there: true });
+        entries.set(&forever, entry(None, false));
+        entries.set(&brief, entry(Some(at(9_000)), false));
+        entries.set(&repeated, entry(None, true));
+        entries.confirm(at(5_000));
+        let texts = entries.remembered().unwrap();
+        let mut again = Entries::default();
+        assert!(again.recall(&texts));
+        assert_eq!((again.confirmed(), again.count()), (Some(at(5_000)), 2));
+        assert!(again.denies(&forever, at(6_000)) && again.denies(&brief, at(6_000)));
+        // A directory that has lost it says nothing about it.
+        assert!(again.get(&brief).unwrap().missing(false, at(8_000)).is_some());
+        let with = |text: &str| texts.iter().cloned().chain([text.to_owned()]).collect::<Vec<_>>();
+        for damaged in [Vec::new(), vec!["soon".to_owned()], with("E"), with(&format!("{forever} soon"))] {
+            let mut entries = Entries::default();
+            assert!(!entries.recall(&damaged), "{damaged:?}");
+            assert_eq!((entries.count(), entries.confirmed()), (0, None));
         }
     }
 }

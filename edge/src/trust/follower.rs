@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::memory::Remembered;
 use super::source::{Texts, Told};
 use super::{Freshness, Shared, TrustState};
+use crate::state_file::{Content, content};
 
 /// Texts remembered as not acceptable, so that junk in the directory is judged once.
 const REJECTED_MAX: usize = 4_096;
@@ -37,6 +38,8 @@ const LOOK: Duration = Duration::from_secs(15);
 pub(super) struct Follower {
     shared: Arc<Shared>,
     remember: watch::Sender<Remembered>,
+    /// Has the events kept on disk.
+    remember_chain: watch::Sender<Content>,
     /// Texts that will never be acceptable.
     rejected: HashSet<Digest>,
     /// The heads heard of each event that is live.
@@ -53,12 +56,13 @@ impl Follower {
     /// A follower that has `remembered` heads to prove again, as soon as it knows their events.
     pub(super) fn new(
         shared: Arc<Shared>,
-        remember: watch::Sender<Remembered>,
+        (remember, remember_chain): (watch::Sender<Remembered>, watch::Sender<Content>),
         remembered: &[String],
     ) -> Self {
         let mut follower = Self {
             shared,
             remember,
+            remember_chain,
             rejected: HashSet::new(),
             heard: BTreeMap::new(),
             waiting: Vec::new(),
@@ -69,7 +73,9 @@ impl Follower {
         follower
     }
 
-    pub(super) async fn run(mut self, mut told: mpsc::Receiver<Told>) {
+    /// Begins with the `events` that were kept, and goes on with what is told.
+    pub(super) async fn run(mut self, events: Vec<String>, mut told: mpsc::Receiver<Told>) {
+        self.accept(&Texts { events, ..Texts::default() });
         let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -113,6 +119,7 @@ impl Follower {
         self.hear(&mut chain, heads, now);
         if merged.accepted > 0 {
             tell_growth(&chain);
+            self.remember_chain.send_replace(content(chain.events().map(SignedEvent::text)));
         }
         if chain.stated() != old.chain().stated() {
             tell_entries(chain.stated());

@@ -4,8 +4,9 @@
 //! One task merges what sources tell into what was accepted before, and puts the result in the place of the last one.
 //! The sources are the key directory and, for a service that hsmd endorses, hsmd itself over the road by which it does. Events and heads are merged as sets, so trust only moves forward: an emptied or rolled-back
 //! directory changes nothing, and un-denies nothing. The highest event accepted and the heads that count are kept on
-//! disk, so that a restart does not forget them either (`PROTOCOL.md#contested`). They are in force before they are
-//! written: a denial waits for no disk.
+//! disk, so that a restart does not forget them either (`PROTOCOL.md#contested`); so are the events, which a start
+//! verifies again and goes by while no source answers. They are in force before they are written: a denial waits for no
+//! disk.
 //!
 //! A head also shows that nothing newer exists. Once none has shown it for `head_max_age`, nothing that rests on an
 //! endorsement is answered any more (`PROTOCOL.md#head-fresh`).
@@ -32,6 +33,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::endorser::Endorser;
 use crate::health::Dependencies;
+use crate::state_file::StateFile;
 use crate::task::Task;
 use crate::updates::Updates;
 pub use denied::{Confirmation, Currency, Denied};
@@ -40,6 +42,12 @@ use follower::Follower;
 use memory::{Memory, Remembered};
 use source::{DirectorySource, HsmdSource};
 pub use state::{Freshness, TrustState};
+
+/// The file in a daemon's state directory that has the accepted events.
+const CHAIN_FILE: &str = "chain.json";
+
+/// Longest chain read: a rotation every hour for ten years.
+const CHAIN_LENGTH_MAX: u64 = 64 * 1024 * 1024;
 
 /// What sources may tell ahead of the task that merges it.
 const TOLD_MAX: usize = 4;
@@ -105,12 +113,16 @@ impl TrustFeed {
             dependencies: updates.dependencies().clone(),
         });
         let (remember, wanted) = watch::channel(Remembered::default());
+        let file = StateFile::new(&settings.state, CHAIN_FILE, CHAIN_LENGTH_MAX);
+        let events = file.read();
+        let (remember_chain, wanted_chain) = watch::channel(None);
         let (to, told) = mpsc::channel(TOLD_MAX);
-        let follower = Follower::new(Arc::clone(&shared), remember, &remembered.heads);
+        let follower = Follower::new(Arc::clone(&shared), (remember, remember_chain), &remembered.heads);
         let source = DirectorySource::new(directory.clone(), Arc::clone(&shared), to.clone());
         let mut tasks = vec![
             Task::spawn(memory.keep_up(wanted)),
-            Task::spawn(follower.run(told)),
+            Task::spawn(file.keep_up(wanted_chain)),
+            Task::spawn(follower.run(events, told)),
             Task::spawn(source.run(updates.subscribe(), updates.following())),
         ];
         if let Some(endorser) = hsmd {

@@ -1,5 +1,6 @@
 //! The keys that issue tokens: authd's access keys, each with an endorsement that verified.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,6 +147,12 @@ impl Issuers {
                 self.endorsed.invalidate(&*key);
             }
         }
+    }
+
+    /// What the HSM said of each key, in the order of keys.
+    pub fn texts(&self) -> Vec<String> {
+        let texts = self.endorsed.iter().map(|(key, issuer)| (*key, issuer.endorsement.text().to_owned()));
+        texts.collect::<BTreeMap<_, _>>().into_values().collect()
     }
 
     /// How many keys are known.

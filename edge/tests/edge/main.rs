@@ -23,6 +23,8 @@ mod proxy;
 #[cfg(test)]
 mod respelling;
 #[cfg(test)]
+mod restart;
+#[cfg(test)]
 mod state;
 #[cfg(test)]
 mod support;

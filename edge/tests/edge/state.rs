@@ -165,8 +165,8 @@ async fn what_was_heard_and_not_stored_is_heard_again() {
 
     world.restart();
     world.edge.ready().await;
-    // The key was revoked before it could be learnt.
-    assert_eq!(world.ask(&session).await.code(), "BA206");
+    // The key is known from before; that it was revoked was heard again.
+    assert_eq!(world.ask(&session).await.code(), "BA304");
     world.authd = world.publish_issuer(101).await;
     assert_eq!(world.ask(&world.session(200)).await.status, 200);
     until("it to be stored", async || world.remembered().contains(&key).then_some(())).await;

@@ -53,12 +53,12 @@ async fn a_known_token_costs_the_directory_no_command() {
         head_max_age: Some(trust::HEAD_MAX_AGE),
     };
     let feed = TrustFeed::start(&directory, &updates, None, &settings).unwrap();
-    let settings = denials::Settings { identity, state, presence: Presence::Required };
+    let settings = denials::Settings { identity, state: state.clone(), presence: Presence::Required };
     let denials = DenialFeed::start(&directory, &updates, feed.clone(), &settings).unwrap();
     let settings =
         Settings { clock_skew: limits::CLOCK_SKEW, audience: Audience::default(), nonce_capacity: 10_000 };
     let demand = Confirmation { max_age: revocations::MAX_AGE, skew: limits::CLOCK_SKEW, has_feed: true };
-    let gate = Gate::start(&directory, &updates, feed, denials, demand, settings);
+    let gate = Gate::start(&directory, &updates, feed, denials, demand, settings, &state);
     gate.ready().await;
 
     let session = Session::open(&authd, 200, ago(1));

@@ -75,7 +75,7 @@ impl Follower {
             nonce_capacity: NONCES_MAX,
         };
         let demand = Confirmation { max_age: revocations::MAX_AGE, skew: limits::CLOCK_SKEW, has_feed: true };
-        let gate = Gate::start(&directory, &updates, trust.clone(), denials, demand, settings);
+        let gate = Gate::start(&directory, &updates, trust.clone(), denials, demand, settings, state.path());
         gate.ready().await;
         let plan = Plan::response(CYCLE);
         let key = OwnKey::await_first(plan, endorser, directory.clone(), &updates, trust.clone()).await;

@@ -12,6 +12,7 @@ use keychain::endorsement::{Endorsement, Expected, Purpose};
 use keychain::feed::{Entry, Position};
 use keychain::{Nonce, SigningKey, Timestamp};
 use tempfile::TempDir;
+use tests::service_manager::Kept;
 
 use super::app::TestApp;
 use super::daemon::Daemon;
@@ -139,7 +140,13 @@ impl World {
 
     /// Starts the edge again on the same state, without waiting for it.
     pub(crate) fn restart(&mut self) {
-        self.edge = Daemon::spawn(env!("CARGO_BIN_EXE_edge"), self.folder.path(), &self.configuration);
+        self.restart_with(Vec::new());
+    }
+
+    /// The same with what a process before it left with the service manager.
+    pub(crate) fn restart_with(&mut self, kept: Vec<Kept>) {
+        let program = env!("CARGO_BIN_EXE_edge");
+        self.edge = Daemon::spawn_with(program, self.folder.path(), &self.configuration, kept);
     }
 
     /// The configuration of another edge beside this one, with more lines, and where it listens.
@@ -168,6 +175,13 @@ impl World {
     /// A request of a session, made now.
     pub(crate) fn request(&self, session: &Session, inner: &str) -> String {
         session.request(self.nonce(), clock::now(), inner)
+    }
+
+    /// Whether all is on disk that a start in an outage goes by.
+    pub(crate) fn has_kept_all(&self) -> bool {
+        let state = self.folder.path().join("state");
+        let is_there = |name: &&str| std::fs::metadata(state.join(name)).is_ok_and(|file| file.len() > 2);
+        ["chain.json", "denials.json", "issuers.json", "revocations.json", "trust.json"].iter().all(is_there)
     }
 
     pub(crate) async fn post(&self, place: &str, body: impl Into<reqwest::Body>) -> Answer {
