@@ -65,6 +65,9 @@ pub struct Config {
     /// How often everything in the key directory is read again, whatever it announced.
     #[serde(default = "reread_every")]
     pub reread_every: Span,
+    /// Each keysd that is asked for chain and heads besides: `http://host:port` or `unix:/path`.
+    #[serde(default)]
+    pub keysd: Vec<String>,
     /// What every account may do: role to permissions.
     #[serde(default = "roles")]
     pub roles: BTreeMap<String, Vec<String>>,
@@ -117,6 +120,7 @@ impl Config {
             .map_err(|error| unusable("endorse", error.to_string()))?;
         edge::trust::head_max_age(self.head_max_age, self.insecure_any_head_age)
             .map_err(|error| unusable("head_max_age", error.to_string()))?;
+        edge::trust::keysd(&self.keysd).map_err(|error| unusable("keysd", error.to_string()))?;
         edge::updates::reread_every(self.reread_every)
             .map_err(|error| unusable("reread_every", error.to_string()))?;
         self.roles().map_err(|refusal| unusable("roles", refusal.because().to_owned()))?;

@@ -57,6 +57,14 @@ impl Peer {
         format!("{}{path}", self.base)
     }
 
+    /// Its address, as it is configured.
+    pub fn address(&self) -> String {
+        match &self.socket {
+            Some(socket) => format!("unix:{}", socket.display()),
+            None => self.base.clone(),
+        }
+    }
+
     /// Whether it takes a connection within `deadline`. Nothing is asked.
     pub async fn reach(&self, deadline: Duration) -> io::Result<()> {
         let reach = async {

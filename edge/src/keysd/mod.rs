@@ -257,7 +257,8 @@ fn health_body(feed: &TrustFeed) -> String {
     let chain = trust.chain();
     let sequence = chain.head().map_or(0, |head| head.event().sequence_number);
     let status = if is_healthy(feed) { "healthy" } else { "unhealthy" };
-    format!("{{\"status\":\"{status}\",\"sequenceNumber\":{sequence}}}")
+    let follows = if feed.follows_hsmd() { "hsmd" } else { "directory" };
+    format!("{{\"status\":\"{status}\",\"sequenceNumber\":{sequence},\"follows\":\"{follows}\"}}")
 }
 
 fn is_healthy(feed: &TrustFeed) -> bool {
@@ -293,5 +294,6 @@ fn trust_settings(config: &Config) -> Result<trust::Settings, Failure> {
         state: config.state.clone(),
         head_max_age: trust::head_max_age(config.head_max_age, config.insecure_any_head_age)
             .map_err(Failure::config)?,
+        keysd: Vec::new(),
     })
 }

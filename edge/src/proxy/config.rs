@@ -52,6 +52,9 @@ pub struct Config {
     /// Whether heads may be of any age: a directory that withholds denials is then believed for ever.
     #[serde(default)]
     pub insecure_any_head_age: bool,
+    /// Each keysd that is asked for chain and heads besides: `http://host:port` or `unix:/path`.
+    #[serde(default)]
+    pub keysd: Vec<String>,
     /// How long ago it may have been confirmed at most who is revoked; beyond it, requests are answered with BA608.
     #[serde(default = "defaults::revocations_max_age")]
     pub revocations_max_age: Span,
@@ -197,6 +200,7 @@ impl Config {
         }
         trust::head_max_age(self.head_max_age, self.insecure_any_head_age)
             .map_err(|error| ("head_max_age", error.to_string()))?;
+        trust::keysd(&self.keysd).map_err(|error| ("keysd", error.to_string()))?;
         revocations::max_age(self.revocations_max_age)
             .map_err(|error| ("revocations_max_age", error.to_string()))?;
         updates::reread_every(self.reread_every).map_err(|error| ("reread_every", error.to_string()))?;
@@ -298,6 +302,8 @@ mod tests {
             ("admin = \"127.0.0.1:1\"", "admin"),
             ("nonce_capacity = 1", "nonce_capacity"),
             ("cycle = \"12h\"", "cycle"),
+            ("keysd = [\"https://keys.example\"]", "keysd"),
+            ("keysd = [\"\"]", "keysd"),
             ("reread_every = \"500ms\"", "reread_every"),
             ("revocations_max_age = \"9m\"", "revocations_max_age"),
             ("revocations_max_age = \"25h\"", "revocations_max_age"),

@@ -320,6 +320,7 @@ fn serving(
         Report::new(dependencies.all(), serves, &ends.list(&trust), now)
             .with(health::trust_detail(&trust))
             .with(vec![eviction.detail()])
+            .with(feed.sources())
     }
 }
 
@@ -331,6 +332,7 @@ fn trust_settings(config: &Config) -> Result<trust::Settings, Failure> {
         state: config.state.clone(),
         head_max_age: trust::head_max_age(config.head_max_age, config.insecure_any_head_age)
             .map_err(Failure::config)?,
+        keysd: trust::keysd(&config.keysd).map_err(Failure::config)?,
     })
 }
 

@@ -2,7 +2,8 @@
 //! denied, as one immutable value behind one swap.
 //!
 //! One task merges what sources tell into what was accepted before, and puts the result in the place of the last one.
-//! The sources are the key directory and, for a service that hsmd endorses, hsmd itself over the road by which it does. Events and heads are merged as sets, so trust only moves forward: an emptied or rolled-back
+//! The sources are the key directory, any keysd that is configured and, for a service that hsmd endorses, hsmd itself over the
+//! road by which it does. Events and heads are merged as sets, so trust only moves forward: an emptied or rolled-back
 //! directory changes nothing, and un-denies nothing. The highest event accepted and the heads that count are kept on
 //! disk, so that a restart does not forget them either (`PROTOCOL.md#contested`); so are the events, which a start
 //! verifies again and goes by while no source answers. They are in force before they are written: a denial waits for no
@@ -20,8 +21,10 @@ pub mod memory;
 mod source;
 mod state;
 
+use std::collections::BTreeMap;
+use std::error::Error;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -32,7 +35,8 @@ use systemd::config::Span;
 use tokio::sync::{mpsc, watch};
 
 use crate::endorser::Endorser;
-use crate::health::Dependencies;
+use crate::health::{self, Condition, Dependencies};
+use crate::peer::{NotAnAddress, Peer};
 use crate::state_file::StateFile;
 use crate::task::Task;
 use crate::updates::Updates;
@@ -40,7 +44,7 @@ pub use denied::{Confirmation, Currency, Denied};
 pub use entries::Entries;
 use follower::Follower;
 use memory::{Memory, Remembered};
-use source::{DirectorySource, HsmdSource};
+use source::{DirectorySource, HsmdSource, KeysdSource};
 pub use state::{Freshness, TrustState};
 
 /// The file in a daemon's state directory that has the accepted events.
@@ -65,6 +69,8 @@ pub struct Settings {
     pub state: PathBuf,
     /// How long a head's word that nothing newer exists counts; none is without limit.
     pub head_max_age: Option<Duration>,
+    /// Each keysd that is asked too.
+    pub keysd: Vec<Peer>,
 }
 
 /// The trust of this process, always the newest. Cloning shares it.
@@ -82,9 +88,32 @@ struct Shared {
     read_up_to: watch::Sender<u64>,
     /// Told whether sources can be followed.
     dependencies: Dependencies,
+    /// Each keysd that is asked, and whether it follows hsmd over a road of its own.
+    independent: Mutex<BTreeMap<&'static str, bool>>,
 }
 
 impl Shared {
+    /// Notes of a keysd whether it is independent of the key directory.
+    fn note_source(&self, name: &'static str, is_independent: bool) {
+        metrics::gauge!("verifier_source_independent", "source" => name).set(if is_independent {
+            1.0
+        } else {
+            0.0
+        });
+        let mut known = self.independent.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.insert(name, is_independent) == Some(is_independent) {
+            return;
+        }
+        if is_independent {
+            tracing::info!(source = name, "it follows hsmd over a road of its own");
+        } else {
+            tracing::warn!(
+                source = name,
+                "it follows the key directory alone, so it tells nothing that the directory withholds; give it `endorse`"
+            );
+        }
+    }
+
     fn now(&self) -> Timestamp {
         self.dependencies.clock().now()
     }
@@ -111,6 +140,7 @@ impl TrustFeed {
             version: watch::Sender::new(0),
             read_up_to: watch::Sender::new(0),
             dependencies: updates.dependencies().clone(),
+            independent: Mutex::default(),
         });
         let (remember, wanted) = watch::channel(Remembered::default());
         let file = StateFile::new(&settings.state, CHAIN_FILE, CHAIN_LENGTH_MAX);
@@ -125,6 +155,12 @@ impl TrustFeed {
             Task::spawn(follower.run(events, told)),
             Task::spawn(source.run(updates.subscribe(), updates.following())),
         ];
+        for peer in &settings.keysd {
+            match KeysdSource::new(peer.clone(), Arc::clone(&shared), to.clone()) {
+                Ok(source) => tasks.push(Task::spawn(source.run())),
+                Err(error) => tracing::error!(error = &error as &dyn Error, "a keysd cannot be asked"),
+            }
+        }
         if let Some(endorser) = hsmd {
             tasks.push(Task::spawn(HsmdSource::new(endorser, Arc::clone(&shared), to).run()));
         }
@@ -134,6 +170,22 @@ impl TrustFeed {
     /// What is trusted now.
     pub fn state(&self) -> Arc<TrustState> {
         self.shared.state.load_full()
+    }
+
+    /// Where each keysd that is asked hears from, for `/readyz`.
+    pub fn sources(&self) -> Vec<(String, String)> {
+        let known = self.shared.independent.lock().unwrap_or_else(PoisonError::into_inner);
+        let word = |is_independent| if is_independent { "hsmd" } else { "the directory alone" };
+        known
+            .iter()
+            .map(|(name, is_independent)| (format!("{name} follows"), word(*is_independent).to_owned()))
+            .collect()
+    }
+
+    /// Whether hsmd itself is heard now.
+    pub fn follows_hsmd(&self) -> bool {
+        let hsmd = self.shared.dependencies.state(health::HSMD);
+        hsmd.is_some_and(|state| state.condition == Condition::Good)
     }
 
     /// The time by the clock of this process.
@@ -200,4 +252,26 @@ pub fn head_max_age(age: Span, insecure_any_age: bool) -> Result<Option<Duration
     }
     let age = age.duration();
     if (HEAD_MAX_AGE_MIN..=HEAD_MAX_AGE).contains(&age) { Ok(Some(age)) } else { Err(HeadAgeOutOfBounds) }
+}
+
+/// Most keysd that a daemon asks: each is asked every second.
+const KEYSD_MAX: usize = 8;
+
+/// `keysd` is no list that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysdUnusable {
+    /// One of them is at no address that is spoken here. What it tells is signed, so no TLS is needed.
+    #[error(transparent)]
+    Address(#[from] NotAnAddress),
+    /// There are too many.
+    #[error("names more than {KEYSD_MAX}; each is asked every second, and a few that differ are enough")]
+    TooMany,
+}
+
+/// What a daemon is told of those whom it asks for chain and heads besides: `keysd`.
+pub fn keysd(addresses: &[String]) -> Result<Vec<Peer>, KeysdUnusable> {
+    if addresses.len() > KEYSD_MAX {
+        return Err(KeysdUnusable::TooMany);
+    }
+    Ok(addresses.iter().map(|address| Peer::parse(address)).collect::<Result<_, _>>()?)
 }

@@ -3,6 +3,7 @@
 
 mod directory;
 mod hsmd;
+mod keysd;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use super::Shared;
 pub(super) use directory::DirectorySource;
 pub(super) use hsmd::HsmdSource;
+pub(super) use keysd::KeysdSource;
 
 /// What a source holds that may be new, unverified.
 #[derive(Debug, Default)]

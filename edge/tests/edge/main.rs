@@ -25,6 +25,8 @@ mod respelling;
 #[cfg(test)]
 mod restart;
 #[cfg(test)]
+mod sources;
+#[cfg(test)]
 mod state;
 #[cfg(test)]
 mod support;

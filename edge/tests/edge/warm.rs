@@ -51,6 +51,7 @@ async fn a_known_token_costs_the_directory_no_command() {
         pin: None,
         state: state.clone(),
         head_max_age: Some(trust::HEAD_MAX_AGE),
+        keysd: Vec::new(),
     };
     let feed = TrustFeed::start(&directory, &updates, None, &settings).unwrap();
     let settings = denials::Settings { identity, state: state.clone(), presence: Presence::Required };

@@ -64,6 +64,7 @@ impl Follower {
             pin: None,
             state: state.path().to_owned(),
             head_max_age: Some(trust::HEAD_MAX_AGE),
+            keysd: Vec::new(),
         };
         let trust = TrustFeed::start(&directory, &updates, Some(endorser.clone()), &settings).unwrap();
         let settings =

@@ -27,8 +27,16 @@ pub(crate) struct HsmService {
 
 impl HsmService {
     pub(crate) fn start(folder: &Path, hsm: Hsm) -> Self {
+        Self::serve(folder, Arc::new(Mutex::new(hsm)))
+    }
+
+    /// Another door to the same HSM.
+    pub(crate) fn beside(&self, folder: &Path) -> Self {
+        Self::serve(folder, Arc::clone(&self.hsm))
+    }
+
+    fn serve(folder: &Path, hsm: Arc<Mutex<Hsm>>) -> Self {
         let socket = folder.join("endorse.sock");
-        let hsm = Arc::new(Mutex::new(hsm));
         let shared = web::Data::from(Arc::clone(&hsm));
         let tells = Arc::new(AtomicBool::new(false));
         let told = web::Data::from(Arc::clone(&tells));
