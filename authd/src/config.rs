@@ -85,6 +85,9 @@ pub struct Config {
     /// How often own keys are replaced.
     #[serde(default = "cycle")]
     pub cycle: Span,
+    /// Whether public auth servers share the directory: each spent refresh key is then written there for them.
+    #[serde(default)]
+    pub public_auth_servers: bool,
 }
 
 /// `[admin]`: where operators reach authd.

@@ -247,6 +247,7 @@ async fn service(
         roles: config.roles().map_err(Failure::config)?,
         lifetimes: config.lifetimes(),
         denial: config.denial(),
+        public_auth_servers: config.public_auth_servers,
         revoked: Notify::new(),
         denied: Notify::new(),
         fed: watch::Sender::new(None),

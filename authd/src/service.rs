@@ -51,6 +51,8 @@ pub struct Service {
     pub lifetimes: Lifetimes,
     /// How long edges are to deny a revoked device.
     pub denial: Duration,
+    /// Whether public auth servers on the directory are told of spent refresh keys.
+    pub public_auth_servers: bool,
     /// Wakes the task that tells the directory of revocations.
     pub revoked: Notify,
     /// Wakes the task that writes the denial feed.
@@ -207,7 +209,10 @@ impl Service {
             })
         };
         let (grant, attributes, repeated) = self.store.decide(&case, now, judge).await?;
-        self.mirror(claims.rotation_hash, request.cause()).await;
+        // Each copy wakes every follower of the directory.
+        if self.public_auth_servers {
+            self.mirror(claims.rotation_hash, request.cause()).await;
+        }
         let response = Self::token(&grant, attributes, &key)?;
         Ok(Answer { nonce: request.nonce(), response, repeated })
     }

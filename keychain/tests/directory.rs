@@ -11,17 +11,18 @@
 mod failover;
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::ops::RangeInclusive;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keychain::acknowledgement::Instance;
 use keychain::directory::{Change, Changes, Db, Directory, ENTRIES_MAX, Error, Stands, VALUE_MAX};
 use keychain::feed::Position;
 use keychain::limits::{ACKNOWLEDGEMENT_MAX, HEAD_MAX};
-use keychain::{Digest, PublicKey, SigningKey};
+use keychain::{Digest, Nonce, PublicKey, SigningKey};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -97,6 +98,38 @@ fn spawn(dir: &Path) -> Child {
         .stdout(Stdio::null())
         .spawn()
         .expect("redis-server is installed")
+}
+
+/// A connection that follows changes as `PROTOCOL.md#directory-changes` says, without a client library.
+struct Follower(UnixStream);
+
+impl Follower {
+    fn connect(redis: &Redis) -> Self {
+        let stream = UnixStream::connect(redis.dir.path().join("socket")).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let mut follower = Self(stream);
+        follower.ask("HELLO 3");
+        follower.ask("CLIENT TRACKING ON BCAST PREFIX 1AAI PREFIX E");
+        follower
+    }
+
+    /// How many pushes came since this was asked last: the server answers in order.
+    fn pushes(&mut self) -> usize {
+        self.ask("").iter().filter(|byte| **byte == b'>').count()
+    }
+
+    /// Everything that comes until the command is answered. No name that is written here has a `>` in it.
+    fn ask(&mut self, command: &str) -> Vec<u8> {
+        let (end, mut answer) = (b"$4\r\nlast\r\n", Vec::new());
+        self.0.write_all(format!("{command}\r\nECHO last\r\n").as_bytes()).unwrap();
+        while !answer.ends_with(end) {
+            let mut piece = [0; 4_096];
+            let read = self.0.read(&mut piece).unwrap();
+            assert!(read > 0, "the server hung up: {}", answer.escape_ascii());
+            answer.extend_from_slice(&piece[..read]);
+        }
+        answer
+    }
 }
 
 fn key(number: u8) -> PublicKey {
@@ -359,6 +392,34 @@ async fn a_batch_names_each_change_once() {
     assert_eq!(seen, expected);
 }
 
+/// A stream of changes, as a busy public auth server makes it, wakes a consumer fifty times a second at most.
+#[tokio::test]
+async fn a_stream_of_changes_comes_in_few_batches() {
+    let redis = Redis::start().await;
+    let mut changes = connected(&redis).await;
+    let mut other = redis.connection(2).await;
+    let begun = Instant::now();
+    let write = async {
+        for number in 0..2_000 {
+            let name = digest(&number.to_string()).to_string();
+            redis::cmd("SET").arg(name).arg("x").exec_async(&mut other).await.unwrap();
+        }
+    };
+    let last = Change::Key(digest("1999").to_string());
+    let read = async {
+        let (mut batches, mut seen) = (0, BTreeSet::new());
+        while !seen.contains(&last) {
+            seen.extend(timeout(SOON, changes.batch()).await.expect("a batch arrives"));
+            batches += 1;
+        }
+        (batches, seen.len())
+    };
+    let ((), (batches, seen)) = tokio::join!(write, read);
+    assert_eq!(seen, 2_000);
+    let most = begun.elapsed().as_millis() / 20 + 2;
+    assert!(batches <= most, "{batches} batches, {most} at most");
+}
+
 #[tokio::test]
 async fn a_consumer_that_was_slow_reads_everything_again() {
     let redis = Redis::start().await;
@@ -395,17 +456,31 @@ async fn a_restarted_server_is_found_again_by_calls_and_changes() {
     assert_eq!(next(&mut changes).await, Change::Key(key(2).to_string()));
 }
 
-/// An idle follower hears of no acknowledgement: their names begin with neither prefix that is tracked.
+/// An idle follower hears of no acknowledgement and of no nonce: their names begin with neither prefix that is tracked.
+/// What the server pushes is counted on the wire, before a client leaves anything out.
 #[tokio::test]
-async fn acknowledgements_wake_no_follower() {
+async fn acknowledgements_and_nonces_wake_no_follower() {
     let redis = Redis::start().await;
     let directory = redis.directory();
     let mut changes = connected(&redis).await;
+    let mut follower = Follower::connect(&redis);
+    let mut nonces = redis.connection(8).await;
+    for page in 0..10_u32 {
+        let mut set = redis::pipe();
+        for number in 0..1_000_u32 {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&(page * 1_000 + number).to_be_bytes());
+            set.cmd("SET").arg(Nonce::from_bytes(bytes).to_string()).arg("x").arg("EX").arg(40).ignore();
+        }
+        let () = set.query_async(&mut nonces).await.unwrap();
+    }
     let instances: Vec<_> = (0..500).map(|place| Instance::parse(&format!("E{place}")).unwrap()).collect();
     for instance in &instances {
         directory.acknowledge("edge:shop", instance, "text", HOUR).await.unwrap();
     }
+    assert_eq!(follower.pushes(), 0);
     directory.publish(Db::Response, &key(1), "x", HOUR).await.unwrap();
+    assert_eq!(follower.pushes(), 1, "the first");
     assert_eq!(next(&mut changes).await, Change::Key(key(1).to_string()), "the first that is heard");
     let who: Vec<_> = instances.iter().map(|instance| ("edge:shop", instance)).collect();
     let read = directory.acknowledgements(&who).await.unwrap();

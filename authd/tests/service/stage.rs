@@ -155,6 +155,15 @@ impl Stage {
         (daemon, auth)
     }
 
+    /// Another authd, which knows of public auth servers on the directory.
+    pub(crate) async fn another_beside_public_servers(&self) -> (Daemon, Http) {
+        let mut config = load(&self.configuration("beside"));
+        config.public_auth_servers = true;
+        let daemon = Daemon::start(&config).await.unwrap();
+        let auth = http(&daemon);
+        (daemon, auth)
+    }
+
     /// Another authd, which demands a head of the last ten minutes.
     pub(crate) async fn another_with_recent_heads(&self, name: &str) -> (Daemon, Http) {
         let mut config = load(&self.configuration(name));

@@ -311,9 +311,12 @@ async fn without_a_recent_head_no_token_is_given(stage: Stage) {
 }
 
 async fn the_mirror_holds_what_was_spent(stage: Stage) {
-    let auth = &stage.auth;
-    let mut device = Device::create(auth).await;
-    device.open_session(auth).await;
+    let mut device = Device::create(&stage.auth).await;
+    device.open_session(&stage.auth).await;
+    assert_eq!(device.try_refresh(&stage.auth).await.status, 200);
+    assert!(stage.names(2).await.is_empty(), "nothing is written for auth servers that are not there");
+
+    let (_daemon, auth) = &stage.another_beside_public_servers().await;
     let spent = device.session().keys.rotation_hash().to_string();
     assert_eq!(device.try_refresh(auth).await.status, 200);
     assert_eq!(stage.names(2).await, [spent.as_str()]);

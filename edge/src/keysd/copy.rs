@@ -5,24 +5,29 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use keychain::chain::{Chain, windows};
-use keychain::directory::{self, Db, Directory};
+use keychain::directory::{self, Db, Directory, NAMES_PER_PAGE};
 use keychain::endorsement::{Endorsement, Expected, Purpose};
 use keychain::{PublicKey, Refusal, Timestamp};
 use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::health::{self, Dependencies};
 use crate::task::Task;
 use crate::trust::{TrustFeed, TrustState};
-use crate::updates::{Subscription, Update, Updates, readable};
+use crate::updates::{Subscription, Update, Updates};
 
-/// Names in one update above which reading all keys is cheaper than reading each.
-const SINGLE_READS_MAX: usize = 64;
+/// Names in one update above which all keys are read. Fewer are asked for in one go.
+const SINGLE_READS_MAX: usize = NAMES_PER_PAGE;
 
 /// Pause before another attempt when the directory does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Expired keys leave the list within this time.
 const REBUILD_EVERY: Duration = Duration::from_secs(30);
+
+/// How far apart listings are at least: with thousands of keys each takes milliseconds, and a fleet that is rolled changes
+/// all of them. A question for a key that is not listed yet waits longer than this.
+const REBUILD_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is served, made anew with every change and shared by all requests in between.
 #[derive(Debug, Default)]
@@ -81,6 +86,23 @@ struct Entry {
     counted: bool,
 }
 
+/// What a look at the directory came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// An entry is not as it was.
+    Changed,
+    /// Nothing was asked.
+    Nothing,
+    /// All that was asked for is as it was.
+    Same,
+}
+
+impl Read {
+    const fn of(has_changed: bool) -> Self {
+        if has_changed { Self::Changed } else { Self::Same }
+    }
+}
+
 struct Follower {
     directory: Directory,
     dependencies: Dependencies,
@@ -93,66 +115,94 @@ struct Follower {
 impl Follower {
     async fn run(mut self, mut updates: Subscription) {
         let mut chain = self.feed.version();
+        let mut expiry = tokio::time::interval(REBUILD_EVERY);
+        expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pending = Update::default();
+        let (mut has_read, mut is_due, mut not_before) = (false, false, Instant::now());
         loop {
-            let pause = if pending.is_nothing() { REBUILD_EVERY } else { RETRY };
+            let retry = if pending.is_nothing() { Duration::MAX } else { RETRY };
             tokio::select! {
                 update = updates.next() => pending.merge(&update),
-                _ = chain.changed() => {}
-                () = tokio::time::sleep(pause) => {}
+                _ = chain.changed() => is_due = true,
+                _ = expiry.tick() => is_due = true,
+                () = tokio::time::sleep_until(not_before), if is_due && has_read => {}
+                () = tokio::time::sleep(retry) => {}
             }
             match self.read(&pending).await {
-                Ok(()) => {
-                    if !pending.is_nothing() {
-                        self.dependencies.good(health::DIRECTORY_KEYS);
-                    }
+                Ok(Read::Nothing) => pending = Update::default(),
+                Ok(read) => {
+                    self.dependencies.good(health::DIRECTORY_KEYS);
+                    is_due |= read == Read::Changed || !has_read;
+                    has_read = true;
                     pending = Update::default();
-                    self.rebuild();
                 }
                 Err(error) => {
                     self.dependencies.lost(health::DIRECTORY_KEYS, &error);
                     pending.everything = true;
                 }
             }
+            // What is tainted leaves the list also while the directory is away.
+            if is_due && has_read && Instant::now() >= not_before {
+                self.rebuild();
+                (is_due, not_before) = (false, Instant::now() + REBUILD_PAUSE);
+            }
         }
     }
 
-    async fn read(&mut self, update: &Update) -> Result<(), directory::Error> {
+    /// Reads what may have changed: nothing, if no name is a key's.
+    async fn read(&mut self, update: &Update) -> Result<Read, directory::Error> {
         let names: BTreeSet<PublicKey> =
             update.names.iter().filter_map(|name| PublicKey::parse(name).ok()).collect();
         if update.is_everything() || names.len() > SINGLE_READS_MAX {
-            let all = self.directory.all_response().await?;
-            let mut old = std::mem::take(&mut self.entries);
-            for (name, text) in all {
-                if let Ok(key) = PublicKey::parse(&name) {
-                    let known = old.remove(&key);
-                    self.take(key, text, known);
-                }
-            }
-            return Ok(());
+            return self.read_all().await;
         }
-        for key in names {
-            let text = readable(self.directory.endorsement(Db::Response, &key).await)?;
+        if names.is_empty() {
+            return Ok(Read::Nothing);
+        }
+        let names: Vec<PublicKey> = names.into_iter().collect();
+        let texts = self.directory.endorsements_of(Db::Response, &names).await?;
+        let mut has_changed = false;
+        for (key, text) in names.into_iter().zip(texts) {
             let known = self.entries.remove(&key);
-            if let Some(text) = text {
-                self.take(key, text, known);
-            }
+            has_changed |= match text {
+                Some(text) => self.take(key, text, known),
+                None => known.is_some(),
+            };
         }
-        Ok(())
+        Ok(Read::of(has_changed))
     }
 
-    /// Keeps an entry that reads as an endorsement; what was proven of the same text stays proven.
-    fn take(&mut self, key: PublicKey, text: String, known: Option<Entry>) {
+    async fn read_all(&mut self) -> Result<Read, directory::Error> {
+        let all = self.directory.all_response().await?;
+        let mut old = std::mem::take(&mut self.entries);
+        let mut has_changed = false;
+        for (name, text) in all {
+            if let Ok(key) = PublicKey::parse(&name) {
+                let known = old.remove(&key);
+                has_changed |= self.take(key, text, known);
+            }
+        }
+        Ok(Read::of(has_changed || !old.is_empty()))
+    }
+
+    /// Keeps an entry that reads as an endorsement; what was proven of the same text stays proven. Answers whether it is
+    /// another one than before.
+    fn take(&mut self, key: PublicKey, text: String, known: Option<Entry>) -> bool {
+        let was_known = known.is_some();
         if let Some(known) = known.filter(|known| *known.text == *text) {
             self.entries.insert(key, known);
-            return;
+            return false;
         }
         match Endorsement::parse(&text) {
             Ok(endorsement) => {
                 let text = text.into();
                 self.entries.insert(key, Entry { text, endorsement, proven: false, counted: false });
+                true
             }
-            Err(refusal) => refused(&key, &refusal),
+            Err(refusal) => {
+                refused(&key, &refusal);
+                was_known
+            }
         }
     }
 
@@ -168,6 +218,7 @@ impl Follower {
         let members: Vec<String> =
             listing.keys.iter().map(|(key, text)| format!("\"{key}\":{text}")).collect();
         listing.all = format!("{{{}}}", members.join(","));
+        metrics::counter!("keysd_listings_total").increment(1);
         metrics::gauge!("keysd_keys").set(u32::try_from(listing.keys.len()).unwrap_or(u32::MAX));
         let sequence = trust.chain().head().map_or(0, |head| head.event().sequence_number);
         metrics::gauge!("keysd_chain_sequence").set(u32::try_from(sequence).unwrap_or(u32::MAX));

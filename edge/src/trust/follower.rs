@@ -137,6 +137,9 @@ impl Follower {
     /// Reads what is not known yet. What fails is reported once and passed over: one bad entry must not hide the good
     /// ones.
     fn unknown_events(&mut self, chain: &Chain, texts: &[String]) -> Vec<SignedEvent> {
+        if texts.is_empty() {
+            return Vec::new();
+        }
         let known: HashSet<&str> = chain.events().map(SignedEvent::text).collect();
         let mut events = Vec::new();
         for text in texts.iter().filter(|text| !known.contains(text.as_str())) {

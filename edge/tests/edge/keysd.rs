@@ -27,7 +27,7 @@ struct Keysd {
     hsm: Hsm,
     client: reqwest::Client,
     _daemon: Daemon,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Keysd {
@@ -52,7 +52,7 @@ impl Keysd {
         daemon.ready().await;
         let client =
             reqwest::Client::builder().unix_socket(folder.path().join("keysd.sock")).build().unwrap();
-        Self { redis, hsm, client, _daemon: daemon, _folder: folder }
+        Self { redis, hsm, client, _daemon: daemon, folder }
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
@@ -60,6 +60,15 @@ impl Keysd {
         assert_eq!(answer.headers()["access-control-allow-origin"], "*", "{path}");
         assert_eq!(answer.headers()["content-type"], "application/json", "{path}");
         (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// How many listings it has made.
+    async fn listings(&self) -> u64 {
+        let client =
+            reqwest::Client::builder().unix_socket(self.folder.path().join("metrics.sock")).build().unwrap();
+        let metrics = client.get(url("/metrics")).send().await.unwrap().text().await.unwrap();
+        let count = metrics.lines().find_map(|line| line.strip_prefix("keysd_listings_total "));
+        count.unwrap().parse().unwrap()
     }
 
     /// Endorses and publishes a response key; its entry.
@@ -111,6 +120,29 @@ async fn it_answers_verbatim_from_memory() {
         keysd.get(&format!("/keys/{}", key(999).public_key())).await;
     }
     assert_eq!(keysd.redis.reads().await, reads, "no request reaches Redis");
+}
+
+/// Refreshes that are copied for public auth servers change none of its keys, nor does an entry that is written again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_concerns_no_key_makes_no_listing() {
+    let keysd = Keysd::start().await;
+    let (name, text) = keysd.publish_key(300).await;
+    assert_eq!(keysd.get(&format!("/keys/{name}")).await.0, 200);
+    let (before, reads) = (keysd.listings().await, keysd.redis.reads().await);
+    let (mut spent, mut keys) = (keysd.redis.database(2).await, keysd.redis.database(1).await);
+    for number in 0..1_000_u32 {
+        let digest = keychain::Digest::of(&number.to_string()).to_string();
+        spent.set::<_, _, ()>(digest, "x").await.unwrap();
+    }
+    keys.set::<_, _, ()>(&name, &text).await.unwrap();
+    let (name, _) = keysd.publish_key(301).await;
+    assert_eq!(keysd.get(&format!("/keys/{name}")).await.0, 200);
+    // That of the new key, and perhaps the one that drops expired keys.
+    let made = keysd.listings().await - before;
+    assert!((1..=2).contains(&made), "{made}");
+    // Each name could be an event's: it is asked for once, in database 4 alone.
+    let asked = keysd.redis.reads().await - reads;
+    assert!(asked <= 1_100, "{asked}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

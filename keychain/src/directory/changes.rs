@@ -10,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Client, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::lane::{config, failed};
 use super::role::{self, Role};
@@ -26,6 +26,9 @@ const CHECK: Duration = Duration::from_millis(700);
 /// How long an answer to that may take before the changes count as not followed: together with the pause, a peer that
 /// vanished without a word is noticed within two seconds. The connection is given up later, at [`super::REPLY_DEADLINE`].
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How far apart batches are at least. A change after a quiet time is handed over at once; of a stream of them, such as
+/// the copies of refreshes for public auth servers, consumers are woken fifty times a second, not for each.
+const GATHER: Duration = Duration::from_millis(20);
 /// The first and the longest pause between attempts to reconnect.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_LONGEST: Duration = Duration::from_millis(500);
@@ -65,13 +68,16 @@ pub struct Changes {
     feed: Option<Feed>,
     waiting: VecDeque<Change>,
     pause: Duration,
+    /// When the next batch may be handed over.
+    next_batch: Instant,
     following: watch::Sender<Following>,
 }
 
 impl Changes {
     pub(super) fn new(lanes: Arc<Lanes>) -> Self {
         let following = watch::Sender::default();
-        Self { lanes, feed: None, waiting: VecDeque::new(), pause: PAUSE_FIRST, following }
+        let next_batch = Instant::now();
+        Self { lanes, feed: None, waiting: VecDeque::new(), pause: PAUSE_FIRST, next_batch, following }
     }
 
     /// Whether changes are heard of now; it is told anew each time that this is seen.
@@ -96,9 +102,10 @@ impl Changes {
         }
     }
 
-    /// The next change with all that are already here, at most [`BATCH_MAX`], each once. Dropping the
-    /// future before it is ready loses nothing.
+    /// The next change with all that are already here, at most [`BATCH_MAX`], each once; unless that is full, 20 ms after
+    /// the last batch at the earliest. Dropping the future before it is ready loses nothing.
     pub async fn batch(&mut self) -> BTreeSet<Change> {
+        sleep_until(self.next_batch).await;
         let mut batch = BTreeSet::from([self.next().await]);
         while batch.len() < BATCH_MAX {
             if let Some(change) = self.waiting.pop_front() {
@@ -106,6 +113,7 @@ impl Changes {
             } else if let Some(push) = self.feed.as_mut().and_then(|feed| feed.pushes.try_recv().ok()) {
                 self.take(push);
             } else {
+                self.next_batch = Instant::now() + GATHER;
                 break;
             }
         }

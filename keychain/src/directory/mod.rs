@@ -37,7 +37,7 @@ pub use changes::{BATCH_MAX, Change, Changes, Following};
 pub use error::{Cause, Error};
 use lane::Lane;
 pub use lane::{CALL_DEADLINE, CONNECT_DEADLINE, REPLY_DEADLINE};
-pub use read::{ENTRIES_MAX, NAMES_PER_PAGE, REVOKED_MAX, SCAN_DEADLINE, VALUE_MAX};
+pub use read::{Cursor, ENTRIES_MAX, NAMES_PER_PAGE, REVOKED_MAX, SCAN_DEADLINE, VALUE_MAX};
 pub use server::{Eviction, History, Server, Stands};
 
 /// A directory of endorsements, chosen by what the endorsed key signs
@@ -129,6 +129,23 @@ impl Directory {
         read::one(self.endorsements(db), "read an endorsement", &key.to_string()).await
     }
 
+    /// The endorsements of these keys, unverified, in their order; nothing for one that is not there or cannot be read.
+    pub async fn endorsements_of(&self, db: Db, keys: &[PublicKey]) -> Result<Vec<Option<String>>, Error> {
+        let names = keys.iter().map(PublicKey::to_string).collect();
+        read::each(self.endorsements(db), "read endorsements", names).await
+    }
+
+    /// One page of a database's keys with their endorsements, unverified, some five hundred of them; nothing in place of a
+    /// value that cannot be read. `at` goes on to the next page; there is none once all were read. An entry may come
+    /// twice; one that is there all the time comes.
+    pub async fn page(
+        &self,
+        db: Db,
+        at: &mut Cursor,
+    ) -> Result<Option<Vec<(String, Option<String>)>>, Error> {
+        read::page_of(self.endorsements(db), "read a page of endorsements", read::Name::Key, at).await
+    }
+
     /// Every access key with its endorsement, as [`Self::all_response`] reads those of responses.
     pub async fn all_access(&self) -> Result<Vec<(String, String)>, Error> {
         read::all(&self.lanes.access, "read all access endorsements", read::Name::Key).await
@@ -159,6 +176,12 @@ impl Directory {
     /// One published event, unverified.
     pub async fn event(&self, id: &Digest) -> Result<Option<String>, Error> {
         read::one(&self.lanes.chain, "read an event", &id.to_string()).await
+    }
+
+    /// These events, unverified, in their order; nothing for one that is not there or cannot be read.
+    pub async fn events_of(&self, ids: &[Digest]) -> Result<Vec<Option<String>>, Error> {
+        let names = ids.iter().map(Digest::to_string).collect();
+        read::each(&self.lanes.chain, "read events", names).await
     }
 
     /// Every published event, unverified, in no order that means anything. Unreadable entries are left out.

@@ -56,7 +56,7 @@ pub(super) async fn all(
 ) -> Result<Vec<(String, String)>, Error> {
     let read = async {
         let mut entries = BTreeMap::new();
-        let mut cursor = Cursor::Start;
+        let mut cursor = Cursor::default();
         while let Some(page) = page(lane, operation, name, &mut cursor).await? {
             for (name, value) in values(lane, operation, page).await? {
                 entries.insert(name, value);
@@ -76,7 +76,7 @@ pub(super) async fn names(
 ) -> Result<BTreeSet<String>, Error> {
     let read = async {
         let mut names = BTreeSet::new();
-        let mut cursor = Cursor::Start;
+        let mut cursor = Cursor::default();
         while let Some(page) = page(lane, operation, Name::Digest, &mut cursor).await? {
             names.extend(page);
             refuse_beyond(names.len(), most)?;
@@ -94,11 +94,33 @@ pub(super) fn bounded(lane: &Lane, name: &str, text: &str) -> Result<(), Error> 
     Ok(())
 }
 
-/// Where a SCAN stands. The server's number is opaque; 0 ends it.
-enum Cursor {
+/// Where a reading in pages stands.
+#[derive(Clone, Debug, Default)]
+pub struct Cursor(Scan);
+
+/// The server's number is opaque; 0 ends it.
+#[derive(Clone, Debug, Default)]
+enum Scan {
+    #[default]
     Start,
     At(u64),
     Done,
+}
+
+/// One page of a database: names with their values, and nothing for a value that cannot be read. No page once all were
+/// read.
+pub(super) async fn page_of(
+    lane: &Lane,
+    operation: &'static str,
+    name: Name,
+    cursor: &mut Cursor,
+) -> Result<Option<Vec<(String, Option<String>)>>, Error> {
+    let mut next = cursor.clone();
+    let Some(names) = page(lane, operation, name, &mut next).await? else { return Ok(None) };
+    let values = each(lane, operation, names.clone()).await?;
+    // A page whose values did not come is asked for again.
+    *cursor = next;
+    Ok(Some(names.into_iter().zip(values).collect()))
 }
 
 async fn page(
@@ -107,15 +129,15 @@ async fn page(
     name: Name,
     cursor: &mut Cursor,
 ) -> Result<Option<Vec<String>>, Error> {
-    let from = match cursor {
-        Cursor::Start => 0,
-        Cursor::At(from) => *from,
-        Cursor::Done => return Ok(None),
+    let from = match cursor.0 {
+        Scan::Start => 0,
+        Scan::At(from) => from,
+        Scan::Done => return Ok(None),
     };
     let mut scan = redis::pipe();
     scan.cmd("SCAN").arg(from).arg("MATCH").arg(name.pattern()).arg("COUNT").arg(NAMES_PER_PAGE);
     let ((next, page),): ((u64, Vec<Vec<u8>>),) = lane.run(operation, &scan).await?;
-    *cursor = if next == 0 { Cursor::Done } else { Cursor::At(next) };
+    cursor.0 = if next == 0 { Scan::Done } else { Scan::At(next) };
     Ok(Some(page.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect()))
 }
 

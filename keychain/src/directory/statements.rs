@@ -47,6 +47,13 @@ impl Directory {
         read::one(&self.lanes.statements, "read a head", &event_id.to_string()).await
     }
 
+    /// The newest published heads of these events, unverified. Those that are not there or cannot be read are left out.
+    pub async fn heads_of(&self, event_ids: &[Digest]) -> Result<Vec<String>, Error> {
+        let names = event_ids.iter().map(Digest::to_string).collect();
+        let found = read::each(&self.lanes.statements, "read heads", names).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
     /// The newest published head of every event that has one, unverified. Unreadable entries are left out.
     pub async fn heads(&self) -> Result<Vec<String>, Error> {
         let entries = read::all(&self.lanes.statements, "read all heads", read::Name::Digest).await?;

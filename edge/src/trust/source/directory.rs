@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keychain::Digest;
-use keychain::directory::{self, Directory, Following};
+use keychain::directory::{self, Directory, Following, NAMES_PER_PAGE};
 use tokio::sync::{mpsc, watch};
 
 use super::super::Shared;
 use super::{Link, Texts, Told};
 use crate::health;
-use crate::updates::{Subscription, Update, readable};
+use crate::updates::{Subscription, Update};
 
-/// Names in one update above which reading the whole chain is cheaper than reading each.
-const SINGLE_READS_MAX: usize = 16;
+/// Names in one update above which the whole chain is read. Fewer are asked for in one go: most are of other databases,
+/// and have no entry in this one.
+const SINGLE_READS_MAX: usize = NAMES_PER_PAGE;
 
 /// Pause before another attempt when the directory does not answer.
 const RETRY: Duration = Duration::from_secs(1);
@@ -88,16 +89,13 @@ impl DirectorySource {
             let events = self.directory.events().await?;
             return Ok(Texts { events, heads: self.directory.heads().await? });
         }
+        let events = self.directory.events_of(&names).await?;
+        // Only events have heads.
         let state = self.shared.state.load_full();
-        let mut texts = Texts::default();
-        for name in names {
-            // Most names are of other databases, and have no entry in these: only those of events have heads.
-            let event = readable(self.directory.event(&name).await)?;
-            if event.is_some() || state.chain().events().any(|known| known.id() == name) {
-                texts.heads.extend(readable(self.directory.head(&name).await)?);
-            }
-            texts.events.extend(event);
-        }
-        Ok(texts)
+        let is_event = |name: &Digest| state.chain().events().any(|known| known.id() == *name);
+        let of_events = names.iter().zip(&events).filter(|(name, event)| event.is_some() || is_event(name));
+        let with_heads: Vec<Digest> = of_events.map(|(name, _)| *name).collect();
+        let heads = self.directory.heads_of(&with_heads).await?;
+        Ok(Texts { events: events.into_iter().flatten().collect(), heads })
     }
 }
