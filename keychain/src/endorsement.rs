@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     cesr::{Digest, PublicKey, Signature},
-    chain::Chain,
+    chain::{Chain, Killed, SignedEvent},
     error::{Code, Refusal},
     json::{self, Object},
     limits, number,
@@ -222,9 +222,7 @@ impl Endorsement {
     ) -> Result<(), Refusal> {
         self.verify_subject(expected)?;
         self.verify_alive(chain, window, now)?;
-        let generation = chain.live(&self.generation_id, window, now)?;
-        let body = self.text.get(self.body.clone()).unwrap_or_default();
-        generation.key().verify(body.as_bytes(), &self.signature)
+        self.verify_signature(chain.live(&self.generation_id, window, now)?)
     }
 
     /// What can change about an endorsement that was verified once: that it has not expired, that its generation is
@@ -238,6 +236,30 @@ impl Endorsement {
         }
         chain.live(&self.generation_id, window, now)?;
         chain.demand_not_revoked(self, now)
+    }
+
+    /// What ended this endorsement before its time, if anything did: for those who take it out of the directory. Neither
+    /// that it has expired nor that its window has passed counts: both end by themselves, and a clock could be wrong.
+    ///
+    /// It errs for one that the chain cannot judge: of another chain, of a generation not known, and, where it would be
+    /// dead, one that the generation did not sign.
+    pub fn killed(&self, chain: &Chain, now: Timestamp) -> Result<Option<Killed>, Refusal> {
+        if self.identity != chain.prefix() {
+            return Err(Refusal::new(Code::DeadKey, "the endorsement is by another HSM identity"));
+        }
+        let unknown = Refusal::new(Code::DeadKey, "the generation is not in the chain");
+        let generation = chain.event(&self.generation_id).ok_or(unknown)?;
+        let is_revoked = || chain.demand_not_revoked(self, now).is_err();
+        let killed = chain.killed(&self.generation_id).or_else(|| is_revoked().then_some(Killed::Revoked));
+        if killed.is_some() {
+            self.verify_signature(generation)?;
+        }
+        Ok(killed)
+    }
+
+    fn verify_signature(&self, generation: &SignedEvent) -> Result<(), Refusal> {
+        let body = self.text.get(self.body.clone()).unwrap_or_default();
+        generation.key().verify(body.as_bytes(), &self.signature)
     }
 
     fn verify_subject(&self, expected: Expected<'_>) -> Result<(), Refusal> {

@@ -174,7 +174,7 @@ async fn endorsements_are_kept_apart_by_purpose_and_expire() {
         assert_eq!(exactly, deleted, "{text}");
     }
     directory.publish(Db::Access, &key(1), "access", HOUR).await.unwrap();
-    directory.withdraw(Db::Response, &key(1)).await.unwrap();
+    assert!(directory.withdraw_exactly(Db::Response, &key(1), "response").await.unwrap());
     assert_eq!(directory.endorsement(Db::Response, &key(1)).await.unwrap(), None);
     assert_eq!(directory.endorsement(Db::Access, &key(1)).await.unwrap().as_deref(), Some("access"));
 }

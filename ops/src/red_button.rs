@@ -1,12 +1,11 @@
-//! `opsctl red-button`: the newest generation is compromised. Taint it, have every service re-keyed, take the dead
-//! entries out of the directory, and say who has acknowledged it. Run again after an interruption it goes on.
+//! `opsctl red-button`: the newest generation is compromised. Taint it, have every service re-keyed, see the dead entries
+//! leave the directory, and say who has acknowledged it. Run again after an interruption it goes on.
 
 use std::time::{Duration, Instant};
 
-use keychain::Timestamp;
-use keychain::chain::{Chain, windows};
-use keychain::directory::{Db, Directory};
-use keychain::endorsement::{Endorsement, Purpose};
+use keychain::chain::Chain;
+use keychain::directory::{self, Directory};
+use keychain::endorsement::Endorsement;
 use serde::Serialize;
 use systemd::config::Span;
 
@@ -25,6 +24,12 @@ const GOES_ON_FOR: Duration = Duration::from_mins(15);
 
 /// Longest delay of a service before it asks for a key, and what is around the signatures.
 const AROUND: Duration = Duration::from_millis(800);
+
+/// How long hsm-publisher may take at least to delete entries of dead keys, also if the acknowledgements took all the time.
+const DELETION: Duration = Duration::from_secs(2);
+
+/// Pause between two looks at the directory.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What signs as long as no signature was measured: a YubiHSM 2.
 const UNMEASURED: Duration = Duration::from_millis(73);
@@ -93,14 +98,16 @@ pub(crate) async fn red_button(options: &RedButton, talk: Talk) -> Result<(), Fa
     let waited = options.wait.acknowledged(&options.deployment, &hsmd, Vec::new(), talk).await;
     let view = View::read(&hsmd).await?;
     out::line(view.head.event_id);
-    let deleted = delete_dead(&options.deployment, &view.chain).await;
-    if let Ok(deleted) = &deleted {
-        talk.say(format!("{deleted} entries of dead keys were taken out of the directory"));
-    }
+    let gone = match options.wait.limit() {
+        None => Ok(()),
+        Some(limit) => {
+            let left = limit.saturating_sub(begun.elapsed()).max(DELETION);
+            let gone = await_deletion(&options.deployment, &view.chain, left).await;
+            gone.inspect(|()| talk.say("no entry of a dead key is left in the directory for public peers"))
+        }
+    };
     waited?;
-    let undeleted =
-        "done, but entries of dead keys may stand in the directory for public peers: run this again";
-    deleted.map_err(|failure| Failure::new(Exit::Partial, undeleted).because(failure.to_string()))?;
+    gone?;
     talk.say(format!("done in {:.1} s", begun.elapsed().as_secs_f32()));
     Ok(())
 }
@@ -185,35 +192,38 @@ fn mean_signature(metrics: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(value("sum")? / value("count")?).ok()
 }
 
-/// Takes the entries of keys that the chain and its head killed out of the directory: public peers, which read no head,
-/// would go on with what they find there. Each only if it still stands as it was read.
-async fn delete_dead(deployment: &Deployment, chain: &Chain) -> Result<usize, Failure> {
-    let context = || "cannot take the entries of dead keys out of the directory";
+/// Waits until hsm-publisher has taken the entries of keys that the chain and its head killed out of the directory: public
+/// peers, which read no head, would go on with what they find there.
+async fn await_deletion(deployment: &Deployment, chain: &Chain, limit: Duration) -> Result<(), Failure> {
+    let context = || "cannot look for entries of dead keys in the directory";
     let directory = Directory::connect(&deployment.directory()?).or_fail(Exit::Usage, context)?;
-    let access = directory.all_access().await.or_fail(Exit::Unavailable, context)?;
-    let response = directory.all_response().await.or_fail(Exit::Unavailable, context)?;
-    let mut deleted = 0_usize;
-    for (db, entries) in [(Db::Access, access), (Db::Response, response)] {
-        for (name, text) in entries {
-            let Ok(endorsement) = Endorsement::parse(&text) else { continue };
-            let key = endorsement.subject.public_key;
-            if key.to_string() != name || !is_dead(&endorsement, chain, clock::now()) {
-                continue;
-            }
-            let gone = directory.withdraw_exactly(db, &key, &text).await;
-            deleted += usize::from(gone.or_fail(Exit::Unavailable, context)?);
+    let begun = Instant::now();
+    loop {
+        let dead = match count_dead(&directory, chain).await {
+            Ok(0) => return Ok(()),
+            Ok(dead) => Ok(dead),
+            Err(error) => Err(error).or_fail(Exit::Partial, context),
+        };
+        if begun.elapsed() >= limit {
+            let what = format!(
+                "{} entries of dead keys stand in the directory for public peers: see hsm-publisher's health, which \
+                 takes them out, and run this again",
+                dead?
+            );
+            return Err(Failure::new(Exit::Partial, what));
         }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
-    Ok(deleted)
 }
 
-/// Whether no verifier of ours accepts it. Those of another chain are somebody else's.
-fn is_dead(endorsement: &Endorsement, chain: &Chain, now: Timestamp) -> bool {
-    let window = match endorsement.subject.purpose {
-        Purpose::Access => windows::AUTHD,
-        Purpose::Response => windows::DEVICE,
+async fn count_dead(directory: &Directory, chain: &Chain) -> Result<usize, directory::Error> {
+    let entries = [directory.all_access().await?, directory.all_response().await?].concat();
+    let is_dead = |(name, text): &&(String, String)| {
+        let endorsement = Endorsement::parse(text).ok();
+        let own = endorsement.filter(|one| one.subject.public_key.to_string() == *name);
+        own.is_some_and(|one| one.killed(chain, clock::now()).is_ok_and(|killed| killed.is_some()))
     };
-    endorsement.identity == chain.prefix() && endorsement.verify_alive(chain, window, now).is_err()
+    Ok(entries.iter().filter(is_dead).count())
 }
 
 #[cfg(test)]

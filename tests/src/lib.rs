@@ -23,6 +23,7 @@ pub mod port;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod public_app;
 pub mod redis_server;
 pub mod service_manager;
 pub mod token;

@@ -9,7 +9,9 @@ use std::{
 
 use hsmd::{
     clock::{Clock as _, System},
-    publisher::{Carrier, Config, Found, Received, Source, StatementCarrier, follow, follow_statements},
+    publisher::{
+        Carrier, Config, DeadEntries, Found, Received, Source, StatementCarrier, follow, follow_statements,
+    },
 };
 use keychain::{
     chain::SignedEvent,
@@ -83,7 +85,9 @@ async fn carry(source: Source, report_to: Source, directory: Directory, health: 
     let mut changes = directory.changes();
     let mut carried = Carried {
         chain: Carrier::new(directory.clone()),
-        statements: StatementCarrier::new(directory),
+        statements: StatementCarrier::new(directory.clone()),
+        dead: DeadEntries::new(directory),
+        has_more: false,
         clock: System::start(),
         reports: Reports { source: report_to, reported: None, problem: None },
     };
@@ -102,6 +106,7 @@ async fn carry(source: Source, report_to: Source, directory: Directory, health: 
                     state.hsmd = Some(Failure::unavailable(error).to_string());
                     carried.reports.reported = None;
                     carried.chain.begin_anew();
+                    carried.dead.begin_anew();
                     Ok(())
                 }
             },
@@ -121,6 +126,8 @@ async fn carry(source: Source, report_to: Source, directory: Directory, health: 
                 notify::ping();
                 carried.report_again().await
             }
+            // The next page; what hsmd declares meanwhile is not kept waiting by more than one.
+            () = std::future::ready(()), if carried.has_more => Ok(()),
             else => break,
         };
         let settled = match done {
@@ -143,6 +150,9 @@ async fn carry(source: Source, report_to: Source, directory: Directory, health: 
 struct Carried {
     chain: Carrier,
     statements: StatementCarrier,
+    dead: DeadEntries,
+    /// Whether dead entries are being looked for.
+    has_more: bool,
     clock: System,
     reports: Reports,
 }
@@ -159,11 +169,13 @@ struct Reports {
 impl Carried {
     async fn notice(&mut self, changes: &BTreeSet<Change>) -> Result<(), directory::Error> {
         self.statements.notice(changes);
+        self.dead.notice(changes);
         self.chain.notice(changes).await
     }
 
     async fn sweep(&mut self) -> Result<(), directory::Error> {
-        self.statements.sweep();
+        self.statements.mark_all_pending();
+        self.dead.sweep();
         let found = self.chain.sweep().await?;
         let is_due = self.reports.is_due();
         if let Some(newest) = self.chain.newest().filter(|_| is_due) {
@@ -175,14 +187,24 @@ impl Carried {
 
     /// Takes in events. Before anything of the first is written, what is published is read.
     async fn learn_events(&mut self, events: Vec<SignedEvent>) -> Result<(), directory::Error> {
+        self.dead.learn(&events, self.clock.now());
         self.chain.learn(events);
+        self.hear_head();
         self.report_first().await
     }
 
     async fn learn_statements(&mut self, received: Received) -> Result<(), directory::Error> {
         let reported = self.report_first().await;
         self.statements.learn(received);
+        self.hear_head();
         reported
+    }
+
+    /// Either of a head and its event may come first.
+    fn hear_head(&mut self) {
+        if let Some(head) = self.statements.head() {
+            self.dead.hear(head, self.clock.now());
+        }
     }
 
     /// Reports sooner than at the next sweep, while something is wrong.
@@ -201,15 +223,20 @@ impl Carried {
         self.statements.mark_all_pending();
     }
 
-    /// Events first: a head never stands there before the event that it names.
+    /// Events first: a head never stands there before the event that it names. Dead entries go last: their services, which
+    /// would put them back, have the reason before them.
     async fn settle(&mut self) -> Result<(), directory::Error> {
+        self.has_more = false;
         if self.chain.newest().is_none() {
             return Ok(());
         }
-        let now = self.clock.now();
         self.chain.settle(self.statements.head()).await?;
         let chain = &self.chain;
-        self.statements.settle(now, |id| chain.event(id)).await
+        self.statements.settle(|id| chain.event(id)).await?;
+        if self.chain.is_settled() && self.statements.is_settled() {
+            self.has_more = self.dead.settle(self.clock.now()).await?;
+        }
+        Ok(())
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
-use keychain::{chain::SignedEvent, directory::Directory};
+use keychain::{chain::SignedEvent, directory::Directory, endorsement::Purpose};
 
 use crate::support::{
     daemon::{Daemon, request},
     servers::{self, Server},
-    world::{Database, World, service_key},
+    world::{Database, World, service_key, sign_request},
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -54,7 +54,11 @@ impl Published {
 
     /// Everything in DB 4, as public peers read it: `KEYS *`, then each.
     fn held(&mut self) -> BTreeMap<String, String> {
-        redis::cmd("SELECT").arg(4).exec(&mut self.connection).unwrap();
+        self.contents(4)
+    }
+
+    fn contents(&mut self, database: i64) -> BTreeMap<String, String> {
+        redis::cmd("SELECT").arg(database).exec(&mut self.connection).unwrap();
         let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut self.connection).unwrap();
         keys.into_iter()
             .filter_map(|key| {
@@ -190,9 +194,10 @@ fn heads_are_published_and_put_back() {
     let mut published = Published::new();
     let _hsmd = published.world.start();
     let key = |number| service_key(number).to_string();
-    for database in [0, 1] {
+    for (database, purpose) in [(0, Purpose::Access), (1, Purpose::Response)] {
         for number in [1, 2] {
-            published.run(database, &["SET", &key(number), "endorsement"]);
+            let text = published.endorse("authd", purpose, number);
+            published.run(database, &["SET", &key(number), &text]);
         }
     }
     let mut publisher = published.start();
@@ -229,6 +234,84 @@ fn heads_are_published_and_put_back() {
     published.states();
     assert_eq!(published.ask::<String>(5, &["GET", &zero]), "older");
     published.settles();
+    publisher.stop();
+}
+
+/// A taint, a denial and a revocation each delete what they killed, also what was endorsed while the publisher, hsmd or the
+/// directory was away. Fresh endorsements of the same keys stay, and so does what cannot be judged.
+#[test]
+fn what_was_killed_is_deleted_and_nothing_else() {
+    let mut published = Published::new();
+    let mut hsmd = published.world.start();
+    let mut publisher = published.start();
+    let key = |number| service_key(number).to_string();
+    let post = |published: &Published, path: &str, body: &str| {
+        request(&published.world.socket("admin"), "POST", path, body).ok();
+    };
+    let newest = |published: &Published| published.world.chain().last().unwrap().id();
+    let junk =
+        BTreeMap::from([(key(8), published.endorse("authd", Purpose::Access, 1)), (key(9), "{}".to_owned())]);
+    for (name, text) in &junk {
+        published.run(0, &["SET", name, text]);
+    }
+    let issuer = published.endorse("authd", Purpose::Access, 1);
+    published.run(0, &["SET", &key(1), &issuer]);
+    for number in [2, 3] {
+        let text = published.endorse("edge", Purpose::Response, number);
+        published.run(1, &["SET", &key(number), &text]);
+    }
+
+    // The taint is declared while no publisher runs, and hsmd starts anew before one does.
+    publisher.stop();
+    post(&published, "/taint", &format!("{{\"generationId\":\"{}\"}}", newest(&published)));
+    hsmd.stop();
+    let _hsmd = published.world.start();
+    let fresh = published.endorse("edge", Purpose::Response, 3);
+    published.run(1, &["SET", &key(3), &fresh]);
+    let mut publisher = published.start();
+    let rest = BTreeMap::from([(key(3), fresh)]);
+    published.comes_to([&junk, &rest]);
+    // Somebody puts it back.
+    published.run(0, &["SET", &key(1), &issuer]);
+    published.comes_to([&junk, &rest]);
+
+    // A denial that is declared while the directory is away, and an entry that survives there.
+    let denied = newest(&published);
+    let text = published.endorse("edge", Purpose::Response, 4);
+    published.world.rotate("{}");
+    let folder = published.world.path().to_owned();
+    published.redis.stop();
+    post(&published, "/taint", &format!("{{\"generationId\":\"{denied}\"}}"));
+    fs::remove_file(folder.join("redis.sock")).ok();
+    published.redis = servers::redis(&folder);
+    published.connection = connect(&published.redis);
+    published.run(1, &["SET", &key(4), &text]);
+    let none = BTreeMap::new();
+    published.comes_to([&none, &none]);
+
+    let issuer = published.endorse("authd", Purpose::Access, 5);
+    published.run(0, &["SET", &key(5), &issuer]);
+    let text = published.endorse("edge", Purpose::Response, 6);
+    published.run(1, &["SET", &key(6), &text]);
+    let later = published.endorse("authd", Purpose::Response, 7);
+    published.run(1, &["SET", &key(7), &later]);
+    post(&published, "/revoke-keys", &format!("{{\"publicKeys\":[\"{}\"]}}", key(5)));
+    post(&published, "/revoke-service", "{\"service\":\"edge:demo\"}");
+    published.comes_to([&none, &BTreeMap::from([(key(7), later)])]);
+
+    let metrics = request(&published.world.socket("publisher"), "GET", "/metrics", "").ok();
+    for cause in ["denied", "revoked", "tainted"] {
+        assert!(
+            metrics.contains(&format!("hsm_publisher_withdrawn_total{{cause=\"{cause}\"}}")),
+            "{metrics}"
+        );
+    }
+    published.run(0, &["SET", &key(9), "{}"]);
+    published.run(3, &["FLUSHDB"]); // has everything read again
+    crate::support::eventually("the count of what cannot be judged", SOON, || {
+        let metrics = request(&published.world.socket("publisher"), "GET", "/metrics", "").ok();
+        metrics.contains("hsm_publisher_entries_not_judged{database=\"0\"} 1")
+    });
     publisher.stop();
 }
 
@@ -292,6 +375,26 @@ impl Published {
         redis::cmd("SELECT").arg(database).exec(&mut self.connection).unwrap();
         let (name, arguments) = command.split_first().unwrap();
         redis::cmd(name).arg(arguments).query(&mut self.connection).unwrap()
+    }
+
+    /// What hsmd endorses on that socket.
+    fn endorse(&self, socket: &str, purpose: Purpose, number: u8) -> String {
+        let body = sign_request(purpose, service_key(number), Duration::from_mins(30));
+        let answer = request(&self.world.socket(socket), "POST", "/sign", &body).ok();
+        answer.trim_end().to_owned()
+    }
+
+    /// Waits until databases 0 and 1 hold just these.
+    fn comes_to(&mut self, wanted: [&BTreeMap<String, String>; 2]) {
+        let start = std::time::Instant::now();
+        loop {
+            let held = [self.contents(0), self.contents(1)];
+            if held.each_ref() == wanted {
+                return;
+            }
+            assert!(start.elapsed() < SOON, "{held:?}");
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
     }
 
     fn names(&mut self, database: i64) -> Vec<String> {

@@ -50,6 +50,28 @@ pub struct Highest {
     pub pin: Option<Digest>,
 }
 
+/// What ends a generation, or an endorsement, before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Killed {
+    /// A head denies the generation.
+    Denied,
+    /// A head revokes the key, or the service up to the endorsement.
+    Revoked,
+    /// The next event taints the generation, or its key signed two events.
+    Tainted,
+}
+
+impl Killed {
+    /// The cause in one word, for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Revoked => "revoked",
+            Self::Tainted => "tainted",
+        }
+    }
+}
+
 /// How a verifier reads the chain.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -169,11 +191,7 @@ impl Chain {
         if until.is_some_and(|until| now >= until) {
             return Err(dead("the generation has been replaced and its window has passed"));
         }
-        let place = self.places.get(generation_id).copied();
-        place
-            .and_then(|place| self.accepted.get(place))
-            .map(AsRef::as_ref)
-            .ok_or(dead("the generation is not in the chain"))
+        self.event(generation_id).ok_or(dead("the generation is not in the chain"))
     }
 
     /// Until when a generation is live: none is without limit. It errs for one that is not live whatever
@@ -198,6 +216,21 @@ impl Chain {
             return Err(dead("the generation is denied"));
         }
         Ok(self.successor(*place).map(|next| next.event().created_at.plus(window)))
+    }
+
+    /// What ended a generation before its window does, if anything did. No clock decides it, and a chain that is contested
+    /// or rolled back says of itself what it says.
+    pub fn killed(&self, generation_id: &Digest) -> Option<Killed> {
+        let place = self.places.get(generation_id)?;
+        if self.is_tainted(*place) {
+            return Some(Killed::Tainted);
+        }
+        self.stated.denied.contains(generation_id).then_some(Killed::Denied)
+    }
+
+    /// An accepted event.
+    pub fn event(&self, id: &Digest) -> Option<&SignedEvent> {
+        self.places.get(id).and_then(|place| self.accepted.get(*place)).map(AsRef::as_ref)
     }
 
     fn successor(&self, place: usize) -> Option<&SignedEvent> {

@@ -108,13 +108,6 @@ impl Directory {
         self.endorsements(db).run("publish an endorsement", &set).await
     }
 
-    /// Takes an endorsement out of the directory, as when its key is done with.
-    pub async fn withdraw(&self, db: Db, key: &PublicKey) -> Result<(), Error> {
-        let mut delete = redis::pipe();
-        delete.cmd("DEL").arg(key.to_string()).ignore();
-        self.endorsements(db).run("withdraw an endorsement", &delete).await
-    }
-
     /// Takes an endorsement out of the directory if it still stands there as `text`: another one of the same key may have
     /// taken its place. True if it was taken out.
     pub async fn withdraw_exactly(&self, db: Db, key: &PublicKey, text: &str) -> Result<bool, Error> {

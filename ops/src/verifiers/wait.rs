@@ -38,6 +38,11 @@ fn span(text: &str) -> Result<Span, String> {
 }
 
 impl Wait {
+    /// How long is waited at most; nothing if not at all.
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        (!self.no_wait).then(|| self.wait.duration())
+    }
+
     /// Waits until every verifier has acknowledged a head that hsmd made after it answered to a declaration.
     /// `above` names services whose keys must be later endorsements than these numbers.
     pub(crate) async fn acknowledged(
