@@ -123,13 +123,15 @@ async fn answer(
     let body = http::body(request, payload, limits::MESSAGE_MAX).await?;
     let _place = places.take(operation)?;
     let now = service.now();
-    // An answer that nobody can check is none, so nothing is decided without the key for it.
-    let key = service.response.usable(now)?;
+    // An answer that cannot be checked is none: without a key for it, now or in a moment, nothing is decided.
+    service.response.demand_not_ended(now)?;
     let answer =
         service.answer(operation, &body, now).await.map_err(|failure| explain(operation, failure))?;
     if answer.repeated {
         metrics::counter!("authd_replayed_operations_total", "op" => operation.path()).increment(1);
     }
+    // What was decided is not lost to a taint that came meanwhile.
+    let key = service.response_key().await?;
     Ok(http::respond(&answer.nonce, &key, &answer.response))
 }
 

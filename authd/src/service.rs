@@ -29,6 +29,9 @@ use crate::store::{Account, Failure, Refreshing, SessionOpening, Store, Verdict}
 /// must not make devices wait.
 const MIRROR_WAIT: Duration = Duration::from_millis(200);
 
+/// How long a request waits for own keys that verifiers accept. After a taint they come within a second.
+const KEY_WAIT: Duration = Duration::from_secs(3);
+
 /// What the operations work with.
 pub struct Service {
     /// The records.
@@ -107,6 +110,18 @@ impl Service {
         self.trust.now()
     }
 
+    /// The key to sign an answer with. After a taint it is on its way, and is waited for.
+    pub async fn response_key(&self) -> Result<Arc<Endorsed>, Refusal> {
+        self.response.usable_within(KEY_WAIT).await
+    }
+
+    /// The same for a token, which this authd can refresh from now on also while the directory is away.
+    async fn access_key(&self) -> Result<Arc<Endorsed>, Refusal> {
+        let key = self.access.usable_within(KEY_WAIT).await?;
+        self.learn(&key)?;
+        Ok(key)
+    }
+
     /// Wakes those who tell others whom to deny.
     pub fn tell_denials(&self) {
         self.denied.notify_one();
@@ -119,6 +134,7 @@ impl Service {
         needs: operation::Needs,
         now: Timestamp,
     ) -> Result<Answer, Failure> {
+        self.response_key().await?;
         let case = Account { needs, denial: self.denial };
         let judge = |view: &_| {
             Ok(match operation::decide(request, view, now)? {
@@ -163,7 +179,8 @@ impl Service {
         let identity = self.owner(device, &challenge).await?;
         // A token that no edge could accept is none.
         self.trust.state().demand_fresh(now)?;
-        let key = self.access.usable(now)?;
+        self.response_key().await?;
+        self.access_key().await?;
         let nonce = request.nonce();
         let case = SessionOpening { identity, device: *device, challenge };
         // The snapshot and the transaction each look up the device's key and judge by the one they find.
@@ -176,7 +193,7 @@ impl Service {
             Ok(Verdict::Write((), (grant, attributes)))
         };
         let (grant, attributes) = self.store.decide(&case, now, judge).await?;
-        Ok(Answer { nonce, response: Self::token(&grant, attributes, &key)?, repeated: false })
+        Ok(Answer { nonce, response: self.token(&grant, attributes).await?, repeated: false })
     }
 
     async fn refresh_session(
@@ -188,10 +205,11 @@ impl Service {
     ) -> Result<Answer, Failure> {
         let claims = token.claims();
         session::check_token(access, claims, &self.lifetimes, now)?;
-        let key = self.access.usable(now)?;
-        self.learn(&key, now)?;
+        self.access.demand_not_ended(now)?;
         token.verify(&self.issuers.key(&claims.server_identity, now).await?)?;
         self.trust.state().demand_fresh(now)?;
+        self.response_key().await?;
+        self.access_key().await?;
         let case = Refreshing {
             identity: claims.identity,
             device: claims.device,
@@ -213,7 +231,7 @@ impl Service {
         if self.public_auth_servers {
             self.mirror(claims.rotation_hash, request.cause()).await;
         }
-        let response = Self::token(&grant, attributes, &key)?;
+        let response = self.token(&grant, attributes).await?;
         Ok(Answer { nonce: request.nonce(), response, repeated })
     }
 
@@ -224,16 +242,17 @@ impl Service {
         Ok(owner.ok_or_else(operation::unknown_device)?)
     }
 
-    /// Own tokens are refreshed even while the directory is away.
-    fn learn(&self, key: &Endorsed, now: Timestamp) -> Result<(), Refusal> {
+    fn learn(&self, key: &Endorsed) -> Result<(), Refusal> {
         let name = key.public_key();
         if !self.issuers.knows(&name) {
-            self.issuers.take(&name, key.endorsement().clone(), now)?;
+            self.issuers.take(&name, key.endorsement().clone(), self.now())?;
         }
         Ok(())
     }
 
-    fn token(grant: &Grant, attributes: Attributes, key: &Arc<Endorsed>) -> Result<String, Refusal> {
+    /// Issues a token with the key that verifiers accept now: the one of before the decision may be tainted meanwhile.
+    async fn token(&self, grant: &Grant, attributes: Attributes) -> Result<String, Refusal> {
+        let key = self.access_key().await?;
         let claims = Claims {
             server_identity: key.public_key(),
             device: grant.device,

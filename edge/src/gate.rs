@@ -10,7 +10,7 @@ use keychain::{Refusal, Timestamp};
 use crate::denials::DenialFeed;
 use crate::issuer_feed::IssuerFeed;
 use crate::revocations::RevocationFeed;
-use crate::trust::{Confirmation, TrustFeed};
+use crate::trust::{Confirmation, TrustFeed, TrustState};
 use crate::updates::Updates;
 use crate::verifier::{AccessVerifier, Admitted, Demand, Held, Settings};
 
@@ -75,16 +75,31 @@ impl Gate {
     /// together at most one reading a second.
     pub async fn admit<'a>(&self, body: &'a [u8], demand: Demand<'_>) -> Result<Admitted<'a>, Refusal> {
         let started = Instant::now();
-        let verdict = match self.verifier.check(body, demand, &self.trust.state(), self.trust.now()) {
+        let check = |trust: &TrustState, now| self.verifier.check(body, demand, trust, now);
+        let verdict = self.judge(check).await;
+        record(&verdict, started);
+        verdict
+    }
+
+    /// Refuses what would not be admitted, and spends no nonce: for requests that have to wait before they are.
+    pub async fn would_admit(&self, body: &[u8], demand: Demand<'_>) -> Result<(), Refusal> {
+        let started = Instant::now();
+        let check = |trust: &TrustState, now| self.verifier.would_admit(body, demand, trust, now);
+        self.judge(check).await.inspect_err(|refusal| record(&Err(refusal.clone()), started))
+    }
+
+    async fn judge<T>(
+        &self,
+        check: impl Fn(&TrustState, Timestamp) -> Result<T, Held>,
+    ) -> Result<T, Refusal> {
+        let verdict = match check(&self.trust.state(), self.trust.now()) {
             Err(Held::UnknownIssuer(key)) => match self.issuers.learn(key).await {
-                Ok(()) => self.verifier.check(body, demand, &self.trust.state(), self.trust.now()),
+                Ok(()) => check(&self.trust.state(), self.trust.now()),
                 Err(refusal) => Err(refusal.into()),
             },
             verdict => verdict,
         };
-        let verdict = verdict.map_err(Held::into_refusal);
-        record(&verdict, started);
-        verdict
+        verdict.map_err(Held::into_refusal)
     }
 
     /// The time by which it judges.

@@ -159,7 +159,7 @@ impl Stage {
     pub(crate) async fn another_beside_public_servers(&self) -> (Daemon, Http) {
         let mut config = load(&self.configuration("beside"));
         config.public_auth_servers = true;
-        let daemon = Daemon::start(&config).await.unwrap();
+        let daemon = Daemon::start(&config, self.clock.clone()).await.unwrap();
         let auth = http(&daemon);
         (daemon, auth)
     }

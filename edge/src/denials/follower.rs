@@ -1,5 +1,6 @@
 //! The task that reads the feed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use keychain::directory::{self, Directory};
@@ -21,6 +22,9 @@ const GAP_MAX: u64 = 1_024;
 /// Pause before another attempt when the directory does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Batches kept that came ahead of a gap: a snapshot that is read meanwhile does not say what they do.
+const AHEAD_MAX: usize = 64;
+
 /// Texts remembered as not acceptable, so that one is reported once.
 const REJECTED_MAX: usize = 64;
 
@@ -29,6 +33,8 @@ pub(super) struct Follower {
     trust: TrustFeed,
     identity: Digest,
     state: State,
+    /// The newest batches that were taken ahead of a gap.
+    ahead: BTreeMap<Position, String>,
     /// What was known before a restart, at least.
     floor: Option<Position>,
     loaded: watch::Sender<bool>,
@@ -55,6 +61,7 @@ impl Follower {
             trust,
             identity,
             state: state.unwrap_or_default(),
+            ahead: BTreeMap::new(),
             floor: position,
             loaded,
             remember,
@@ -143,7 +150,14 @@ impl Follower {
         match verdict {
             Ok(proven) => {
                 match self.state.take(proven) {
-                    Taken::Next | Taken::Ahead => self.put_in_force(entries(proven)),
+                    Taken::Next => self.put_in_force(entries(proven)),
+                    Taken::Ahead => {
+                        self.ahead.insert(proven.position(), text.to_owned());
+                        if self.ahead.len() > AHEAD_MAX {
+                            self.ahead.pop_first();
+                        }
+                        self.put_in_force(entries(proven));
+                    }
                     Taken::Old => self.note_older(proven.position()),
                     Taken::TooMany => {
                         metrics::counter!("verifier_denial_feed_refused_total", "code" => "full")
@@ -198,6 +212,13 @@ impl Follower {
         match loading.finish(&chunks) {
             Ok(state) => {
                 self.state = state;
+                // Whom batches beyond the snapshot deny stays denied.
+                let ahead = std::mem::take(&mut self.ahead);
+                for (position, text) in ahead {
+                    if self.state.wants(position) {
+                        self.take(&text);
+                    }
+                }
                 self.put_in_force(&[]);
                 self.trust.deny(|denied| denied.review(self.trust.now()));
                 Ok(true)

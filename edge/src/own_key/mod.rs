@@ -253,9 +253,11 @@ impl OwnKey {
         let (mut current, mut trust) = (self.current.clone(), self.feed.version());
         let waited = tokio::time::timeout(most, async {
             loop {
-                if let Ok(key) = self.usable(self.feed.now()) {
-                    return key;
+                let now = self.feed.now();
+                if let Ok(key) = self.usable(now) {
+                    return Ok(key);
                 }
+                self.demand_not_ended(now)?;
                 tokio::select! {
                     Ok(()) = current.changed() => {}
                     Ok(()) = trust.changed() => {}
@@ -264,9 +266,17 @@ impl OwnKey {
             }
         });
         match waited.await {
-            Ok(key) => Ok(key),
+            Ok(key) => key,
             Err(_late) => self.usable(self.feed.now()),
         }
+    }
+
+    /// Refuses if the key has merely ended: hsmd did not answer for hours then, and no other is about to come. One that a
+    /// taint, a denial or a revocation killed is replaced in a moment.
+    pub fn demand_not_ended(&self, now: Timestamp) -> Result<(), Refusal> {
+        let (trust, key) = (self.feed.state(), self.current());
+        let killed = key.endorsement.killed(trust.chain(), now);
+        if killed.is_ok_and(|killed| killed.is_some()) { Ok(()) } else { self.usable(now).map(drop) }
     }
 }
 

@@ -194,6 +194,7 @@ impl Starting {
             request_max: config.max_request.length(),
             in_progress: Places::new(IN_PROGRESS_MAX),
             long_bodies: Places::new(LONG_BODIES_MAX),
+            key_wait: config.deadline.duration(),
         };
         watcher.replace(serving(&shared, &updates, feed, ends));
         entrance.open(shared);

@@ -39,8 +39,9 @@ const LONG_BODIES_MAX: usize = 256;
 /// a tenth of it.
 const SHORT_BODY_MAX: u64 = 16 * 1024;
 
-/// How long an app's answer waits for a key to be signed with. One comes within a second or two of a taint.
-const KEY_WAIT: Duration = Duration::from_secs(10);
+/// How long a request waits for a key before its app is asked. One comes within a second of a taint, unless this service
+/// is revoked.
+const KEY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What all workers share.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ struct Shared {
     request_max: usize,
     in_progress: Places,
     long_bodies: Places,
+    /// How long an app's answer waits for a key to be signed with: as long as the app may take.
+    key_wait: Duration,
 }
 
 /// What workers have from the first moment.
@@ -107,12 +110,18 @@ async fn serve(
     if !ecma::is_shallow(&body) {
         return Err(Refusal::new(Code::InvalidMessage, "the message nests too deeply"));
     }
-    // Before the nonce is spent: an answer that cannot be signed helps nobody.
-    shared.key.usable(shared.gate.now())?;
-    let admitted = shared.gate.admit(&body, Demand { place, permission }).await?;
+    let demand = Demand { place, permission };
+    // An answer that cannot be signed helps nobody. After a taint the next key is on its way: who would be admitted waits
+    // for it, and strangers take no places. The nonce is not spent meanwhile.
+    if shared.key.usable(shared.gate.now()).is_err() {
+        shared.key.demand_not_ended(shared.gate.now())?;
+        shared.gate.would_admit(&body, demand).await?;
+        shared.key.usable_within(KEY_PATIENCE).await?;
+    }
+    let admitted = shared.gate.admit(&body, demand).await?;
     let answer = app.ask(place, &admitted, request.headers()).await.inspect_err(note_failure)?;
     // The app has acted: its answer is not lost to a taint that came meanwhile.
-    let key = shared.key.usable_within(KEY_WAIT).await?;
+    let key = shared.key.usable_within(shared.key_wait).await?;
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
     Ok(http::respond_with(status, &admitted.nonce(), &key, &answer.json))
 }

@@ -132,6 +132,30 @@ impl AccessVerifier {
         trust: &TrustState,
         now: Timestamp,
     ) -> Result<Admitted<'a>, Held> {
+        let (admitted, until) = self.prove(body, demand, trust, now)?;
+        self.nonces.reserve(admitted.nonce, until, now)?;
+        Ok(admitted)
+    }
+
+    /// The same without spending the nonce: whether the request would be admitted, as far as can be said.
+    pub fn would_admit(
+        &self,
+        body: &[u8],
+        demand: Demand<'_>,
+        trust: &TrustState,
+        now: Timestamp,
+    ) -> Result<(), Held> {
+        self.prove(body, demand, trust, now).map(drop)
+    }
+
+    /// Every step but the last, and until when the nonce must be remembered.
+    fn prove<'a>(
+        &self,
+        body: &'a [u8],
+        demand: Demand<'_>,
+        trust: &TrustState,
+        now: Timestamp,
+    ) -> Result<(Admitted<'a>, Timestamp), Held> {
         let skew = self.settings.clock_skew;
         let request = AccessRequest::parse(body)?;
         let (token, warm) = self.token(request.token, trust, now)?;
@@ -145,8 +169,7 @@ impl AccessVerifier {
         trust.denied().demand_confirmed(now)?;
         // One skew longer than the request can be accepted, for a clock that is set back meanwhile.
         let until = request.timestamp.plus(limits::ACCESS_REQUEST_AGE).plus(skew);
-        self.nonces.reserve(request.nonce, until, now)?;
-        Ok(Admitted { token, nonce: request.nonce, request: request.request, warm })
+        Ok((Admitted { token, nonce: request.nonce, request: request.request, warm }, until))
     }
 
     /// The token, verified now or before, by an issuing key that is endorsed now.

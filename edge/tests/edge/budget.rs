@@ -97,7 +97,7 @@ async fn the_age_of_the_entries_ends_it_where_there_is_no_feed() {
 async fn the_key_of_tokens_ends_it() {
     let mut world = World::start().await;
     world.authd = world.publish_issuer_for(101, Duration::from_hours(2)).await;
-    world.directory.withdraw(Db::Access, &key(100).public_key()).await.unwrap();
+    world.withdraw(Db::Access, key(100).public_key()).await;
     let beside = Beside::start(world, "insecure_any_head_age = true").await;
     beside.ends_by("access key", "BA207").await;
 }

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use keychain::access::Response;
 use keychain::directory::Db;
-use keychain::{Digest, SigningKey};
+use keychain::statement::Entries;
+use keychain::{Digest, PublicKey, SigningKey};
 use redis::AsyncCommands as _;
 
 use crate::support::fixture::{Session, key};
@@ -63,9 +64,26 @@ async fn a_taint_ends_old_tokens_at_once_and_the_edge_heals_itself() {
 /// The app has acted when the taint comes: its answer waits for the edge's next key.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taint_loses_no_answer_of_an_app_that_has_acted() {
+    loses_no_answer(async |world, _own| world.hsm.rotate(&world.directory, ago(1), true).await).await;
+}
+
+/// The same when the edge's own key is revoked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_loses_no_answer_of_an_app_that_has_acted() {
+    loses_no_answer(async |world, own| {
+        let mut revoked = Entries::default();
+        revoked.keys.insert(own, crate::support::clock::now().plus(Duration::from_hours(1)));
+        world.hsm.state(&world.directory, &revoked).await;
+    })
+    .await;
+}
+
+/// An app holds its answer back while `kill` ends the key that the edge has.
+async fn loses_no_answer(kill: impl AsyncFnOnce(&World, PublicKey)) {
     let world = World::start_patient().await;
     let session = world.session(200);
-    assert_eq!(world.ask(&session).await.status, 200);
+    let before = world.ask(&session).await;
+    let own = Response::parse(before.body.as_bytes()).unwrap().server_identity;
     let nonce = world.nonce();
     let body = session.request(nonce, crate::support::clock::now(), INNER);
     world.app.asked();
@@ -73,7 +91,7 @@ async fn a_taint_loses_no_answer_of_an_app_that_has_acted() {
     world.hsm.held.store(true, Ordering::Relaxed);
     let meanwhile = async {
         until("the app to be asked", async || (!world.app.asked().is_empty()).then_some(())).await;
-        world.hsm.rotate(&world.directory, ago(1), true).await;
+        kill(&world, own).await;
         until("the edge to look for a key", async || {
             world.edge.log().contains("no new key yet").then_some(())
         })
@@ -89,6 +107,32 @@ async fn a_taint_loses_no_answer_of_an_app_that_has_acted() {
     let (answer, ()) = tokio::join!(world.post("/foo/bar", body), meanwhile);
     assert_eq!(answer.status, 200, "{}", answer.body);
     world.verified(&answer, &nonce).await;
+}
+
+/// Between a taint and the edge's next key, a request with a good token waits, before its app is asked; one with a token
+/// of the tainted generation is told so at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn between_a_taint_and_the_next_key_a_good_request_waits() {
+    let mut world = World::start_patient().await;
+    let session = world.session(200);
+    assert_eq!(world.ask(&session).await.status, 200);
+    world.hsm.held.store(true, Ordering::Relaxed);
+    world.hsm.rotate(&world.directory, ago(1), true).await;
+    until("the taint to bite", async || {
+        let answer = world.ask(&session).await;
+        assert!([200, 401].contains(&answer.status), "{}", answer.body);
+        (answer.status == 401).then(|| assert_eq!(answer.code(), "BA207"))
+    })
+    .await;
+    world.authd = world.publish_issuer(101).await;
+    world.app.asked();
+    let meanwhile = async {
+        assert!(world.app.asked().is_empty());
+        world.hsm.held.store(false, Ordering::Relaxed);
+    };
+    let session = world.session(200);
+    let (answer, ()) = tokio::join!(world.ask(&session), meanwhile);
+    assert_eq!(answer.status, 200, "{}", answer.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -86,8 +86,7 @@ async fn a_revoked_key_is_replaced_and_not_put_back() {
     let mut revoked = Entries::default();
     revoked.keys.insert(old, soon());
     world.hsm.state(&world.directory, &revoked).await;
-    let text = world.directory.endorsement(Db::Response, &old).await.unwrap().unwrap();
-    assert!(world.directory.withdraw_exactly(Db::Response, &old, &text).await.unwrap());
+    world.withdraw(Db::Response, old).await;
     let new = until("a new key", async || {
         let new = own_key(&world, &session).await;
         (new != old).then_some(new)

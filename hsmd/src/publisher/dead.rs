@@ -107,14 +107,15 @@ impl DeadEntries {
             self.judged = Some(chain.epoch());
             self.is_wanted = true;
         }
-        if std::mem::take(&mut self.is_wanted) {
+        // One that has begun goes on to its end: who writes without a pause must not have it begin for ever.
+        if self.reading.is_none() && std::mem::take(&mut self.is_wanted) {
             self.reading = Some(Reading::begin());
         }
         if let Some(mut reading) = self.reading.take() {
             let more = read_on(&self.directory, chain, &mut reading, now).await;
             let has_more = more.inspect_err(|_| self.is_wanted = true)?;
             self.reading = has_more.then_some(reading);
-            return Ok(has_more);
+            return Ok(has_more || self.is_wanted);
         }
         if !self.changed.is_empty() && self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
             self.looked = Some(Instant::now());

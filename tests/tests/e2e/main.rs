@@ -18,6 +18,7 @@ mod page;
 mod postgres;
 mod readme;
 mod recovery;
+mod red_button;
 mod remote;
 mod roll;
 mod runbook;

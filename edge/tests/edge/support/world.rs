@@ -10,7 +10,7 @@ use keychain::access::Response;
 use keychain::directory::{Db, Directory};
 use keychain::endorsement::{Endorsement, Expected, Purpose};
 use keychain::feed::{Entry, Position};
-use keychain::{Nonce, SigningKey, Timestamp};
+use keychain::{Nonce, PublicKey, SigningKey, Timestamp};
 use tempfile::TempDir;
 use tests::service_manager::Kept;
 
@@ -122,6 +122,12 @@ impl World {
             .unwrap();
         self.begin_epoch(number, &[]).await;
         issuer
+    }
+
+    /// Takes a key's endorsement out of the directory, as hsm-publisher does.
+    pub(crate) async fn withdraw(&self, db: Db, key: PublicKey) {
+        let text = self.directory.endorsement(db, &key).await.unwrap().unwrap();
+        assert!(self.directory.withdraw_exactly(db, &key, &text).await.unwrap());
     }
 
     /// Begins an epoch of the denial feed, as authd does with a new key: with a snapshot.
