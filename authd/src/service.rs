@@ -206,6 +206,10 @@ impl Service {
         let claims = token.claims();
         session::check_token(access, claims, &self.lifetimes, now)?;
         self.access.demand_not_ended(now)?;
+        // Own tokens are refreshed also while the directory is away, and after a restart with the same key.
+        if let Ok(key) = self.access.usable(now) {
+            self.learn(&key)?;
+        }
         token.verify(&self.issuers.key(&claims.server_identity, now).await?)?;
         self.trust.state().demand_fresh(now)?;
         self.response_key().await?;

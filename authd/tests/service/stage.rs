@@ -24,8 +24,9 @@ use tests::until;
 
 use crate::hsm::Hsm;
 
-/// Every table of authd, and its columns; but for when something was sent, which is no decision.
-const TABLES: [(&str, &str); 10] = [
+/// The tables of authd that requests change, and their columns; but for when something was sent, which is no decision.
+/// The endorsements of its keys are kept by a task, at its own pace.
+const TABLES: [(&str, &str); 9] = [
     (
         "account_records",
         "id,prefix,previous,sequence_number,created_at,identity,recovery_hash,revealed,state,format,path,cause,payload,action,operator,reason,signer,signature",
@@ -44,7 +45,6 @@ const TABLES: [(&str, &str); 10] = [
     ),
     ("audit_lines", "number,digest,line"),
     ("signers", "public_key,endorsement"),
-    ("endorsements", "public_key,endorsement,ends_at"),
     ("refreshes", "digest,cause,identity,device,public_key,rotation_hash,issued_at,expiry,refresh_expiry"),
     ("spent_challenges", "nonce,forgotten_at"),
     ("outbox", "id,subject,account,cause,lifted,expires_at"),

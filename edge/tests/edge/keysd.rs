@@ -131,7 +131,7 @@ async fn what_concerns_no_key_makes_no_listing() {
     let (before, reads) = (keysd.listings().await, keysd.redis.reads().await);
     let (mut spent, mut keys) = (keysd.redis.database(2).await, keysd.redis.database(1).await);
     for number in 0..1_000_u32 {
-        let digest = keychain::Digest::of(&number.to_string()).to_string();
+        let digest = keychain::Digest::of(number.to_string()).to_string();
         spent.set::<_, _, ()>(digest, "x").await.unwrap();
     }
     keys.set::<_, _, ()>(&name, &text).await.unwrap();

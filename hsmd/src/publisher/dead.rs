@@ -155,24 +155,20 @@ async fn read_on(
     now: Timestamp,
 ) -> Result<bool, Error> {
     let Some(db) = reading.left.last().copied() else { return Ok(false) };
-    match directory.page(db, &mut reading.at).await? {
-        Some(entries) => {
-            for (name, text) in entries {
-                let is_judged = match text {
-                    Some(text) => judge_and_delete(directory, chain, db, (&name, &text), now).await?,
-                    None => false,
-                };
-                reading.not_judged = reading.not_judged.saturating_add(u32::from(!is_judged));
-            }
-        }
-        None => {
-            metrics::gauge!("hsm_publisher_entries_not_judged", "database" => label(db))
-                .set(reading.not_judged);
-            reading.left.pop();
-            (reading.at, reading.not_judged) = (Cursor::default(), 0);
-        }
+    let Some(entries) = directory.page(db, &mut reading.at).await? else {
+        metrics::gauge!("hsm_publisher_entries_not_judged", "database" => label(db)).set(reading.not_judged);
+        reading.left.pop();
+        (reading.at, reading.not_judged) = (Cursor::default(), 0);
+        return Ok(!reading.left.is_empty());
+    };
+    for (name, text) in entries {
+        let is_judged = match text {
+            Some(text) => judge_and_delete(directory, chain, db, (&name, &text), now).await?,
+            None => false,
+        };
+        reading.not_judged = reading.not_judged.saturating_add(u32::from(!is_judged));
     }
-    Ok(!reading.left.is_empty())
+    Ok(true)
 }
 
 /// Deletes an entry that is dead. False if it cannot be judged.
