@@ -9,7 +9,7 @@ mod wrap;
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use cryptoki::{
-    context::{Function, Pkcs11},
+    context::Function,
     error::{Error, RvError},
     mechanism::Mechanism,
     object::ObjectHandle,
@@ -138,7 +138,7 @@ impl Token {
     fn open_session(&mut self, module: &Turn<'_>) -> Result<Opened, Fault> {
         let context = module.context()?;
         let named = [&self.settings.token_label, &self.settings.token_serial].map(Option::as_deref);
-        let found = find_slot(context, named).map_err(|fault| match fault {
+        let found = find_slot(module, named).map_err(|fault| match fault {
             Fault::NoSuchToken(seen) if self.identity.is_some() => {
                 Fault::Lost { call: "the search for the token".to_owned(), source: seen.into() }
             }
@@ -369,14 +369,14 @@ struct Found {
 
 /// The slot of the one token that has the label and serial number asked for: never a slot's number,
 /// which changes when a device is plugged in; and which token that is. A slot that does not answer hides no other.
-fn find_slot(module: &Pkcs11, [label, serial]: [Option<&str>; 2]) -> Result<Found, Fault> {
+fn find_slot(module: &Turn<'_>, [label, serial]: [Option<&str>; 2]) -> Result<Found, Fault> {
     let (mut seen, mut matching, mut silent) = (Vec::new(), Vec::new(), None);
-    for slot in module.get_slots_with_token().map_err(fault)? {
-        let info = match module.get_token_info(slot) {
+    for slot in module.context()?.get_slots_with_token().map_err(fault)? {
+        let info = match module.token_in(slot) {
             Ok(info) if info.token_initialized() => info,
             Ok(_) => continue,
-            Err(error) => {
-                silent = Some(fault(error));
+            Err(fault) => {
+                silent = Some(fault);
                 continue;
             }
         };

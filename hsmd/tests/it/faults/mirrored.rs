@@ -73,6 +73,7 @@ fn short() -> Vec<(usize, Case)> {
         (0, "C_GenerateKeyPair", Operation::Taint),
         (1, "C_UnwrapKey", Operation::Rotate),
         (0, "C_Login", Operation::Start),
+        (0, "C_GetTokenInfo", Operation::Start),
         (1, "C_OpenSession", Operation::Start),
     ] {
         cases.push((slot, Case { call, code: "-", mode: Mode::Hang, operation }));

@@ -10,15 +10,17 @@
 //! process is started anew as it would have been for the call that hangs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    thread,
     time::{Duration, Instant},
 };
 
 use cryptoki::{
     context::{CInitializeArgs, CInitializeFlags, Pkcs11},
     error::{Error, RvError},
+    slot::{Slot, TokenInfo},
 };
 
 use super::fault;
@@ -56,6 +58,8 @@ struct State {
     turns: u64,
     /// Turns that were not waited for and have not ended yet.
     astray: usize,
+    /// Slots that were asked which token is in them, and whose call has not returned.
+    unanswered: BTreeSet<u64>,
     /// When the module was finalised last.
     finalised: Option<Instant>,
 }
@@ -65,7 +69,7 @@ pub(super) struct Use(Arc<Module>);
 
 /// One token's turn to call the module.
 pub(super) struct Turn<'a> {
-    module: &'a Module,
+    module: &'a Arc<Module>,
     number: u64,
 }
 
@@ -140,6 +144,32 @@ impl Turn<'_> {
         Ok(context)
     }
 
+    /// Which token is in a slot. Every token is looked for in all slots, so a call that does not return is left to a
+    /// thread of its own: a token that hangs must not hide the other. Its slot is not asked again until it returns.
+    pub(super) fn token_in(&self, slot: Slot) -> Result<TokenInfo, Fault> {
+        let hangs =
+            || Fault::Lost { call: "C_GetTokenInfo".to_owned(), source: "the call has not returned".into() };
+        if !self.module.state().unanswered.insert(slot.id()) {
+            return Err(hangs());
+        }
+        let (to, answer) = mpsc::sync_channel(1);
+        let module = Arc::clone(self.module);
+        let ask = move || {
+            let info = module.context.get_token_info(slot);
+            module.state().unanswered.remove(&slot.id());
+            // The asker is gone if it took too long.
+            drop(to.send(info));
+        };
+        if let Err(error) = thread::Builder::new().name("token-info".to_owned()).spawn(ask) {
+            self.module.state().unanswered.remove(&slot.id());
+            return Err(Fault::Lost { call: "C_GetTokenInfo".to_owned(), source: Cause::new(error) });
+        }
+        match answer.recv_timeout(PATIENCE) {
+            Ok(info) => info.map_err(fault),
+            Err(_) => Err(hangs()),
+        }
+    }
+
     /// Which initialisation sessions are of now.
     pub(super) fn epoch(&self) -> u64 {
         self.module.state().epoch
@@ -150,7 +180,8 @@ impl Turn<'_> {
     pub(super) fn finalise(&self) {
         let mut state = self.module.state();
         let lately = state.finalised.is_some_and(|last| last.elapsed() < SHARED_PAUSE);
-        if !state.initialised || state.astray > 0 || (state.users > 1 && lately) {
+        let is_inside = state.astray > 0 || !state.unanswered.is_empty();
+        if !state.initialised || is_inside || (state.users > 1 && lately) {
             return;
         }
         state.initialised = false;

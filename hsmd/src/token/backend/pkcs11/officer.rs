@@ -39,7 +39,7 @@ impl Officer {
             let turn = module.lock();
             let context = turn.context()?;
             let named = [&settings.token_label, &settings.token_serial].map(Option::as_deref);
-            let slot = find_slot(context, named)?.slot;
+            let slot = find_slot(&turn, named)?.slot;
             context.open_rw_session_no_drop(slot).map_err(fault)?
         };
         let officer = Self { session: Some(session), module };
