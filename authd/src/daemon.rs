@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
@@ -252,6 +253,7 @@ async fn service(
         denied: Notify::new(),
         fed: watch::Sender::new(None),
         stopping: Notify::new(),
+        feed_behind: AtomicBool::new(false),
         dependencies: updates.dependencies().clone(),
     })
 }
@@ -264,6 +266,7 @@ fn acknowledge(config: &Config, service: &Service, updates: &Updates) -> Acknowl
         response: service.response.clone(),
         access: Some(service.access.clone()),
         ends: ends(service),
+        feed: None,
     };
     Acknowledger::start(speaker, service.directory.clone(), updates, service.trust.clone())
 }

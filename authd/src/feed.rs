@@ -4,23 +4,28 @@
 //! The store decides what is said and where; this task signs and carries. What it had marked and not carried when it
 //! was killed is in the snapshot that the next holder of the lease begins with.
 
+mod published;
+mod snapshot;
+
 use std::collections::VecDeque;
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use edge::health;
 use edge::own_key::Endorsed;
 use edge::updates::{Subscription, Update};
 use keychain::chain::windows;
-use keychain::directory::{self, Directory};
-use keychain::feed::{Chunks, Content, Draft, Loading, Message, Position, Proven, Signers};
+use keychain::directory;
+use keychain::feed::{Content, Draft, Position, Signers};
 use keychain::{Digest, Refusal, Timestamp, limits};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::service::Service;
 use crate::store::{Batch, Fault, LEASE, Lease};
+use snapshot::{Published, publish};
 
 /// How often the task looks by itself: another authd on this store does not wake it.
 const LOOK: Duration = Duration::from_millis(500);
@@ -37,12 +42,21 @@ const SNAPSHOT_AFTER: u64 = 512;
 /// Messages of others remembered as refused.
 const REFUSED_MAX: usize = 64;
 
-/// Batches read at once.
-const BATCHES_READ: usize = 16;
-
 /// Why the feed does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Halted {
+    /// The store was restored or reset.
+    #[error(
+        "this store is behind the denial feed that is published ({shown:?} against {given:?}), and that cannot be read \
+         whole: what it denies stays denied; restore a newer backup, or have `opsctl feed reopen` begin a new epoch with \
+         what this store says"
+    )]
+    Behind {
+        /// Where the published feed stands.
+        shown: Position,
+        /// Where the store does.
+        given: Position,
+    },
     /// The directory did not take a message.
     #[error("the directory did not take a part of the denial feed")]
     Directory(#[from] directory::Error),
@@ -63,21 +77,18 @@ impl From<Refusal> for Halted {
 /// Writes the feed for as long as it is polled, while this authd holds the lease.
 pub async fn run(service: Arc<Service>, mut updates: Subscription) {
     let mut teller = Teller::new(service);
-    let mut failing = false;
+    let mut failing = None;
     loop {
-        match teller.turn().await {
-            Ok(()) => {
-                failing = false;
-                teller.service.dependencies.good(health::DIRECTORY_DENIALS);
-            }
-            Err(error) => {
-                teller.service.dependencies.lost(health::DIRECTORY_DENIALS, &error);
-                if !failing {
-                    tracing::warn!(error = &error as &dyn Error, "the denial feed waits; trying again");
-                }
-                failing = true;
-            }
+        let halted = teller.turn().await.err();
+        match &halted {
+            None => teller.service.dependencies.good(health::DIRECTORY_DENIALS),
+            Some(error) => teller.service.dependencies.lost(health::DIRECTORY_DENIALS, error),
         }
+        let kind = halted.as_ref().map(std::mem::discriminant);
+        if let Some(error) = halted.filter(|_| kind != failing) {
+            tracing::warn!(error = &error as &dyn Error, "the denial feed waits; trying again");
+        }
+        failing = kind;
         teller.note().await;
         let service = Arc::clone(&teller.service);
         tokio::select! {
@@ -88,14 +99,6 @@ pub async fn run(service: Arc<Service>, mut updates: Subscription) {
             () = service.stopping.notified() => return teller.end().await,
         }
     }
-}
-
-/// A snapshot in the directory.
-#[derive(Clone, Debug)]
-struct Published {
-    text: String,
-    position: Position,
-    chunks: Vec<Digest>,
 }
 
 /// How much of the directory is to be looked at.
@@ -135,6 +138,10 @@ struct Teller {
     snapshot_wanted: bool,
     /// Whether the store has not been compared with what is published since the lease was taken.
     is_start: bool,
+    /// The position that the store had at the last turn.
+    highest: Position,
+    /// Where the published feed stands that the store is behind of, and that cannot be read whole.
+    behind: Option<Position>,
     /// What of the directory is to be compared with the store.
     look: Look,
     /// The newest message that this authd wrote.
@@ -160,6 +167,8 @@ impl Teller {
             published: None,
             snapshot_wanted: false,
             is_start: true,
+            highest: Position { epoch: 0, number: 0 },
+            behind: None,
             look: Look::All,
             written: String::new(),
             refused: VecDeque::new(),
@@ -170,10 +179,14 @@ impl Teller {
     /// Does what is due.
     async fn turn(&mut self) -> Result<(), Halted> {
         let now = self.service.now();
-        let Some(lease) = self.hold_lease(now).await? else { return Ok(()) };
-        self.renew_keys(lease, now).await?;
+        let Some(lease) = self.hold_lease(now).await? else {
+            self.behind = None;
+            return Ok(());
+        };
+        self.follow_store().await?;
         // Before any position is given: one that was given would hide that the store is behind.
         self.compare(lease, now).await?;
+        self.renew_keys(lease, now).await?;
         self.flush().await?;
         let due = self.spoke.elapsed() >= SILENCE;
         let mut batch = self.service.store.next_batch(lease, ENTRIES, due, now).await?;
@@ -269,6 +282,39 @@ impl Teller {
         Ok(())
     }
 
+    /// Follows what was decided outside of this task: an operator opened an epoch, or the store was put back to an
+    /// earlier state while this authd runs.
+    async fn follow_store(&mut self) -> Result<(), Halted> {
+        let given = self.service.store.feed_position().await?;
+        if given < self.highest {
+            (self.is_start, self.look) = (true, Look::All);
+        }
+        self.highest = given;
+        let is_other = self.published.as_ref().is_some_and(|ours| ours.position.epoch != given.epoch);
+        if is_other && self.snapshot.is_empty() {
+            self.waiting.clear();
+            self.snapshot_wanted = true;
+        }
+        match self.behind {
+            // Whatever a key's end or a new declaration would begin: no epoch, and no position, before an operator's word.
+            Some(shown) if shown > given && self.look == Look::Nothing => {
+                Err(Halted::Behind { shown, given })
+            }
+            Some(_) => {
+                self.look = Look::All;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The first epoch of a store that has written no feed, where none was published.
+    async fn open_first(&mut self, lease: Lease, now: Timestamp) -> Result<(), Halted> {
+        self.service.store.open_epoch(lease, None, now).await?;
+        self.snapshot_wanted = true;
+        Ok(())
+    }
+
     /// Compares what is published with the store: something may be lost, or ahead of what was given out.
     async fn compare(&mut self, lease: Lease, now: Timestamp) -> Result<(), Halted> {
         if self.look == Look::Nothing {
@@ -276,7 +322,9 @@ impl Teller {
         }
         let directory = &self.service.directory;
         let newest = directory.newest_of_feed(&identity(&self.service)).await?;
-        let mut texts: Vec<String> = newest.into_iter().filter(|text| *text != self.written).collect();
+        // A store that was put back knows nothing of what this authd itself wrote.
+        let is_news = |text: &String| self.is_start || *text != self.written;
+        let mut texts: Vec<String> = newest.into_iter().filter(is_news).collect();
         if self.look == Look::All {
             let snapshot = directory.snapshot().await?;
             let is_whole = match &self.published {
@@ -291,31 +339,38 @@ impl Teller {
         }
         self.look = Look::Nothing;
         let trust = self.service.trust.state();
-        // As of when it was made: the keys that signed it may have ended since.
-        let position = |text: &String| {
-            let message = Message::parse(text)?;
-            let made = message.issued_at().min(now);
-            message.verify(trust.chain(), made).map(Proven::position)
-        };
         let mut shown = None;
         for text in &texts {
-            match position(text) {
+            match published::position(text, trust.chain(), now) {
                 Ok(position) => shown = shown.max(Some(position)),
                 Err(refusal) => self.refuse(text, &refusal),
             }
         }
-        let is_start = std::mem::take(&mut self.is_start);
         let given = self.service.store.feed_position().await?;
-        let Some(shown) = shown.filter(|shown| *shown > given) else { return Ok(()) };
+        let is_start = std::mem::take(&mut self.is_start);
+        let Some(shown) = shown.filter(|shown| *shown > given) else {
+            self.behind = None;
+            return if given.epoch == 0 { self.open_first(lease, now).await } else { Ok(()) };
+        };
+        // A store that was restored or reset is seen at the start, or by a position of its own that went back. Else it
+        // is somebody else who speaks.
+        let adopted = if is_start { self.adopt(shown, now).await } else { Ok(0) };
+        let is_behind = matches!(adopted, Err(Halted::Behind { .. }));
+        self.behind = is_behind.then_some(shown);
+        if adopted.is_err() {
+            // One that is behind is compared again when something was published, or an operator opened an epoch.
+            self.is_start = true;
+            self.look = if is_behind { Look::Nothing } else { Look::All };
+        }
+        let adopted = adopted?;
         metrics::counter!("authd_feed_foreign_positions_total").increment(1);
-        // A store that was restored is seen at the start. Later on it is somebody else who speaks.
-        let adopted = if is_start { self.adopt(now).await? } else { 0 };
         tracing::error!(
             ?shown,
             ?given,
             adopted,
             "the denial feed is at a position that this store has not given: the store was restored, or somebody else \
-             holds authd's keys; a new epoch begins with what this store says and the denials that it adopted"
+             holds authd's keys; a new epoch begins with what this store says and the denials that it adopted, which \
+             `opsctl feed show` lists"
         );
         self.service.store.open_epoch(lease, Some(shown), now).await?;
         self.waiting.clear();
@@ -337,30 +392,12 @@ impl Teller {
         tracing::warn!(%refusal, "a message in the place of this authd's is not one; passed over");
     }
 
-    /// Takes over the denials that are published, as far as they can be read.
-    async fn adopt(&self, now: Timestamp) -> Result<usize, Halted> {
-        let directory = &self.service.directory;
+    /// Takes over the denials that are published up to `shown`; fails if they cannot be read whole.
+    async fn adopt(&self, shown: Position, now: Timestamp) -> Result<usize, Halted> {
         let trust = self.service.trust.state();
-        let Some(text) = directory.snapshot().await? else { return Ok(0) };
-        let Ok(message) = Message::parse(&text) else { return Ok(0) };
-        let made = |message: &Message| message.issued_at().min(now);
-        let Ok(proven) = message.verify(trust.chain(), made(&message)) else { return Ok(0) };
-        let Some(loading) = Loading::begin(proven) else { return Ok(0) };
-        let chunks = directory.chunks(loading.chunks()).await?;
-        let Some(chunks) = chunks.into_iter().collect::<Option<Vec<String>>>() else { return Ok(0) };
-        let Ok(mut state) = loading.finish(&chunks) else { return Ok(0) };
-        while let Some(position) = state.position() {
-            for text in directory.batches(position.next(), BATCHES_READ).await? {
-                let Ok(message) = Message::parse(&text) else { continue };
-                if let Ok(proven) = message.verify(trust.chain(), made(&message)) {
-                    state.take(proven);
-                }
-            }
-            if state.position() == Some(position) {
-                break;
-            }
-        }
-        let entries: Vec<_> = state.denials().entries().collect();
+        let entries = published::denials(&self.service.directory, trust.chain(), shown, now).await?;
+        let given = self.service.store.feed_position().await?;
+        let entries = entries.ok_or(Halted::Behind { shown, given })?;
         Ok(self.service.store.adopt(&entries, now).await?)
     }
 
@@ -402,13 +439,19 @@ impl Teller {
     fn seal(&self, position: Position, content: &Content) -> Result<String, Halted> {
         let unsigned = || Refusal::new(keychain::Code::Unavailable, "no keys yet");
         let (access, response) = self.keys.as_ref().ok_or_else(unsigned)?;
-        Ok(seal(&self.service, (access, response), position, content)?)
+        Ok(seal(&self.service, (access, response), (position, content), self.service.now())?)
     }
 
     /// Sets the gauges.
     async fn note(&self) {
         metrics::gauge!("authd_feed_writes").set(if self.lease.is_some() { 1.0 } else { 0.0 });
         metrics::gauge!("authd_feed_silent_seconds").set(self.spoke.elapsed().as_secs_f64());
+        let is_behind = self.behind.is_some();
+        self.service.feed_behind.store(is_behind, Ordering::Relaxed);
+        metrics::gauge!("authd_feed_behind").set(if is_behind { 1.0 } else { 0.0 });
+        if let Ok(held) = self.service.store.count_held(self.service.now()).await {
+            metrics::gauge!("authd_denials_held").set(u32::try_from(held).unwrap_or(u32::MAX));
+        }
         if let Ok(unreadable) = self.service.store.count_unreadable().await {
             metrics::gauge!("authd_outbox_unreadable").set(u32::try_from(unreadable).unwrap_or(u32::MAX));
         }
@@ -418,47 +461,17 @@ impl Teller {
 /// Entries of one batch.
 const ENTRIES: u64 = limits::FEED_ENTRIES_MAX as u64;
 
-/// Reads all denials, and publishes them with one signature.
-async fn publish(
-    service: Arc<Service>,
-    access: Arc<Endorsed>,
-    response: Arc<Endorsed>,
-) -> Result<Published, Halted> {
-    let (position, entries) = service.store.feed_state(service.now()).await?;
-    let chunks = Chunks::of(&entries)?;
-    let text = seal(&service, (&access, &response), position, &chunks.content)?;
-    service.directory.publish_chunks(&chunks.texts).await?;
-    let before = service.directory.snapshot().await?;
-    service.directory.publish_snapshot(&identity(&service), &text).await?;
-    let chunks: Vec<Digest> = chunks.texts.into_iter().map(|(digest, _)| digest).collect();
-    retire(&service.directory, before, &chunks).await?;
-    Ok(Published { text, position, chunks })
-}
-
-/// Lets go the chunks of a former snapshot. Readers in the middle of it have a moment.
-async fn retire(
-    directory: &Directory,
-    before: Option<String>,
-    kept: &[Digest],
-) -> Result<(), directory::Error> {
-    let Some(before) = before.and_then(|text| Message::parse(&text).ok()) else { return Ok(()) };
-    let Content::Snapshot { chunks, .. } = before.content() else { return Ok(()) };
-    let kept: std::collections::BTreeSet<_> = kept.iter().collect();
-    let gone: Vec<Digest> = chunks.iter().filter(|chunk| !kept.contains(chunk)).copied().collect();
-    directory.retire_chunks(&gone).await
-}
-
 fn seal(
     service: &Service,
     (access, response): (&Endorsed, &Endorsed),
-    position: Position,
-    content: &Content,
+    (position, content): (Position, &Content),
+    issued_at: Timestamp,
 ) -> Result<String, Refusal> {
     let signers = Signers {
         access: (access.signing_key(), access.endorsement()),
         response: (response.signing_key(), response.endorsement()),
     };
-    let draft = Draft { identity: identity(service), position, issued_at: service.now(), content };
+    let draft = Draft { identity: identity(service), position, issued_at, content };
     draft.seal(signers)
 }
 

@@ -5,6 +5,7 @@
 //! the decisions stand in [`crate::operation`].
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use edge::health::Dependencies;
@@ -64,6 +65,8 @@ pub struct Service {
     pub fed: watch::Sender<Option<Position>>,
     /// Ends that task.
     pub stopping: Notify,
+    /// Whether that task waits for an operator, because the store is behind the feed that is published.
+    pub feed_behind: AtomicBool,
     /// What this authd rests on, to be told how it is.
     pub dependencies: Dependencies,
 }

@@ -1,17 +1,17 @@
-//! Tells operators which head this service has applied (`PROTOCOL.md#acknowledgement`).
+//! Tells operators which head this service has applied, and how much of the denial feed (`PROTOCOL.md#acknowledgement`).
 //!
-//! It writes when trust or an own key changes, after the change is in force, when the directory was emptied, and at an
-//! interval. What is written is
-//! signed by a key that is live under the head that it names: with no such key nothing is written, and the reader sees
+//! It writes when trust, the feed's position or an own key changes, after the change is in force, when the directory was
+//! emptied, and at an interval. What is written is signed by a key that is live under the head that it names: with no such key nothing is written, and the reader sees
 //! that this service lags. No request waits for any of it.
 
 use std::error::Error;
 use std::time::Duration;
 
 use keychain::Timestamp;
-use keychain::acknowledgement::{Budget, BudgetEnd, Instance, NewAcknowledgement};
+use keychain::acknowledgement::{Applied, Budget, BudgetEnd, Instance, NewAcknowledgement};
 use keychain::directory::Directory;
 use keychain::limits;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::health::{Ends, budget};
@@ -45,6 +45,8 @@ pub struct Speaker {
     pub access: Option<OwnKey>,
     /// What ends the time for which it goes on by itself.
     pub ends: Ends,
+    /// How much of the denial feed is in force, where it is followed.
+    pub feed: Option<watch::Receiver<Option<Applied>>>,
 }
 
 /// Acknowledges in the background, as long as it is kept.
@@ -64,9 +66,13 @@ async fn run(speaker: Speaker, directory: Directory, mut updates: Subscription, 
     let mut trust = feed.version();
     let mut response = speaker.response.changes();
     let mut access = speaker.access.as_ref().map_or_else(|| speaker.response.changes(), OwnKey::changes);
+    // Never changes where no feed is followed.
+    let (_still, none) = watch::channel(None);
+    let mut applied = speaker.feed.clone().unwrap_or(none);
     let mut is_told = true;
     loop {
         trust.mark_unchanged();
+        applied.mark_unchanged();
         response.mark_unchanged();
         access.mark_unchanged();
         let begun = Instant::now();
@@ -93,6 +99,7 @@ async fn run(speaker: Speaker, directory: Directory, mut updates: Subscription, 
             Ok(()) = trust.changed() => {}
             Ok(()) = response.changed() => {}
             Ok(()) = access.changed() => {}
+            Ok(()) = applied.changed() => {}
             () = lost_everything(&mut updates) => {}
             () = tokio::time::sleep(wait) => {}
         }
@@ -118,6 +125,7 @@ impl Speaker {
             service: &service,
             instance: &self.instance,
             head,
+            feed: self.feed.as_ref().and_then(|applied| *applied.borrow()),
             issued_at: now,
             budget: self.budget(trust, &response, now),
             version: self.version,

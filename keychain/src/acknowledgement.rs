@@ -13,6 +13,7 @@ use crate::{
     chain::Chain,
     endorsement::{Endorsement, Expected, Purpose},
     error::{Code, Refusal},
+    feed::Position,
     json::{self, Object},
     key::{SigningKey, VerifyingKey},
     limits, number,
@@ -103,6 +104,15 @@ pub struct Budget {
     pub ended_by: BudgetEnd,
 }
 
+/// How much of the auth server's denial feed a verifier applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Up to which batch.
+    pub position: Position,
+    /// Whether the auth server has spoken from an earlier position since, so that its lifts are not applied.
+    pub went_back: bool,
+}
+
 /// What a new acknowledgement is to say.
 #[derive(Clone, Copy, Debug)]
 pub struct NewAcknowledgement<'a> {
@@ -112,6 +122,8 @@ pub struct NewAcknowledgement<'a> {
     pub instance: &'a Instance,
     /// The head that it applied.
     pub head: HeadPlace,
+    /// How far it applied the auth server's denial feed, if it follows that.
+    pub feed: Option<Applied>,
     /// When it is made.
     pub issued_at: Timestamp,
     /// How long the service would go on by itself.
@@ -122,13 +134,34 @@ pub struct NewAcknowledgement<'a> {
     pub endorsements: &'a [&'a Endorsement],
 }
 
+impl Applied {
+    fn to_json(self) -> String {
+        let Position { epoch, number } = self.position;
+        let went_back = if self.went_back { ",\"wentBack\":true" } else { "" };
+        format!("\"feed\":{{\"epoch\":{epoch},\"position\":{number}{went_back}}},")
+    }
+
+    fn parse(raw: &str) -> Result<Self, Refusal> {
+        let mut object = Object::parse(raw)?;
+        let mut member = |name| number::parse(object.raw(name)?);
+        let position = Position { epoch: member("epoch")?, number: member("position")? };
+        let went_back = match object.take("wentBack") {
+            None => false,
+            Some("true") => true,
+            Some(_) => return Err(Refusal::new(Code::InvalidMessage, "`wentBack` is not `true`")),
+        };
+        Ok(Self { position, went_back })
+    }
+}
+
 impl NewAcknowledgement<'_> {
     /// Signs it with the response key.
     pub fn sign(&self, key: &SigningKey) -> Result<String, Refusal> {
         let HeadPlace { event_id, sequence_number, number, digest } = self.head;
+        let feed = self.feed.map_or_else(String::new, Applied::to_json);
         let payload = format!(
             "{{\"purpose\":\"{PURPOSE}\",\"service\":{},\"instance\":\"{}\",\"eventId\":\"{event_id}\",\
-             \"sequenceNumber\":{sequence_number},\"number\":{number},\"headDigest\":\"{digest}\",\"issuedAt\":\"{}\",\
+             \"sequenceNumber\":{sequence_number},\"number\":{number},\"headDigest\":\"{digest}\",{feed}\"issuedAt\":\"{}\",\
              \"budget\":{{\"until\":\"{}\",\"endedBy\":\"{}\"}},\"version\":{}}}",
             json::string(self.service),
             self.instance.as_str(),
@@ -152,6 +185,7 @@ pub struct Acknowledgement {
     service: String,
     instance: Instance,
     head: HeadPlace,
+    feed: Option<Applied>,
     issued_at: Timestamp,
     budget: Budget,
     version: String,
@@ -185,6 +219,7 @@ impl Acknowledgement {
                 number: number::parse(payload.raw("number")?)?,
                 digest: payload.parsed("headDigest", Digest::parse)?,
             },
+            feed: payload.take("feed").map(Applied::parse).transpose()?,
             issued_at: payload.parsed("issuedAt", Timestamp::parse)?,
             budget: read_budget(payload.object("budget")?)?,
             version: payload.parsed("version", plain::<VERSION_MAX>)?.to_owned(),
@@ -226,6 +261,11 @@ impl Acknowledgement {
     /// The head that it says was applied.
     pub const fn head(&self) -> HeadPlace {
         self.head
+    }
+
+    /// How far it says that the denial feed was applied; nothing of a service that does not follow it.
+    pub const fn feed(&self) -> Option<Applied> {
+        self.feed
     }
 
     /// When it says that it was made.
@@ -298,6 +338,9 @@ mod tests {
         statement::{Entries, Head, NewHead},
     };
 
+    const APPLIED: Applied =
+        Applied { position: Position { epoch: 1_790_000_000_000, number: 42 }, went_back: false };
+
     fn key(number: u8) -> SigningKey {
         SigningKey::from_seed(&[number; 32]).unwrap()
     }
@@ -339,6 +382,7 @@ mod tests {
             service: "edge:shop",
             instance: &Instance::only(),
             head: chain.newest_head().unwrap(),
+            feed: Some(APPLIED),
             issued_at: at(3),
             budget: Budget { until: at(50), ended_by: BudgetEnd::ResponseKey },
             version: "1.2.3",
@@ -362,6 +406,16 @@ mod tests {
         let read = Acknowledgement::parse(&text).unwrap();
         assert_eq!(Some(read.head()), chain.newest_head());
         assert_eq!((read.issued_at(), read.version()), (at(3), "1.2.3"));
+        assert_eq!(read.feed(), Some(APPLIED));
+        // As a verifier writes it that follows no feed.
+        let without = text.replace("\"feed\":{\"epoch\":1790000000000,\"position\":42},", "");
+        assert_eq!(Acknowledgement::parse(&without).unwrap().feed(), None);
+        for went_back in [false, true] {
+            let applied = Applied { went_back, ..APPLIED };
+            let json = applied.to_json();
+            let raw = json.strip_prefix("\"feed\":").unwrap().strip_suffix(',').unwrap();
+            assert_eq!(Applied::parse(raw), Ok(applied));
+        }
         assert_eq!(read.budget(), Budget { until: at(50), ended_by: BudgetEnd::ResponseKey });
         assert_eq!(read.endorsements().len(), 1);
         let head = chain.newest_head().unwrap();
@@ -388,6 +442,10 @@ mod tests {
             (text.replace("\"instance\":\"main\"", "\"instance\":\"b\""), Err(Code::WrongPurpose)),
             (text.replace("\"acknowledgement\"", "\"chain-head\""), Err(Code::WrongPurpose)),
             (text.replace("response-key", "boredom"), Err(Code::InvalidMessage)),
+            (text.replace("\"position\":42", "\"position\":43"), Err(Code::BadSignature)),
+            (text.replace("\"position\":42", "\"position\":-1"), Err(Code::InvalidMessage)),
+            (text.replace("{\"epoch\":1790000000000,\"position\":42}", "7"), Err(Code::InvalidMessage)),
+            (text.replace("\"position\":42", "\"position\":42,\"wentBack\":1"), Err(Code::InvalidMessage)),
             (text.replace("\"1.2.3\"", &format!("\"{}\"", "9".repeat(33))), Err(Code::InvalidMessage)),
             (format!("{text}{}", " ".repeat(limits::ACKNOWLEDGEMENT_MAX)), Err(Code::TooLarge)),
             (own.text().to_owned(), Err(Code::InvalidMessage)),

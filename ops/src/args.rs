@@ -62,7 +62,11 @@ const RED_BUTTON: &str = "\
 Examples:
   opsctl red-button --reason 'an intruder on the HSM host' --dry-run
   opsctl red-button --reason 'an intruder on the HSM host'     after an interruption: once more";
-const RESET: &str = "Example: opsctl reset redis --dry-run";
+const RESET: &str = "\
+Examples:
+  opsctl reset redis --dry-run
+  opsctl reset database --reason 'moved to another tenant' --dry-run
+  opsctl reset everything --reason 'end of the trial' --dry-run";
 const ROLL: &str = "\
 Examples:
   opsctl roll edge:shop
@@ -83,6 +87,11 @@ Examples:
   opsctl device list ACCOUNT
   opsctl device revoke ACCOUNT DEVICE --reason 'lost'
   opsctl device revoke ACCOUNT --all-but DEVICE --reason 'stolen bag' --yes";
+const FEED: &str = "\
+Examples:
+  opsctl feed show
+  opsctl feed lift --account E… --reason 'the backup is right: the ban was a mistake'
+  opsctl feed reopen --reason 'the directory is empty, and the database was restored'";
 const ROLE: &str = "\
 Examples:
   opsctl role list ACCOUNT
@@ -186,6 +195,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: DeviceVerb,
     },
+    /// authd's denial feed, and denials that its database lacks
+    #[command(before_help = FEED)]
+    Feed {
+        #[command(subcommand)]
+        verb: account::FeedVerb,
+    },
     /// Roles of an account besides those that every account has
     #[command(before_help = ROLE)]
     Role {
@@ -277,6 +292,10 @@ pub(crate) enum HsmVerb {
 pub(crate) enum ResetVerb {
     /// Every database of the key directory: what is Keelson's own comes back by itself
     Redis(reset::Redis),
+    /// Every account at authd, and every token; the chain and the directory stay
+    Database(reset::Accounts),
+    /// Every account, the key directory and every key of services; the identity stays
+    Everything(reset::Accounts),
 }
 
 #[derive(Debug, Subcommand)]
@@ -397,6 +416,24 @@ mod tests {
             ("red-button --reason drill --yes --again --wait 1m", true),
             ("reset", false),
             ("reset redis --yes --wait 30s", true),
+            ("reset database --yes", false),
+            ("reset database --reason drill --yes --authd /run/authd/admin.sock", true),
+            ("reset everything --reason drill --dry-run --no-wait", true),
+            ("feed show --json", true),
+            ("feed lift --reason drill --yes --wait 1m", true),
+            (
+                "feed lift --account EJ5tD2EZ8IRj4t4pmMtVkCsMvlbXH7Ghr4kE6oo1xK5r --reason drill --dry-run",
+                true,
+            ),
+            ("feed lift", false),
+            ("feed reopen --reason drill", true),
+            ("feed reopen", false),
+            ("status --directory redis://:secret@127.0.0.1:6379", false),
+            ("status --directory redis://127.0.0.1:6379", true),
+            ("status --directory-file f --directory redis://127.0.0.1:6379", false),
+            ("hsm recover --chain redis://:secret@127.0.0.1:6379", false),
+            ("ban EJ5tD2EZ8IRj4t4pmMtVkCsMvlbXH7Ghr4kE6oo1xK5r --reason drill --wait 1s", true),
+            ("role grant EJ5tD2EZ8IRj4t4pmMtVkCsMvlbXH7Ghr4kE6oo1xK5r a --reason drill --wait 1s", false),
             ("roll", true),
             ("roll edge:shop --socket edge:shop=/run/edge/shop.sock", true),
             ("roll --revoke", false),

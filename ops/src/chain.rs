@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::clock;
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, directory_url};
 use crate::door::Address;
 use crate::failure::{Exit, Failure, OrFail};
 use crate::out;
@@ -40,7 +40,8 @@ pub(crate) struct Source {
 /// Where a copy of the chain is, by its address.
 #[derive(Clone, Debug)]
 pub(crate) enum Origin {
-    Directory(String),
+    /// The key directory at an address, or that of the deployment.
+    Directory(Option<String>),
     Door(Address),
     File(PathBuf),
 }
@@ -57,7 +58,10 @@ impl FromStr for Origin {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if ["redis://", "rediss://"].iter().any(|scheme| text.starts_with(scheme)) {
-            return Ok(Self::Directory(text.to_owned()));
+            return directory_url(text).map(Some).map(Self::Directory);
+        }
+        if text == "directory" {
+            return Ok(Self::Directory(None));
         }
         if ["http://", "https://", "unix:"].iter().any(|scheme| text.starts_with(scheme)) {
             return text.parse().map(Self::Door);
@@ -72,7 +76,10 @@ impl Origin {
         match self {
             Self::Directory(url) => {
                 let context = || "cannot read the chain from the key directory";
-                let directory = Directory::connect(url).or_fail(Exit::Usage, context)?;
+                let directory = match url {
+                    Some(url) => Directory::connect(url).or_fail(Exit::Usage, context)?,
+                    None => deployment.directory()?,
+                };
                 Ok(directory.events().await.or_fail(Exit::Unavailable, context)?.join("\n"))
             }
             Self::Door(address) => read_from(address, deployment).await,

@@ -1,6 +1,5 @@
 //! `opsctl rotate` and `opsctl taint`: the next generation.
 
-use std::io::{BufRead, IsTerminal};
 use std::time::Duration;
 
 use keychain::Digest;
@@ -9,18 +8,13 @@ use systemd::config::Span;
 
 use crate::chain::Proved;
 use crate::clock;
+use crate::declaration::{Declaration, reason};
 use crate::deployment::Deployment;
 use crate::door::Door;
 use crate::failure::{Exit, Failure, OrFail};
 use crate::out;
 use crate::statements::Stated;
 use crate::talk::Talk;
-use crate::verifiers::Wait;
-
-/// How many of the identity's last characters confirm a taint.
-const TAIL: usize = 6;
-/// The longest reason that is kept with a taint.
-const REASON_MAX: usize = 500;
 
 /// Options of `opsctl rotate`.
 #[derive(Debug, clap::Args)]
@@ -43,21 +37,13 @@ pub(crate) struct Rotate {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Taint {
     #[command(flatten)]
-    deployment: Deployment,
+    declaration: Declaration,
     /// Why, for the audit log
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: String,
     /// The compromised generation; naming it makes a repetition harmless [default: the current one]
     #[arg(long, value_name = "E…")]
     generation: Option<Digest>,
-    #[command(flatten)]
-    wait: Wait,
-    /// Do not ask for confirmation (needed without a terminal)
-    #[arg(long)]
-    yes: bool,
-    /// Say what would be done, and do nothing
-    #[arg(long)]
-    dry_run: bool,
     /// As JSON: hsmd's answer, verbatim
     #[arg(long)]
     json: bool,
@@ -98,16 +84,12 @@ pub(crate) async fn rotate(options: &Rotate, talk: Talk) -> Result<(), Failure> 
 
 /// `opsctl taint`.
 pub(crate) async fn taint(options: &Taint, talk: Talk) -> Result<(), Failure> {
-    let hsmd = options.deployment.admin()?;
+    let hsmd = options.declaration.deployment.admin()?;
     let before = chain_in_any_case(&hsmd, talk).await?;
     let generation = options.generation.unwrap_or(before.head()?.id());
     explain(&before, &generation, talk)?;
-    if options.dry_run {
-        talk.say("dry run: nothing was done");
+    if !options.declaration.consent.is_given(&before.identity(), "a taint", talk)? {
         return Ok(());
-    }
-    if !options.yes {
-        confirm(&before, "a taint")?;
     }
     let request = TaintRequest { generation_id: generation.to_string(), reason: &options.reason };
     let answer = hsmd.post("/taint", to_json(&request)?).await?.ok(&hsmd)?;
@@ -135,7 +117,7 @@ pub(crate) async fn taint(options: &Taint, talk: Talk) -> Result<(), Failure> {
     if done.effect.as_deref() == Some("ended") {
         return Ok(());
     }
-    options.wait.acknowledged(&options.deployment, &hsmd, Vec::new(), talk).await
+    options.declaration.acknowledged(&hsmd, talk).await
 }
 
 /// Says what a taint of this generation is going to do.
@@ -189,34 +171,6 @@ fn report(before: &Proved, after: &Proved, answer: &str, json: bool, talk: Talk)
         talk.say(format!("verifiers use it from {} on, by their own clocks", new.event().created_at));
     }
     Ok(())
-}
-
-/// The last characters of the chain's identity, typed by a person.
-pub(crate) fn confirm(chain: &Proved, what: &str) -> Result<(), Failure> {
-    confirm_digest(&chain.identity(), what)
-}
-
-/// The last characters of an identity, typed by a person.
-pub(crate) fn confirm_digest(identity: &Digest, what: &str) -> Result<(), Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::new(Exit::Usage, format!("{what} without a terminal needs --yes")));
-    }
-    let identity = identity.to_string();
-    let tail = identity.get(identity.len().saturating_sub(TAIL)..).unwrap_or(&identity);
-    Talk::ask(format!("type the last {TAIL} characters of the identity {identity} to go on: "));
-    let mut typed = String::new();
-    std::io::stdin().lock().read_line(&mut typed).or_fail(Exit::Io, || "cannot read the confirmation")?;
-    if typed.trim() == tail {
-        return Ok(());
-    }
-    Err(Failure::new(Exit::No, "not confirmed: nothing was done"))
-}
-
-pub(crate) fn reason(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() || text.len() > REASON_MAX || text.chars().any(char::is_control) {
-        return Err(format!("a reason is 1 to {REASON_MAX} bytes of text"));
-    }
-    Ok(text.to_owned())
 }
 
 pub(crate) fn to_json(value: &impl Serialize) -> Result<String, Failure> {

@@ -29,6 +29,7 @@ mod args;
 mod audit;
 mod chain;
 mod clock;
+mod declaration;
 mod deployment;
 mod dev;
 mod door;
@@ -152,7 +153,12 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
             RoleVerb::Revoke(options) => account::withdraw(&options, talk).await,
         },
         Command::RedButton(options) => red_button::red_button(&options, talk).await,
-        Command::Reset { verb: ResetVerb::Redis(options) } => reset::redis(&options, talk).await,
+        Command::Feed { verb } => account::feed(&verb, talk).await,
+        Command::Reset { verb } => match verb {
+            ResetVerb::Redis(options) => reset::redis(&options, talk).await,
+            ResetVerb::Database(options) => reset::database(&options, talk).await,
+            ResetVerb::Everything(options) => reset::everything(&options, talk).await,
+        },
         Command::Roll(options) => roll::roll(&options, talk).await,
         Command::Watch(options) => verifiers::watch(&options, talk).await,
         Command::Status(options) => status::status(&options).await,

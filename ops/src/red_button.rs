@@ -11,13 +11,14 @@ use systemd::config::Span;
 
 use crate::chain::Proved;
 use crate::clock;
+use crate::declaration::{Declaration, reason};
 use crate::deployment::Deployment;
 use crate::door::{Address, Door};
 use crate::failure::{Exit, Failure, OrFail};
-use crate::generation::{chain_in_any_case, confirm, reason, to_json};
+use crate::generation::{chain_in_any_case, to_json};
 use crate::out;
 use crate::talk::Talk;
-use crate::verifiers::{self, Expected, Row, View, Wait};
+use crate::verifiers::{self, Expected, Row, View};
 
 /// How long after a taint a repetition goes on with it. Later the button means a taint of its own.
 const GOES_ON_FOR: Duration = Duration::from_mins(15);
@@ -41,21 +42,13 @@ const METRICS: &str = "/run/hsmd/metrics.sock";
 #[derive(Debug, clap::Args)]
 pub(crate) struct RedButton {
     #[command(flatten)]
-    deployment: Deployment,
+    declaration: Declaration,
     /// Why, for the audit log
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: String,
     /// Taint also if the newest generation came of a taint a moment ago, instead of going on with that
     #[arg(long)]
     again: bool,
-    #[command(flatten)]
-    wait: Wait,
-    /// Do not ask for confirmation (needed without a terminal)
-    #[arg(long)]
-    yes: bool,
-    /// Print the plan, and do nothing
-    #[arg(long)]
-    dry_run: bool,
 }
 
 #[derive(Serialize)]
@@ -76,51 +69,78 @@ enum Begin {
 
 /// `opsctl red-button`.
 pub(crate) async fn red_button(options: &RedButton, talk: Talk) -> Result<(), Failure> {
-    let hsmd = options.deployment.admin()?;
-    let chain = chain_in_any_case(&hsmd, talk).await?;
-    let expected = verifiers::expected(&hsmd).await?;
-    let begin = options.begin(&chain).await?;
-    plan(begin, &chain, &expected, signature_time(&options.deployment).await, talk)?;
-    if options.dry_run {
-        talk.say("dry run: nothing was done");
+    let RedButton { declaration, reason, again } = options;
+    let button = Button::find(declaration, *again, talk).await?;
+    button.explain(talk).await?;
+    if !declaration.consent.is_given(&button.chain.identity(), "the red button", talk)? {
         return Ok(());
     }
-    if !options.yes {
-        confirm(&chain, "the red button")?;
-    }
-    let begun = Instant::now();
-    if begin == Begin::Taint {
-        let generation_id = chain.head()?.id().to_string();
-        let request = TaintRequest { generation_id, reason: &options.reason };
-        hsmd.post("/taint", to_json(&request)?).await?.ok(&hsmd)?;
-        talk.say("tainted; every service is asking for new keys");
-    }
-    let waited = options.wait.acknowledged(&options.deployment, &hsmd, Vec::new(), talk).await;
-    let view = View::read(&hsmd).await?;
-    out::line(view.head.event_id);
-    let gone = match options.wait.limit() {
-        None => Ok(()),
-        Some(limit) => {
-            let left = limit.saturating_sub(begun.elapsed()).max(DELETION);
-            let gone = await_deletion(&options.deployment, &view.chain, left).await;
-            gone.inspect(|()| talk.say("no entry of a dead key is left in the directory for public peers"))
-        }
-    };
-    waited?;
-    gone?;
-    talk.say(format!("done in {:.1} s", begun.elapsed().as_secs_f32()));
-    Ok(())
+    button.press(reason, talk).await
 }
 
-impl RedButton {
-    async fn begin(&self, chain: &Proved) -> Result<Begin, Failure> {
-        if self.again {
-            return Ok(Begin::Taint);
-        }
+/// The button, not pressed yet.
+pub(crate) struct Button<'a> {
+    declaration: &'a Declaration,
+    hsmd: Door,
+    chain: Proved,
+    begin: Begin,
+}
+
+impl<'a> Button<'a> {
+    /// Finds what is to be tainted; unless `again`, an interrupted button is gone on with.
+    pub(crate) async fn find(declaration: &'a Declaration, again: bool, talk: Talk) -> Result<Self, Failure> {
+        let hsmd = declaration.deployment.admin()?;
+        let chain = chain_in_any_case(&hsmd, talk).await?;
         let newest = chain.head()?.event();
         let age = clock::now().since(newest.created_at);
         let tainted = newest.taint_previous.then_some(age);
-        Ok(begin(tainted, verifiers::survey(&self.deployment).await.ok().as_deref()))
+        let begin = if again {
+            Begin::Taint
+        } else {
+            begin(tainted, verifiers::survey(&declaration.deployment).await.ok().as_deref())
+        };
+        Ok(Self { declaration, hsmd, chain, begin })
+    }
+
+    /// Whose chain it is.
+    pub(crate) const fn chain(&self) -> &Proved {
+        &self.chain
+    }
+
+    /// Says what is going to be done, and how long it takes.
+    pub(crate) async fn explain(&self, talk: Talk) -> Result<(), Failure> {
+        let expected = verifiers::expected(&self.hsmd).await?;
+        let signature = signature_time(&self.declaration.deployment).await;
+        plan(self.begin, &self.chain, &expected, signature, talk)
+    }
+
+    /// Does it, and says who has acknowledged it.
+    pub(crate) async fn press(&self, reason: &str, talk: Talk) -> Result<(), Failure> {
+        let Self { declaration, hsmd, chain, begin } = self;
+        let begun = Instant::now();
+        if *begin == Begin::Taint {
+            let generation_id = chain.head()?.id().to_string();
+            let request = TaintRequest { generation_id, reason };
+            hsmd.post("/taint", to_json(&request)?).await?.ok(hsmd)?;
+            talk.say("tainted; every service is asking for new keys");
+        }
+        let waited = declaration.acknowledged(hsmd, talk).await;
+        let view = View::read(hsmd).await?;
+        out::line(view.head.event_id);
+        let gone = match declaration.limit() {
+            None => Ok(()),
+            Some(limit) => {
+                let left = limit.saturating_sub(begun.elapsed()).max(DELETION);
+                let gone = await_deletion(&declaration.deployment, &view.chain, left).await;
+                gone.inspect(|()| {
+                    talk.say("no entry of a dead key is left in the directory for public peers")
+                })
+            }
+        };
+        waited?;
+        gone?;
+        talk.say(format!("done in {:.1} s", begun.elapsed().as_secs_f32()));
+        Ok(())
     }
 }
 
@@ -196,7 +216,7 @@ fn mean_signature(metrics: &str) -> Option<Duration> {
 /// peers, which read no head, would go on with what they find there.
 async fn await_deletion(deployment: &Deployment, chain: &Chain, limit: Duration) -> Result<(), Failure> {
     let context = || "cannot look for entries of dead keys in the directory";
-    let directory = Directory::connect(&deployment.directory()?).or_fail(Exit::Usage, context)?;
+    let directory = deployment.directory()?;
     let begun = Instant::now();
     loop {
         let dead = match count_dead(&directory, chain).await {

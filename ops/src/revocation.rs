@@ -3,33 +3,24 @@
 use keychain::{PublicKey, limits};
 use serde::Serialize;
 
-use crate::deployment::Deployment;
+use crate::declaration::{Declaration, reason};
 use crate::failure::{Exit, Failure};
-use crate::generation::{chain, confirm, reason, to_json};
+use crate::generation::{chain, to_json};
 use crate::out;
 use crate::statements::Stated;
 use crate::talk::Talk;
-use crate::verifiers::Wait;
 
 /// Options of `opsctl revoke-key`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RevokeKey {
     #[command(flatten)]
-    deployment: Deployment,
+    declaration: Declaration,
     /// The compromised keys, as they stand in the directory
     #[arg(value_name = "KEY", required = true, num_args = 1..=limits::REVOKED_KEYS_MAX)]
     keys: Vec<PublicKey>,
     /// Why, for the audit log
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: String,
-    #[command(flatten)]
-    wait: Wait,
-    /// Do not ask for confirmation (needed without a terminal)
-    #[arg(long)]
-    yes: bool,
-    /// Say what would be done, and do nothing
-    #[arg(long)]
-    dry_run: bool,
     /// As JSON: hsmd's answer, verbatim
     #[arg(long)]
     json: bool,
@@ -44,7 +35,7 @@ struct Request<'a> {
 
 /// `opsctl revoke-key`.
 pub(crate) async fn revoke_key(options: &RevokeKey, talk: Talk) -> Result<(), Failure> {
-    let hsmd = options.deployment.admin()?;
+    let hsmd = options.declaration.deployment.admin()?;
     let before = chain(&hsmd).await?;
     let mut keys = options.keys.clone();
     keys.sort_unstable();
@@ -54,12 +45,8 @@ pub(crate) async fn revoke_key(options: &RevokeKey, talk: Talk) -> Result<(), Fa
         keys.len()
     ));
     talk.say("endorsed again; their endorsements leave the directory");
-    if options.dry_run {
-        talk.say("dry run: nothing was done");
+    if !options.declaration.consent.is_given(&before.identity(), "a revocation", talk)? {
         return Ok(());
-    }
-    if !options.yes {
-        confirm(&before, "a revocation")?;
     }
     let request = Request { public_keys: &keys, reason: &options.reason };
     let answer = hsmd.post("/revoke-keys", to_json(&request)?).await?.ok(&hsmd)?;
@@ -76,5 +63,5 @@ pub(crate) async fn revoke_key(options: &RevokeKey, talk: Talk) -> Result<(), Fa
         }
     }
     talk.say(format!("stated: the head of {} revokes them", stated.issued_at));
-    options.wait.acknowledged(&options.deployment, &hsmd, Vec::new(), talk).await
+    options.declaration.acknowledged(&hsmd, talk).await
 }

@@ -1,20 +1,21 @@
 //! `opsctl roll`: new keys for services, without a restart; with `--revoke` the old ones are refused.
 
+use keychain::endorsement::Purpose;
 use serde::{Deserialize, Serialize};
 
-use crate::deployment::Deployment;
+use crate::declaration::{Declaration, reason};
 use crate::door::{Address, Door};
 use crate::failure::{Exit, Failure, OrFail};
-use crate::generation::{chain, confirm, reason, to_json};
+use crate::generation::{chain, to_json};
 use crate::out;
 use crate::talk::Talk;
-use crate::verifiers::{self, Wait};
+use crate::verifiers::{self, Goal};
 
 /// Options of `opsctl roll`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Roll {
     #[command(flatten)]
-    deployment: Deployment,
+    declaration: Declaration,
     /// The services, as their endorsements name them [default: all that hsmd's policy names]
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,
@@ -28,14 +29,6 @@ pub(crate) struct Roll {
     /// endpoints file]
     #[arg(long, value_name = "SERVICE=SOCKET", value_parser = socket)]
     socket: Vec<(String, Address)>,
-    #[command(flatten)]
-    wait: Wait,
-    /// Do not ask for confirmation of --revoke (needed without a terminal)
-    #[arg(long)]
-    yes: bool,
-    /// Say what would be done, and do nothing
-    #[arg(long)]
-    dry_run: bool,
 }
 
 #[derive(Serialize)]
@@ -59,30 +52,28 @@ struct Rolled {
 
 /// `opsctl roll`.
 pub(crate) async fn roll(options: &Roll, talk: Talk) -> Result<(), Failure> {
-    let hsmd = options.deployment.admin()?;
+    let hsmd = options.declaration.deployment.admin()?;
     let services = options.services(&hsmd).await?;
     let list = services.join(", ");
     talk.say(format!("new keys for {list}"));
     if options.revoke {
         talk.say("their keys of before are to be refused everywhere; sessions go on once devices have signed in again");
     }
-    if options.dry_run {
-        talk.say("dry run: nothing was done");
-        return Ok(());
-    }
+    let consent = &options.declaration.consent;
     let (above, unreached) = match (&options.reason, options.revoke) {
         (Some(reason), true) => {
-            if !options.yes {
-                confirm(&chain(&hsmd).await?, "a revocation")?;
+            if !consent.is_given(&chain(&hsmd).await?.identity(), "a revocation", talk)? {
+                return Ok(());
             }
             (revoke(&hsmd, &services, reason).await?, Vec::new())
         }
+        _ if consent.is_dry_run(talk) => return Ok(()),
         _ => options.order(&services, talk).await?,
     };
     for (service, _) in &above {
         out::line(service);
     }
-    let waited = options.wait.acknowledged(&options.deployment, &hsmd, above, talk).await;
+    let waited = options.declaration.acknowledged_as(&hsmd, Goal::above(above), talk).await;
     if unreached.is_empty() {
         return waited;
     }
@@ -96,9 +87,25 @@ pub(crate) async fn roll(options: &Roll, talk: Talk) -> Result<(), Failure> {
     })
 }
 
+/// The services that issue tokens.
+pub(crate) async fn issuers(hsmd: &Door) -> Result<Vec<String>, Failure> {
+    let expected = verifiers::expected(hsmd).await?;
+    let mut issuers: Vec<_> = expected
+        .into_iter()
+        .filter(|one| one.purposes.contains(&Purpose::Access) && !one.closed)
+        .map(|one| one.service)
+        .collect();
+    issuers.dedup();
+    Ok(issuers)
+}
+
 /// Has each service revoked up to its newest endorsement, and opened again: its processes make new keys wherever they
 /// run. The numbers are those that their new endorsements lie above.
-async fn revoke(hsmd: &Door, services: &[String], reason: &str) -> Result<Vec<(String, u64)>, Failure> {
+pub(crate) async fn revoke(
+    hsmd: &Door,
+    services: &[String],
+    reason: &str,
+) -> Result<Vec<(String, u64)>, Failure> {
     let mut above = Vec::with_capacity(services.len());
     for service in services {
         let request = to_json(&Request { service, reason })?;
@@ -158,7 +165,7 @@ impl Roll {
     async fn order_one(&self, service: &str) -> Result<u64, Failure> {
         let none = || format!("no socket of `{service}` is known here: give --socket {service}=PATH");
         let address = self.address(service)?.or_fail(Exit::Config, none)?;
-        let door = self.deployment.open(&address)?;
+        let door = self.declaration.deployment.open(&address)?;
         let answer = door.post("/roll", String::new()).await?.ok(&door)?;
         let rolled: Rolled = serde_json::from_str(&answer)
             .or_fail(Exit::Data, || format!("`{service}` does not say what it rolled"))?;
@@ -170,7 +177,7 @@ impl Roll {
         if let Some((_, address)) = self.socket.iter().find(|(name, _)| name == service) {
             return Ok(Some(address.clone()));
         }
-        Ok(match self.deployment.endpoints()? {
+        Ok(match self.declaration.deployment.endpoints()? {
             Some(endpoints) => endpoints.rolls.get(service).cloned().map(Address::Socket),
             None => (service == "authd").then(|| Address::Socket(AUTHD.into())),
         })

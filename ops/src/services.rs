@@ -2,46 +2,43 @@
 
 use serde::Serialize;
 
+use crate::declaration::{Consent, Declaration, reason};
 use crate::deployment::Deployment;
+use crate::door::Door;
 use crate::failure::{Exit, Failure};
-use crate::generation::{chain, confirm, reason, to_json};
+use crate::generation::{chain, to_json};
 use crate::out;
 use crate::statements::Stated;
 use crate::talk::Talk;
-use crate::verifiers::Wait;
 
 /// Options of `opsctl revoke-service`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RevokeService {
     #[command(flatten)]
-    options: Options,
+    order: Order,
     #[command(flatten)]
-    wait: Wait,
+    declaration: Declaration,
 }
 
 /// Options of `opsctl open-service`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct OpenService {
     #[command(flatten)]
-    options: Options,
+    order: Order,
+    #[command(flatten)]
+    deployment: Deployment,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 #[derive(Debug, clap::Args)]
-struct Options {
-    #[command(flatten)]
-    deployment: Deployment,
+struct Order {
     /// The service, as its endorsements name it: `authd`, or `edge:` or `keysd:` and a name
     #[arg(value_name = "SERVICE")]
     service: String,
     /// Why, for the audit log
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: String,
-    /// Do not ask for confirmation (needed without a terminal)
-    #[arg(long)]
-    yes: bool,
-    /// Say what would be done, and do nothing
-    #[arg(long)]
-    dry_run: bool,
     /// As JSON: hsmd's answer, verbatim
     #[arg(long)]
     json: bool,
@@ -54,51 +51,54 @@ struct Request<'a> {
 }
 
 /// `opsctl revoke-service`.
-pub(crate) async fn revoke_service(
-    RevokeService { options, wait }: &RevokeService,
-    talk: Talk,
-) -> Result<(), Failure> {
-    talk.say(format!("every key of `{}` is to be refused, and none endorsed until", options.service));
+pub(crate) async fn revoke_service(options: &RevokeService, talk: Talk) -> Result<(), Failure> {
+    let RevokeService { order, declaration } = options;
+    talk.say(format!("every key of `{}` is to be refused, and none endorsed until", order.service));
     talk.say("`opsctl open-service`; its endorsements leave the directory");
-    let Some(hsmd) = options.ask("/revoke-service", "a revocation", talk).await? else { return Ok(()) };
+    let hsmd = declaration.deployment.admin()?;
+    if !order.carry_out(&hsmd, "/revoke-service", ("a revocation", &declaration.consent), talk).await? {
+        return Ok(());
+    }
     // Believes the head, not the answer.
     let stated = Stated::read(&hsmd, &chain(&hsmd).await?).await?;
-    if !stated.entries.services.contains_key(&options.service) {
-        let missing = format!("hsmd states no revocation of {}: see its log", options.service);
+    if !stated.entries.services.contains_key(&order.service) {
+        let missing = format!("hsmd states no revocation of {}: see its log", order.service);
         return Err(Failure::new(Exit::No, missing));
     }
     talk.say(format!("stated: the head of {} revokes it", stated.issued_at));
-    wait.acknowledged(&options.deployment, &hsmd, Vec::new(), talk).await
+    declaration.acknowledged(&hsmd, talk).await
 }
 
 /// `opsctl open-service`.
-pub(crate) async fn open_service(OpenService { options }: &OpenService, talk: Talk) -> Result<(), Failure> {
-    talk.say(format!("`{}` is to have keys endorsed again; those from before stay refused", options.service));
-    if options.ask("/open-service", "the service", talk).await?.is_some() {
+pub(crate) async fn open_service(options: &OpenService, talk: Talk) -> Result<(), Failure> {
+    let OpenService { order, deployment, consent } = options;
+    talk.say(format!("`{}` is to have keys endorsed again; those from before stay refused", order.service));
+    let hsmd = deployment.admin()?;
+    if order.carry_out(&hsmd, "/open-service", ("the service", consent), talk).await? {
         talk.say("opened");
     }
     Ok(())
 }
 
-impl Options {
-    /// Asks hsmd; `None` if nothing was to be done.
-    async fn ask(&self, path: &str, what: &str, talk: Talk) -> Result<Option<crate::door::Door>, Failure> {
-        let hsmd = self.deployment.admin()?;
-        let before = chain(&hsmd).await?;
-        if self.dry_run {
-            talk.say("dry run: nothing was done");
-            return Ok(None);
-        }
-        if !self.yes {
-            confirm(&before, what)?;
+impl Order {
+    /// Has hsmd carry it out; false if nothing was to be done.
+    async fn carry_out(
+        &self,
+        hsmd: &Door,
+        path: &str,
+        (what, consent): (&str, &Consent),
+        talk: Talk,
+    ) -> Result<bool, Failure> {
+        if !consent.is_given(&chain(hsmd).await?.identity(), what, talk)? {
+            return Ok(false);
         }
         let request = Request { service: &self.service, reason: &self.reason };
-        let answer = hsmd.post(path, to_json(&request)?).await?.ok(&hsmd)?;
+        let answer = hsmd.post(path, to_json(&request)?).await?.ok(hsmd)?;
         if self.json {
             out::line(answer.trim_end());
         } else {
             out::line(&self.service);
         }
-        Ok(Some(hsmd))
+        Ok(true)
     }
 }

@@ -109,7 +109,8 @@ pub(crate) async fn status(options: &Options) -> Result<(), Failure> {
     }
     let surveyed = verifiers::survey(&options.deployment).await;
     let rows = surveyed.as_deref().unwrap_or_default();
-    let all_there = rows.iter().all(|row| row.verdict.is_settled() && row.silent_for.is_none());
+    let all_there =
+        rows.iter().all(|row| row.verdict.is_settled() && row.silent_for.is_none() && !row.went_back());
     let ready = chain.is_ok() && surveyed.is_ok() && all_there && daemons.values().all(|daemon| daemon.ready);
     let now = clock::now();
     let status = Status {

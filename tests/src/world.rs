@@ -81,8 +81,14 @@ impl World {
 
     /// Stops everything and starts it again on the same folder. Addresses change.
     pub async fn restart(&mut self) {
+        self.restart_after(|_| {}).await;
+    }
+
+    /// The same, with something done to the folder of `opsctl dev` meanwhile.
+    pub async fn restart_after(&mut self, meanwhile: impl FnOnce(&Path)) {
         let status = self.process.stop();
         assert!(status.success(), "opsctl dev did not stop cleanly: {status}\n{}", self.logs());
+        meanwhile(&self.folder.path().join("dev"));
         (self.process, self.endpoints) = bring_up(self.folder.path(), &self.options).await;
     }
 

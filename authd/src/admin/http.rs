@@ -7,19 +7,20 @@ use std::time::Duration;
 use actix_web::web::{self, Data, Payload, Query, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use edge::http;
+use keychain::feed::Position;
 use keychain::json::{self, Object};
 use keychain::{Digest, Refusal, Timestamp};
 use serde::Deserialize;
 
 use super::orders::{self, Done, malformed};
 use super::policy::Operation;
-use super::{Caller, Door};
+use super::{Caller, Door, feed};
 use crate::operation::order::{Order, Standing, Which};
 use crate::record::{BanEnd, BanRecord, Cause};
 use crate::store::Failure;
 
 /// Longest body: an identity, a device, a reason.
-const BODY_MAX: usize = 4096;
+pub(super) const BODY_MAX: usize = 4096;
 
 /// Longest reason, in bytes, as at hsmd.
 const REASON_MAX: usize = 500;
@@ -49,6 +50,7 @@ pub(super) fn routes(config: &mut ServiceConfig) {
     config.service(account.default_service(web::to(http::method_not_allowed)));
     let roll = web::resource("/roll").route(web::post().to(roll));
     config.service(roll.default_service(web::to(http::method_not_allowed)));
+    config.configure(feed::routes);
     let audit = web::resource("/audit").route(web::get().to(audit));
     config.service(audit.default_service(web::to(http::method_not_allowed)));
     config.default_service(web::to(http::no_such_route));
@@ -84,7 +86,13 @@ async fn try_order(
         Operation::RoleGrant => Order::RoleGrant(grantable(role(&mut object)?, door)?),
         Operation::RoleRevoke => Order::RoleRevoke(role(&mut object)?),
         Operation::Unban => Order::Unban,
-        Operation::AccountShow | Operation::Audit | Operation::Roll => return Err(malformed("not an order")),
+        Operation::AccountShow
+        | Operation::Audit
+        | Operation::FeedLift
+        | Operation::FeedReopen
+        | Operation::FeedShow
+        | Operation::Reset
+        | Operation::Roll => return Err(malformed("not an order about an identity")),
     };
     object.finish()?;
     // The order is carried through even if its caller goes away meanwhile.
@@ -95,8 +103,13 @@ async fn try_order(
     let done = carried
         .await
         .map_err(|_| Refusal::new(keychain::Code::Internal, "the order was not carried through"))?;
-    let Done { changed, subjects, told } = done.map_err(|failure| explain(operation, failure))?;
-    Ok(format!(r#"{{"identity":"{identity}","changed":{changed},"subjects":{subjects},"told":{told}}}"#))
+    let Done { changed, subjects, heard } = done.map_err(|failure| explain(operation, failure))?;
+    let feed =
+        heard.feed.map_or_else(String::new, |position| format!(r#","feed":{}"#, spell_position(position)));
+    let told = heard.sent;
+    Ok(format!(
+        r#"{{"identity":"{identity}","changed":{changed},"subjects":{subjects},"told":{told}{feed}}}"#
+    ))
 }
 
 #[derive(Deserialize)]
@@ -169,11 +182,15 @@ async fn try_roll(request: &HttpRequest, door: &Door) -> Result<String, Refusal>
     Ok(rolled)
 }
 
-fn caller(request: &HttpRequest) -> Option<u32> {
+pub(super) fn spell_position(Position { epoch, number }: Position) -> String {
+    format!(r#"{{"epoch":{epoch},"position":{number}}}"#)
+}
+
+pub(super) fn caller(request: &HttpRequest) -> Option<u32> {
     request.conn_data::<Caller>().map(|caller| caller.0)
 }
 
-fn answer(operation: Operation, outcome: Result<String, Refusal>) -> HttpResponse {
+pub(super) fn answer(operation: Operation, outcome: Result<String, Refusal>) -> HttpResponse {
     let code = outcome.as_ref().map_or_else(|refusal| refusal.code().as_str(), |_| "ok");
     metrics::counter!("authd_orders_total", "op" => operation.as_str(), "code" => code).increment(1);
     match outcome {
@@ -187,7 +204,7 @@ fn answer(operation: Operation, outcome: Result<String, Refusal>) -> HttpRespons
     }
 }
 
-fn explain(operation: Operation, failure: Failure) -> Refusal {
+pub(super) fn explain(operation: Operation, failure: Failure) -> Refusal {
     if let Failure::Store(fault) = &failure {
         let error = fault as &dyn Error;
         tracing::error!(operation = operation.as_str(), error, "the store failed");
@@ -196,7 +213,7 @@ fn explain(operation: Operation, failure: Failure) -> Refusal {
 }
 
 /// The reason: any text, but bounded and on one line.
-fn reason(object: &mut Object<'_>) -> Result<String, Refusal> {
+pub(super) fn reason(object: &mut Object<'_>) -> Result<String, Refusal> {
     let bad = malformed("`reason` is not a text of 1 to 500 bytes without line breaks");
     let reason: String = serde_json::from_str(object.raw("reason")?).map_err(|_| bad.clone())?;
     let fits = !reason.trim().is_empty() && reason.len() <= REASON_MAX && !reason.contains(char::is_control);

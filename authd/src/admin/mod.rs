@@ -6,14 +6,18 @@
 //! | `GET /account`, `POST /account/delete`, `/account/restore` | what the rows say; a tombstone; its end | `account-show`, `account-delete`, `account-restore` |
 //! | `POST /devices/revoke` | one device, all, or all but one | `device-revoke` |
 //! | `POST /roles/grant`, `/roles/revoke` | a role besides those that all have | `role-grant`, `role-revoke` |
+//! | `GET /feed`, `POST /feed/lift`, `/feed/reopen` | where the denial feed stands, and what of it no record says; its end; a new epoch | `feed-show`, `feed-lift`, `feed-reopen` |
+//! | `GET /feed/position` | how far the denial feed is written | any row |
+//! | `POST /reset` | an end of every account | `reset` |
 //! | `POST /roll` | new keys of authd's own | `roll` |
 //! | `GET /audit` | lines of the trail | `audit` |
 //!
 //! An order is one transaction: its records, signed by the access key, its denials, and its two lines of the audit
-//! trail. The answer comes after the commit, and says whether the directory was told. An order that was refused, or
-//! that found everything as ordered, has its lines as well. Who may not ask is counted and logged, without a line: a
-//! flood of refusals must not fill the disk.
+//! trail. The answer comes after the commit, and says whether the directory has it, and with which position the denial
+//! feed told it. An order that was refused, or that found everything as ordered, has its lines as well. Who may not ask
+//! is counted and logged, without a line: a flood of refusals must not fill the disk.
 
+mod feed;
 mod http;
 mod orders;
 pub mod policy;

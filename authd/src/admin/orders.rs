@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keychain::audit::{Kind, Record};
+use keychain::feed::Position;
 use keychain::{Digest, Refusal, Timestamp, json};
 
 use super::policy::Authority;
@@ -11,11 +12,11 @@ use crate::record::{BanEnd, Mandate};
 use crate::service::Service;
 use crate::store::{Failure, Lines, Ordered, Ordering, Verdict};
 
-/// How long an answer waits until the directory was told.
-const TOLD_WITHIN: Duration = Duration::from_secs(5);
+/// How long an answer waits until the directory and the denial feed have it.
+pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
 /// Pause before the store is asked again whether it was.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What came of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +25,17 @@ pub(super) struct Done {
     pub(super) changed: bool,
     /// How many devices and identities are denied, or not any more.
     pub(super) subjects: usize,
-    /// Whether the directory has all that this account was ever to tell it.
-    pub(super) told: bool,
+    /// Who has heard of it.
+    pub(super) heard: Heard,
+}
+
+/// Whether what an account denies and lifts has left this store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// Database 3 has all of it.
+    pub(super) sent: bool,
+    /// The denial feed has all of it with this position; nothing while it has not.
+    pub(super) feed: Option<Position>,
 }
 
 /// Carries out an order about `identity`. When this returns it is committed, or refused, with its lines.
@@ -52,26 +62,35 @@ pub(super) async fn carry_out(
     match service.store.decide(&case, now, judge).await {
         Ok((changed, subjects)) => {
             service.tell_denials();
-            Ok(Done { changed, subjects, told: told(service, &identity).await? })
+            Ok(Done { changed, subjects, heard: heard(service, &identity).await? })
         }
         Err(Failure::Refused(refusal)) => {
             let outcome = outcome(authority, refusal.code().as_str()).text("because", refusal.because());
             service.store.note(&Lines { intent, outcome }, now).await?;
             Err(refusal.into())
         }
-        failed => failed.map(|_| Done { changed: false, subjects: 0, told: false }),
+        failed => failed.map(|_| Done { changed: false, subjects: 0, heard: Heard::default() }),
     }
 }
 
-/// Waits until the directory was told, for so long.
-async fn told(service: &Service, identity: &Digest) -> Result<bool, Failure> {
+/// Waits until the directory and the denial feed have it, for so long.
+async fn heard(service: &Service, identity: &Digest) -> Result<Heard, Failure> {
+    let mut heard = Heard::default();
     let wait = async {
-        while service.store.count_untold(identity, service.now()).await? > 0 {
+        loop {
+            let now = service.now();
+            heard.sent = service.store.count_untold(identity, now).await? == 0;
+            heard.feed = service.store.fed_up_to(identity, now).await?;
+            if heard.sent && heard.feed.is_some() {
+                return Ok(());
+            }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        Ok(true)
     };
-    tokio::time::timeout(TOLD_WITHIN, wait).await.unwrap_or(Ok(false))
+    match tokio::time::timeout(HEARD_WITHIN, wait).await {
+        Ok(asked) => asked.map(|()| heard),
+        Err(_late) => Ok(heard),
+    }
 }
 
 fn subjects(carried: &Carried) -> usize {
@@ -93,6 +112,16 @@ fn intent(authority: &Authority, identity: Digest, order: &Order, reason: &str) 
         .plain("operation", authority.operation().as_str())
         .text("reason", reason)
         .raw("details", &format!(r#"{{"identity":"{identity}"{more}}}"#))
+}
+
+/// The lines of an order that is about no identity.
+pub(super) fn lines(authority: &Authority, reason: &str, (asked, done): (&str, &str)) -> Lines {
+    let intent = Record::new(Kind::Intent)
+        .text("caller", &authority.operator())
+        .plain("operation", authority.operation().as_str())
+        .text("reason", reason)
+        .raw("details", asked);
+    Lines { intent, outcome: outcome(authority, "ok").raw("details", done) }
 }
 
 fn outcome(authority: &Authority, outcome: &str) -> Record {

@@ -33,6 +33,14 @@ pub enum Operation {
     Ban,
     /// Revoke devices.
     DeviceRevoke,
+    /// Lift denials that no record says.
+    FeedLift,
+    /// Begin a new epoch of the denial feed.
+    FeedReopen,
+    /// See where the denial feed stands, and what it holds.
+    FeedShow,
+    /// Delete every account.
+    Reset,
     /// Grant a role.
     RoleGrant,
     /// Withdraw a granted role.
@@ -148,13 +156,17 @@ impl Authority {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::AccountDelete,
         Self::AccountRestore,
         Self::AccountShow,
         Self::Audit,
         Self::Ban,
         Self::DeviceRevoke,
+        Self::FeedLift,
+        Self::FeedReopen,
+        Self::FeedShow,
+        Self::Reset,
         Self::RoleGrant,
         Self::RoleRevoke,
         Self::Roll,
@@ -170,6 +182,10 @@ impl Operation {
             Self::Audit => "audit",
             Self::Ban => "ban",
             Self::DeviceRevoke => "device-revoke",
+            Self::FeedLift => "feed-lift",
+            Self::FeedReopen => "feed-reopen",
+            Self::FeedShow => "feed-show",
+            Self::Reset => "reset",
             Self::RoleGrant => "role-grant",
             Self::RoleRevoke => "role-revoke",
             Self::Roll => "roll",

@@ -23,7 +23,7 @@ use super::{Fault, Store, rows};
 const NAME: &str = "denials";
 
 /// The advisory lock of those who change the row.
-const FEED_LOCK: i64 = 0x6b65_656c_736f_6e02;
+pub(super) const FEED_LOCK: i64 = 0x6b65_656c_736f_6e02;
 
 /// How long a lease lasts that is not renewed. Correctness hangs on the fencing number; this only says how long the
 /// feed rests after a crash.
@@ -31,6 +31,9 @@ pub const LEASE: Duration = Duration::from_secs(5);
 
 /// Rows read at once for a snapshot.
 const PAGE: u64 = 10_000;
+
+/// The epoch of a store that has written no feed: earlier than all that somebody published.
+const UNOPENED: i64 = 0;
 
 /// What `fed_at` says of a row that cannot be read: it was passed over, and is counted.
 const UNREADABLE: i64 = 0;
@@ -62,7 +65,7 @@ impl Store {
         let transaction = self.begin_locked(FEED_LOCK).await?;
         let first = feed::ActiveModel {
             name: Set(NAME.to_owned()),
-            epoch: Set(now.unix_millis()),
+            epoch: Set(UNOPENED),
             position: Set(0),
             fence: Set(0),
             holder: Set(String::new()),
@@ -146,23 +149,14 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, Fault> {
         let transaction = self.begin_locked(FEED_LOCK).await?;
-        let known = row(&transaction).await?.epoch;
-        let shown = after.map_or(0, |after| i64::try_from(after.epoch).unwrap_or(i64::MAX));
-        let after = Ord::max(known, shown).saturating_add(1);
-        let epoch = Ord::max(after, now.unix_millis());
-        let opened = feed::Entity::update_many()
-            .col_expr(feed::Column::Epoch, Expr::value(epoch))
-            .col_expr(feed::Column::Position, Expr::value(0))
-            .filter(feed::Column::Name.eq(NAME))
-            .filter(feed::Column::Fence.eq(lease.fence))
-            .exec(&transaction)
-            .await?;
+        let held = Condition::all().add(feed::Column::Fence.eq(lease.fence));
+        let opened = begin_epoch(&transaction, after, held, now).await?;
         transaction.commit().await?;
-        Ok(opened.rows_affected == 1)
+        Ok(opened)
     }
 
-    /// Takes over denials that were published and that no row says, with the place of the feed: this store was restored
-    /// from before they were decided. An operator's ban and unban of the same identity lifts them.
+    /// Takes over denials that were published and that no row says: this store was restored from before they were
+    /// decided, or reset. They are held until an operator lifts them.
     pub async fn adopt(&self, published: &[Entry], now: Timestamp) -> Result<usize, Fault> {
         let transaction = self.begin_locked(FEED_LOCK).await?;
         let mut adopted = 0;
@@ -177,7 +171,8 @@ impl Store {
                     Standing::Lifted => until.is_some_and(|until| until <= now),
                 };
                 if !is_said {
-                    super::outbox::adopt(&transaction, entry.place, until, now).await?;
+                    let held = super::outbox::held(entry.place, until, now);
+                    outbox::Entity::insert(held).exec_without_returning(&transaction).await?;
                     adopted += 1;
                 }
             }
@@ -223,12 +218,42 @@ impl Store {
     }
 }
 
+/// Opens an epoch later than every known one and than `after`, if the row is as `if_` says.
+pub(super) async fn begin_epoch(
+    on: &DatabaseTransaction,
+    after: Option<Position>,
+    if_: Condition,
+    now: Timestamp,
+) -> Result<bool, Fault> {
+    let known = row(on).await?.epoch;
+    let shown = after.map_or(0, |after| i64::try_from(after.epoch).unwrap_or(i64::MAX));
+    let after = Ord::max(known, shown).saturating_add(1);
+    let opened = feed::Entity::update_many()
+        .col_expr(feed::Column::Epoch, Expr::value(Ord::max(after, now.unix_millis())))
+        .col_expr(feed::Column::Position, Expr::value(0))
+        .filter(feed::Column::Name.eq(NAME))
+        .filter(if_)
+        .exec(on)
+        .await?;
+    Ok(opened.rows_affected == 1)
+}
+
 /// Rows that the feed has not told, the newest first.
 fn unfed(now: Timestamp) -> sea_orm::Select<outbox::Entity> {
     outbox::Entity::find()
         .filter(outbox::Column::FedAt.is_null())
         .filter(super::outbox::effective(now))
         .order_by_desc(outbox::Column::Id)
+}
+
+/// Rows that the feed has not told, those included that it passed over because they cannot be read.
+pub(super) fn not_fed() -> Condition {
+    Condition::any().add(outbox::Column::FedAt.is_null()).add(outbox::Column::FedAt.eq(UNREADABLE))
+}
+
+/// Rows that can be read, as far as it was tried.
+pub(super) fn is_readable() -> Condition {
+    Condition::any().add(outbox::Column::FedAt.is_null()).add(outbox::Column::FedAt.gt(UNREADABLE))
 }
 
 /// What holds now for each place: the longest of its denials, or that there is none.
@@ -271,7 +296,7 @@ fn places_of(rows: &[outbox::Model]) -> (Vec<Place>, Vec<i64>) {
     (places.into_iter().collect(), unreadable)
 }
 
-fn place_of(row: &outbox::Model) -> Result<Place, Fault> {
+pub(super) fn place_of(row: &outbox::Model) -> Result<Place, Fault> {
     let cause = Cause::parse(&row.cause).map_err(|_| Fault::Corrupt {
         table: "outbox",
         id: row.id.to_string(),

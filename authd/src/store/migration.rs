@@ -9,7 +9,13 @@ pub(super) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Accounts), Box::new(Orders), Box::new(Feeds), Box::new(Endorsements)]
+        vec![
+            Box::new(Accounts),
+            Box::new(Orders),
+            Box::new(Feeds),
+            Box::new(Endorsements),
+            Box::new(HeldDenials),
+        ]
     }
 }
 
@@ -98,6 +104,28 @@ impl MigrationTrait for Endorsements {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.create_table(endorsements()).await?;
         create_indexes(manager, &[("endorsements", &["ends_at"], false)]).await
+    }
+
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+}
+
+/// Which denials are held, because no record of the store says them.
+struct HeldDenials;
+
+impl MigrationName for HeldDenials {
+    fn name(&self) -> &'static str {
+        "m0005_held_denials"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for HeldDenials {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let column = Table::alter().table("outbox").add_column(big_integer_null("held_at")).to_owned();
+        manager.alter_table(column).await?;
+        create_indexes(manager, &[("outbox", &["held_at", "id"], false)]).await
     }
 
     fn use_transaction(&self) -> Option<bool> {

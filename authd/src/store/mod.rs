@@ -11,8 +11,9 @@
 //! A request is first judged on a snapshot, without the writer's place: what is refused there, or needs
 //! nothing written, is done. Junk costs a read and never queues before honest writes.
 //!
-//! Records are only ever inserted. Three tables hold rows that end by themselves: spent challenges (two
-//! minutes), refreshes (with their session) and endorsements (with their key); [`Store::prune`] removes them.
+//! Records are only ever inserted, and deleted by a reset alone. Three tables hold rows that end by themselves: spent
+//! challenges (two minutes), refreshes (with their session) and endorsements (with their key); [`Store::prune`] removes
+//! them.
 
 mod audit;
 mod case;
@@ -20,9 +21,11 @@ mod connect;
 mod endorsements;
 mod fault;
 mod feed;
+mod held;
 mod migration;
 mod order;
 mod outbox;
+mod reset;
 mod rows;
 mod signers;
 mod tables;
@@ -42,6 +45,7 @@ pub use audit::{Lines, Page};
 pub use case::{Account, Case, Refreshing, SessionOpening, Verdict};
 pub use fault::{Failure, Fault};
 pub use feed::{Batch, LEASE, Lease, Lost};
+pub use held::{Held, Which as WhichHeld};
 pub use order::{Ordered, Ordering};
 pub use outbox::{Backlog, Page as PendingPage, Pending};
 

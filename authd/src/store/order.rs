@@ -1,7 +1,7 @@
 //! An operator's order: the rows that it is judged by, and what it leads to, with its lines of the audit trail.
 
 use keychain::endorsement::Endorsement;
-use keychain::feed::Place;
+use keychain::feed::{Place, Position};
 use keychain::{Digest, Timestamp};
 use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, PaginatorTrait, QueryFilter};
 
@@ -93,6 +93,20 @@ impl Store {
         let standing = view::standing(&snapshot, identity).await?;
         snapshot.rollback().await?;
         Ok(standing)
+    }
+
+    /// How far the denial feed goes that has told every denial and lift of an account; nothing while one waits. One that
+    /// cannot be read is never told.
+    pub async fn fed_up_to(&self, account: &Digest, now: Timestamp) -> Result<Option<Position>, Fault> {
+        let waiting = told::Entity::find()
+            .filter(told::Column::Account.eq(account.to_string()))
+            .filter(super::feed::not_fed())
+            .filter(outbox::effective(now));
+        if waiting.count(&self.reader).await? > 0 {
+            return Ok(None);
+        }
+        // Read afterwards: it is the position that was given to the last of them, or a later one.
+        self.feed_position().await.map(Some)
     }
 
     /// How many denials and lifts of an account the directory has not been told.

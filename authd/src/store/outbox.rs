@@ -78,16 +78,25 @@ pub(super) async fn lift(db: &impl ConnectionTrait, place: Place, now: Timestamp
     put(db, place, true, Some(now.plus(LIFT_REMEMBERED))).await
 }
 
-/// Denies what the feed is known to have told.
-pub(super) async fn adopt(
-    db: &impl ConnectionTrait,
-    place: Place,
-    end: Option<Timestamp>,
-    now: Timestamp,
-) -> Result<(), Fault> {
-    let row = outbox::ActiveModel { fed_at: Set(Some(now.unix_millis())), ..row(place, false, end) };
-    outbox::Entity::insert(row).exec_without_returning(db).await?;
-    Ok(())
+/// A denial that the feed is known to have told, and that is held until an operator lifts it.
+pub(super) fn held(place: Place, end: Option<Timestamp>, now: Timestamp) -> outbox::ActiveModel {
+    let at = Set(Some(now.unix_millis()));
+    outbox::ActiveModel { fed_at: at.clone(), held_at: at, ..row(place, false, end) }
+}
+
+/// What tells that a denial is taken back which was kept as `row`.
+pub(super) fn lifting(row: &outbox::Model, now: Timestamp) -> outbox::ActiveModel {
+    outbox::ActiveModel {
+        subject: Set(row.subject.clone()),
+        account: Set(row.account.clone()),
+        cause: Set(row.cause.clone()),
+        lifted: Set(true),
+        expires_at: Set(Some(now.plus(LIFT_REMEMBERED).unix_millis())),
+        sent_at: Set(None),
+        fed_at: Set(None),
+        held_at: Set(None),
+        ..Default::default()
+    }
 }
 
 async fn put(
@@ -109,6 +118,7 @@ fn row(place: Place, lifted: bool, expires_at: Option<Timestamp>) -> outbox::Act
         expires_at: Set(expires_at.map(Timestamp::unix_millis)),
         sent_at: Set(None),
         fed_at: Set(None),
+        held_at: Set(None),
         ..Default::default()
     }
 }

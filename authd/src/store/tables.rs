@@ -269,6 +269,7 @@ pub(super) mod outbox {
         pub expires_at: Option<i64>,
         pub sent_at: Option<i64>,
         pub fed_at: Option<i64>,
+        pub held_at: Option<i64>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

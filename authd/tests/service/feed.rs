@@ -8,7 +8,7 @@ use keychain::directory::Directory;
 use keychain::feed::{Cause, Content, Entry, Loading, Message, Place, Position, Standing, State, Taken};
 use keychain::{Digest, Timestamp};
 use sea_orm::{ConnectionTrait, Statement};
-use tests::craft::{Device, now};
+use tests::craft::{Device, message, now};
 use tests::until;
 
 use crate::stage::{Stage, gated};
@@ -22,6 +22,9 @@ crate::on_both!(
     the_newest_declaration_goes_before_a_backlog,
     a_foreign_position_begins_a_new_epoch,
     a_restored_database_un_bans_nobody,
+    what_a_restored_database_lacks_is_held_until_an_operator_lifts_it,
+    a_store_that_is_behind_writes_nothing_before_an_operators_word,
+    a_reset_deletes_the_accounts_and_un_bans_nobody,
     a_new_ban_waits_for_none_of_a_hundred_thousand,
 );
 
@@ -261,6 +264,124 @@ async fn a_restored_database_un_bans_nobody(mut stage: Stage) {
         stage.set_banned(&device.identity, true).await && stage.set_banned(&device.identity, false).await
     );
     reads(&stage, "the lift", |state| !denies(state, &device.identity)).await;
+}
+
+/// Puts the store back to before every ban; the directory keeps what was published.
+async fn put_back(stage: &Stage) {
+    for table in ["ban_records", "outbox"] {
+        execute(stage, format!("DELETE FROM {table}")).await;
+    }
+    execute(stage, "UPDATE feeds SET position = 0".to_owned()).await;
+}
+
+async fn shown(stage: &Stage) -> serde_json::Value {
+    let answer = stage.admin().get("/feed").await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    serde_json::from_str(&answer.body).unwrap()
+}
+
+async fn word(stage: &Stage, path: &str, body: String) -> serde_json::Value {
+    let answer = stage.admin().post(path, body).await;
+    assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    serde_json::from_str(&answer.body).unwrap()
+}
+
+async fn what_a_restored_database_lacks_is_held_until_an_operator_lifts_it(mut stage: Stage) {
+    let (device, other) = (Device::create(&stage.auth).await, Device::create(&stage.auth).await);
+    for who in [&device, &other] {
+        assert!(stage.set_banned(&who.identity, true).await);
+    }
+    reads(&stage, "the bans", |state| denies(state, &other.identity)).await;
+    assert_eq!(shown(&stage).await["held"], 0, "what a record says is not held");
+    stage.dismiss().await;
+    put_back(&stage).await;
+    stage.restart().await;
+    let held = until("the denials to be held", PATIENCE, || async {
+        let page = shown(&stage).await;
+        (page["held"] == 4).then_some(page)
+    })
+    .await;
+    let rows = held["denials"].as_array().unwrap();
+    assert!(rows.iter().all(|row| row["cause"] == "ban" && row["since"].is_string()), "{held}");
+    let last = rows.last().unwrap()["row"].as_i64().unwrap();
+
+    // One account's, then no more than was shown.
+    let account = device.identity;
+    let body = format!(r#"{{"reason":"a test","upTo":{last},"account":"{account}"}}"#);
+    let lifted = word(&stage, "/feed/lift", body).await;
+    assert!(lifted["lifted"] == 2 && lifted["feed"]["position"].is_u64(), "{lifted}");
+    let after = reads(&stage, "the lift", |state| !denies(state, &device.device)).await;
+    assert!(denies(&after, &other.identity) && denies(&after, &other.device));
+    let none = word(&stage, "/feed/lift", r#"{"reason":"a test","upTo":0}"#.to_owned()).await;
+    assert_eq!(none["lifted"], 0);
+    // What a record says besides goes on denying.
+    assert!(stage.set_banned(&other.identity, true).await);
+    let rest = word(&stage, "/feed/lift", format!(r#"{{"reason":"a test","upTo":{last}}}"#)).await;
+    assert_eq!(rest["lifted"], 2);
+    assert!(denies(&read(&stage).await.unwrap(), &other.identity), "the new ban was lifted");
+    let trail = stage.admin().get("/audit").await.body;
+    assert!(trail.contains(r#""operation":"feed-lift""#) && trail.contains(r#""lifted":"2""#), "{trail}");
+}
+
+/// The store was put back, and a part of what was published is gone: nothing shows what it lacks.
+async fn a_store_that_is_behind_writes_nothing_before_an_operators_word(mut stage: Stage) {
+    let device = Device::create(&stage.auth).await;
+    assert!(stage.set_banned(&device.identity, true).await);
+    let before = reads(&stage, "the ban", |state| denies(state, &device.identity)).await;
+    stage.dismiss().await;
+    put_back(&stage).await;
+    stage.redis(6, &["DEL", "snapshot"]).await;
+    stage.restart().await;
+    until("authd to say so", PATIENCE, || async { (shown(&stage).await["behind"] == true).then_some(()) })
+        .await;
+    // Neither a declaration nor a new key begins an epoch.
+    let (other, given) = (Device::create(&stage.auth).await, shown(&stage).await["feed"].clone());
+    let body = format!(r#"{{"identity":"{}","reason":"a test"}}"#, other.identity);
+    let banned = word(&stage, "/ban", body).await;
+    assert!(banned["told"] == true && banned["feed"].is_null(), "{banned}");
+    assert_eq!(shown(&stage).await["feed"], given);
+    let refused = stage
+        .admin()
+        .post("/feed/reopen", r#"{"reason":"x","after":{"epoch":9999999999999,"position":1}}"#.to_owned())
+        .await;
+    assert_eq!(refused.status, 400, "an epoch of the future: {}", refused.body);
+
+    let position = before.position().unwrap();
+    let after = format!(r#""after":{{"epoch":{},"position":{}}}"#, position.epoch, position.number);
+    let opened = word(&stage, "/feed/reopen", format!(r#"{{"reason":"a test",{after}}}"#)).await;
+    assert!(opened["feed"]["epoch"].as_u64().unwrap() > position.epoch, "{opened}");
+    let after = reads(&stage, "the new epoch", |state| state.position() > before.position()).await;
+    assert!(denies(&after, &other.identity) && !denies(&after, &device.identity));
+    assert_eq!(shown(&stage).await["behind"], false);
+}
+
+async fn a_reset_deletes_the_accounts_and_un_bans_nobody(stage: Stage) {
+    let (mut device, banned) = (Device::create(&stage.auth).await, Device::create(&stage.auth).await);
+    device.open_session(&stage.auth).await;
+    assert!(stage.set_banned(&banned.identity, true).await);
+    let before = reads(&stage, "the ban", |state| denies(state, &banned.device)).await;
+    let done = word(&stage, "/reset", r#"{"reason":"a test"}"#.to_owned()).await;
+    assert!(done["accounts"] == 2 && done["feed"]["position"].is_u64(), "{done}");
+    let (rotate, _, _) = gated(&device, Device::rotate_request);
+    assert_eq!(stage.auth.post("/device/rotate", rotate).await.status, 401);
+    let keys = device.session().keys.ahead();
+    let refresh = message(&device.session().refresh_request(&keys), &keys.current);
+    assert_eq!(stage.auth.post("/session/refresh", refresh).await.status, 401);
+    let account = stage.admin().get(&format!("/account?identity={}", device.identity)).await.body;
+    assert!(!account.contains("\"account\":{"), "{account}");
+
+    // The denial is in force, and held; again nothing is left to do.
+    let page = shown(&stage).await;
+    assert_eq!(page["held"], 2, "{page}");
+    let after = read(&stage).await.unwrap();
+    assert!(denies(&after, &banned.identity) && denies(&after, &banned.device));
+    assert_eq!(after.position().unwrap().epoch, before.position().unwrap().epoch);
+    assert_eq!(word(&stage, "/reset", r#"{"reason":"a test"}"#.to_owned()).await["accounts"], 0);
+    let trail = stage.admin().get("/audit").await.body;
+    assert!(trail.contains(r#""accounts":"2""#) && trail.contains(r#""accounts":"0""#), "{trail}");
+    // Somebody new registers.
+    let mut anew = Device::create(&stage.auth).await;
+    anew.open_session(&stage.auth).await;
 }
 
 /// The directory is emptied while it has a hundred thousand bans: they come back in seconds, a new one goes before.

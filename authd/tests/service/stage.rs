@@ -267,6 +267,7 @@ impl Stage {
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
         let answer: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
         assert_eq!(answer["told"], true, "{answer}");
+        assert!(answer["feed"]["position"].is_u64(), "{answer}");
         answer["changed"].as_bool().unwrap()
     }
 

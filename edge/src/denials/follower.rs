@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use keychain::acknowledgement::Applied;
 use keychain::directory::{self, Directory};
 use keychain::feed::{Content, Entry, Loading, Message, Position, Proven, State, Taken};
 use keychain::{Digest, Refusal, Timestamp};
@@ -28,6 +29,16 @@ const AHEAD_MAX: usize = 64;
 /// Texts remembered as not acceptable, so that one is reported once.
 const REJECTED_MAX: usize = 64;
 
+/// What others are told of what was accepted.
+pub(super) struct Says {
+    /// Whether as much is known as was known before a restart.
+    pub(super) loaded: watch::Sender<bool>,
+    /// How much of the feed is in force.
+    pub(super) applied: watch::Sender<Option<Applied>>,
+    /// What is to be made durable.
+    pub(super) remember: watch::Sender<Option<State>>,
+}
+
 pub(super) struct Follower {
     directory: Directory,
     trust: TrustFeed,
@@ -37,8 +48,10 @@ pub(super) struct Follower {
     ahead: BTreeMap<Position, String>,
     /// What was known before a restart, at least.
     floor: Option<Position>,
-    loaded: watch::Sender<bool>,
-    remember: watch::Sender<Option<State>>,
+    says: Says,
+    /// Whether authd was seen at a position before what it had said here already: its database was put back. Until a later
+    /// epoch, its lifts do not count, and its positions prove nothing.
+    went_back: bool,
     rejected: Vec<Digest>,
     /// The last message that was older than what is known: counted once.
     older: Option<Position>,
@@ -52,8 +65,7 @@ impl Follower {
         trust: TrustFeed,
         identity: Digest,
         remembered: &Remembered,
-        loaded: watch::Sender<bool>,
-        remember: watch::Sender<Option<State>>,
+        says: Says,
     ) -> Self {
         let Remembered { position, state } = remembered.clone();
         let follower = Self {
@@ -63,8 +75,8 @@ impl Follower {
             state: state.unwrap_or_default(),
             ahead: BTreeMap::new(),
             floor: position,
-            loaded,
-            remember,
+            says,
+            went_back: false,
             rejected: Vec::new(),
             older: None,
             said: false,
@@ -121,7 +133,7 @@ impl Follower {
     /// Reads the batches that follow what is known, unless a snapshot spares that.
     async fn read_batches(&mut self, newest: Option<Position>) -> Result<(), directory::Error> {
         let mut page = 1; // most often there is just one
-        while let Some(mine) = self.state.position() {
+        while let Some(mine) = self.state.position().filter(|_| !self.went_back) {
             let is_far = newest.is_some_and(|newest| {
                 newest.epoch != mine.epoch || newest.number > mine.number.saturating_add(GAP_MAX)
             });
@@ -149,7 +161,12 @@ impl Follower {
             .and_then(|message| message.verify(trust.chain(), self.trust.now()));
         match verdict {
             Ok(proven) => {
-                match self.state.take(proven) {
+                self.notice(proven, trust.chain().skew());
+                let is_denials_only = self.went_back && !self.is_later_epoch(proven);
+                let taken =
+                    if is_denials_only { self.state.take_denials(proven) } else { self.state.take(proven) };
+                match taken {
+                    Taken::Next | Taken::Ahead if is_denials_only => self.put_in_force(&[]),
                     Taken::Next => self.put_in_force(entries(proven)),
                     Taken::Ahead => {
                         self.ahead.insert(proven.position(), text.to_owned());
@@ -185,6 +202,26 @@ impl Follower {
         }
     }
 
+    /// Takes note of an authd that says again what it has said, otherwise.
+    fn notice(&mut self, message: Proven<'_>, skew: Duration) {
+        if self.went_back || !self.state.went_back(message, skew) {
+            return;
+        }
+        self.went_back = true;
+        let (known, shown) = (self.state.position(), message.position());
+        tracing::error!(
+            ?known,
+            ?shown,
+            "authd's denial feed went back behind what is known here: authd's database was restored or reset; whom it \
+             denies now is denied, and nothing is lifted before `opsctl feed reopen`"
+        );
+        self.put_in_force(&[]);
+    }
+
+    fn is_later_epoch(&self, message: Proven<'_>) -> bool {
+        self.state.position().is_none_or(|mine| message.position().epoch > mine.epoch)
+    }
+
     /// Reads a snapshot that says more than is known; false if there is none that is whole.
     async fn load_snapshot(&mut self) -> Result<bool, directory::Error> {
         let Some(text) = self.directory.snapshot().await? else { return Ok(false) };
@@ -196,6 +233,7 @@ impl Follower {
                 .map_err(Refusal::clone)
                 .and_then(|message| message.verify(trust.chain(), self.trust.now()));
             match proven {
+                Ok(proven) if self.went_back && !self.is_later_epoch(proven) => None,
                 Ok(proven) if self.state.wants(proven.position()) => Loading::begin(proven),
                 Ok(_) => None,
                 Err(refusal) => {
@@ -212,6 +250,8 @@ impl Follower {
         match loading.finish(&chunks) {
             Ok(state) => {
                 self.state = state;
+                // While it had gone back, only a later epoch is read.
+                self.went_back = false;
                 // Whom batches beyond the snapshot deny stays denied.
                 let ahead = std::mem::take(&mut self.ahead);
                 for (position, text) in ahead {
@@ -234,9 +274,12 @@ impl Follower {
     fn put_in_force(&self, said: &[Entry]) {
         let state = self.state.clone();
         self.trust.deny(|denied| denied.hear(state.clone(), said));
-        if self.state.position().is_some_and(|mine| self.floor.is_none_or(|floor| floor <= mine)) {
-            self.loaded.send_replace(true);
-            self.remember.send_replace(Some(state));
+        let position = self.state.position();
+        let applied = position.map(|position| Applied { position, went_back: self.went_back });
+        self.says.applied.send_if_modified(|before| std::mem::replace(before, applied) != applied);
+        if position.is_some_and(|mine| self.floor.is_none_or(|floor| floor <= mine)) {
+            self.says.loaded.send_replace(true);
+            self.says.remember.send_replace(Some(state));
         }
     }
 
@@ -256,7 +299,7 @@ impl Follower {
 
     /// Sets the gauge, and says what is waited for.
     fn note(&mut self) {
-        if !*self.loaded.borrow() && !self.said {
+        if !*self.says.loaded.borrow() && !self.said {
             self.said = true;
             let (known, demanded) = (self.state.position(), self.floor);
             tracing::info!(
@@ -269,6 +312,7 @@ impl Follower {
         let age = |issued_at: Timestamp| now.since(issued_at).as_secs_f64();
         let age = self.state.issued_at().map_or(f64::INFINITY, age);
         metrics::gauge!("verifier_denial_feed_age_seconds").set(age);
+        metrics::gauge!("verifier_denial_feed_went_back").set(if self.went_back { 1.0 } else { 0.0 });
     }
 }
 

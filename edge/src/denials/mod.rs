@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use keychain::Digest;
+use keychain::acknowledgement::Applied;
 use keychain::directory::Directory;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 use crate::task::Task;
 use crate::trust::TrustFeed;
 use crate::updates::Updates;
-use follower::Follower;
+use follower::{Follower, Says};
 pub use memory::Error;
 use memory::Memory;
 
@@ -48,6 +49,7 @@ pub struct Settings {
 #[derive(Debug, Clone)]
 pub struct DenialFeed {
     loaded: watch::Receiver<bool>,
+    applied: watch::Receiver<Option<Applied>>,
     _tasks: Arc<[Task]>,
 }
 
@@ -60,18 +62,20 @@ impl DenialFeed {
         settings: &Settings,
     ) -> Result<Self, Error> {
         if settings.presence == Presence::Absent {
-            return Ok(Self { loaded: watch::channel(true).1, _tasks: Arc::new([]) });
+            let (loaded, applied) = (watch::channel(true).1, watch::channel(None).1);
+            return Ok(Self { loaded, applied, _tasks: Arc::new([]) });
         }
         let memory = Memory::open(&settings.state, settings.identity)?;
         let (loaded, is_loaded) = watch::channel(false);
         let (remember, wanted) = watch::channel(None);
-        let follower =
-            Follower::new(directory.clone(), trust, settings.identity, memory.remembered(), loaded, remember);
+        let (apply, applied) = watch::channel(None);
+        let says = Says { loaded, applied: apply, remember };
+        let follower = Follower::new(directory.clone(), trust, settings.identity, memory.remembered(), says);
         let tasks = [
             Task::spawn(memory.keep_up(wanted)),
             Task::spawn(follower.run(updates.subscribe(), updates.dependencies().clone())),
         ];
-        Ok(Self { loaded: is_loaded, _tasks: Arc::new(tasks) })
+        Ok(Self { loaded: is_loaded, applied, _tasks: Arc::new(tasks) })
     }
 
     /// Waits until as much is known as was before a restart, or anything at all.
@@ -80,5 +84,10 @@ impl DenialFeed {
         if loaded.wait_for(|loaded| *loaded).await.is_err() {
             std::future::pending::<()>().await; // the feed never ends before its owner
         }
+    }
+
+    /// How much of the feed is in force, always the newest; none before anything of it was read, or without a feed.
+    pub fn applied(&self) -> watch::Receiver<Option<Applied>> {
+        self.applied.clone()
     }
 }

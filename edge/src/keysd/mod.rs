@@ -161,7 +161,7 @@ async fn speak(
         tracing::error!(error = error as &dyn Error, "cannot listen for SIGHUP");
     }
     let version = env!("CARGO_PKG_VERSION");
-    let speaker = Speaker { instance, version, response: key, access: None, ends: ends() };
+    let speaker = Speaker { instance, version, response: key, access: None, feed: None, ends: ends() };
     let _acknowledger = Acknowledger::start(speaker, directory, &updates, feed);
     std::future::pending::<()>().await;
 }

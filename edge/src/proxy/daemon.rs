@@ -158,6 +158,7 @@ impl Starting {
         let updates = Updates::follow(&directory, entrance.dependencies.clone(), every);
         let feed = TrustFeed::start(&directory, &updates, Some(endorser.clone()), &trust_settings(&config)?)?;
         let denials = DenialFeed::start(&directory, &updates, feed.clone(), &denial_settings(&config))?;
+        let applied = denials.applied();
         let demand = demand(&config)?;
         let settings = verifier_settings(&config);
         let gate = Gate::start(&directory, &updates, feed.clone(), denials, demand, settings, &config.state);
@@ -179,6 +180,7 @@ impl Starting {
             version: env!("CARGO_PKG_VERSION"),
             response: key.clone(),
             access: None,
+            feed: Some(applied),
             ends: ends.clone(),
         };
         let acknowledger = Acknowledger::start(speaker, directory, &updates, feed.clone());

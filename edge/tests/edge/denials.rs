@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use keychain::Digest;
+use keychain::acknowledgement::Applied;
 use keychain::feed::Position;
 use redis::AsyncCommands as _;
 
+use crate::acknowledgements::acknowledged;
 use crate::support::feed::{Teller, banned};
 use crate::support::fixture::{Hsm, Session};
 use crate::support::until;
@@ -37,6 +39,15 @@ async fn restart(world: &mut World) {
 async fn entries_heard(world: &World, count: usize) {
     let line = format!("edge_cache_entries{{kind=\"revocation\"}} {count}\n");
     until(&line, async || world.metrics().await.contains(&line).then_some(())).await;
+}
+
+/// Waits until the edge acknowledges that it applies so much of the feed.
+async fn applies(world: &World, applied: Applied) {
+    until("the position to be acknowledged", async || {
+        let read = acknowledged(&world.directory, &world.hsm, "main").await;
+        (read.feed() == Some(applied)).then_some(())
+    })
+    .await;
 }
 
 /// Publishes what an emptied directory lacks, but for the feed.
@@ -197,6 +208,51 @@ async fn a_denial_ahead_of_a_gap_counts_at_once_and_a_lift_does_not() {
     let fourth = third.next();
     teller.publish_batch(&world.directory, fourth, &[banned(who, false)]).await;
     answers(&world, &session, 200).await;
+}
+
+/// authd's database was put back: what it denies from then on counts, what it lifts does not, and it says so. A later epoch
+/// ends that.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authd_that_went_back_lifts_nothing_before_a_later_epoch() {
+    let (world, session, position) = start().await;
+    let mut teller = world.teller();
+    let (first, second) = (position.next(), position.next().next());
+    let who = session.claims.identity;
+    let other = world.session(300);
+    teller.publish_batch(&world.directory, first, &[banned(who, true)]).await;
+    answers(&world, &session, 403).await;
+    teller.publish_batch(&world.directory, second, &[]).await;
+    applies(&world, Applied { position: second, went_back: false }).await;
+
+    // Later than the clock skew, from an earlier position.
+    teller.ahead = Duration::from_secs(6);
+    teller.publish_snapshot(&world.directory, position, &[]).await;
+    applies(&world, Applied { position: second, went_back: true }).await;
+    assert!(world.metrics().await.contains("verifier_denial_feed_went_back 1\n"));
+    assert!(world.edge.log().contains("opsctl feed reopen"), "{}", world.edge.log());
+    teller
+        .publish_batch(&world.directory, first, &[banned(who, false), banned(other.claims.identity, true)])
+        .await;
+    answers(&world, &other, 403).await;
+    assert_eq!(world.ask(&session).await.code(), "BA304");
+    // Not by going on until it is ahead again, either.
+    let third = second.next();
+    teller
+        .publish_batch(&world.directory, third, &[banned(who, false), banned(other.claims.identity, false)])
+        .await;
+    teller.publish_snapshot(&world.directory, third.next(), &[banned(Digest::of("read"), true)]).await;
+    let marker = world.session(400);
+    teller
+        .publish_batch(&world.directory, third.next().next(), &[banned(marker.claims.identity, true)])
+        .await;
+    answers(&world, &marker, 403).await;
+    assert_eq!(world.ask(&session).await.code(), "BA304");
+    assert_eq!(world.ask(&other).await.code(), "BA304");
+
+    let reopened = Position { epoch: position.epoch + 1, number: 0 };
+    teller.publish_snapshot(&world.directory, reopened, &[]).await;
+    answers(&world, &session, 200).await;
+    applies(&world, Applied { position: reopened, went_back: false }).await;
 }
 
 /// A hundred thousand bans are read in seconds, and a new ban does not wait for them.

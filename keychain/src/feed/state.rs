@@ -1,5 +1,7 @@
 //! What a reader of the feed has accepted, and what it accepts next (`PROTOCOL.md#feed-reading`).
 
+use std::time::Duration;
+
 use super::{
     entry::{Cause, Entry, Place, Standing},
     message::{Content, Position, Proven},
@@ -115,7 +117,7 @@ impl State {
         if self.position.is_some_and(|position| batch.position() <= position) {
             return Taken::Old;
         }
-        if self.denials.count().saturating_add(entries.len()) > limits::FEED_DENIALS_MAX {
+        if !self.has_room(entries) {
             return Taken::TooMany;
         }
         if self.position.map(Position::next) == Some(batch.position()) {
@@ -126,10 +128,27 @@ impl State {
             self.issued_at = self.issued_at.max(Some(batch.issued_at()));
             return Taken::Next;
         }
-        for entry in entries.iter().filter(|entry| entry.standing != Standing::Lifted) {
-            self.denials.set(entry);
-        }
+        self.deny(entries);
         Taken::Ahead
+    }
+
+    /// Takes whom a batch denies, and nothing that it lifts, from a position that says nothing of what lies before.
+    pub fn take_denials(&mut self, batch: Proven<'_>) -> Taken {
+        match batch.content() {
+            Content::Batch(entries) if self.has_room(entries) => {
+                self.deny(entries);
+                Taken::Ahead
+            }
+            Content::Batch(_) => Taken::TooMany,
+            Content::Snapshot { .. } => Taken::Old,
+        }
+    }
+
+    /// Whether an auth server made a message after all that was taken, and at a position before it: its database was put
+    /// back to an earlier state. `skew` is how far clocks may differ.
+    pub fn went_back(&self, message: Proven<'_>, skew: Duration) -> bool {
+        let is_earlier = self.position.is_some_and(|position| message.position() < position);
+        is_earlier && self.issued_at.is_some_and(|newest| message.issued_at() > newest.plus(skew))
     }
 
     /// Whether a snapshot at `position` says more than what was accepted. Within an epoch, a reader that has every
@@ -141,5 +160,15 @@ impl State {
     /// Leaves out what has ended at `now`.
     pub fn drop_ended(&mut self, now: Timestamp) {
         self.denials.drop_ended(now);
+    }
+
+    const fn has_room(&self, entries: &[Entry]) -> bool {
+        self.denials.count().saturating_add(entries.len()) <= limits::FEED_DENIALS_MAX
+    }
+
+    fn deny(&mut self, entries: &[Entry]) {
+        for entry in entries.iter().filter(|entry| entry.standing != Standing::Lifted) {
+            self.denials.set(entry);
+        }
     }
 }

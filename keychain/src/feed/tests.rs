@@ -302,3 +302,35 @@ fn a_snapshot_counts_whole_or_not_at_all() {
     let batch = hsm.batch(9, &[]);
     assert!(Loading::begin(batch.verify(&hsm.chain, at(100)).unwrap()).is_none());
 }
+
+/// Made later than all that was taken, and at an earlier position: only then the auth server went back. From there on
+/// whom a batch denies is denied, and nothing is lifted.
+#[test]
+fn an_auth_server_that_went_back_is_seen_by_time_and_position() {
+    let hsm = Hsm::new();
+    let skew = Duration::from_secs(5);
+    let taken_at = |seconds| {
+        let denials = hsm.joined(place(EPOCH, 7), &[denied("a")]).denials().clone();
+        State::new(place(EPOCH, 7), at(seconds), denials)
+    };
+    // Every message here is made at second 90.
+    for (taken, position, expected) in [
+        (84, place(EPOCH, 6), true),
+        (84, place(EPOCH - 1, 900), true),
+        (85, place(EPOCH, 6), false),
+        (90, place(EPOCH, 6), false),
+        (84, place(EPOCH, 7), false),
+        (84, place(EPOCH, 8), false),
+        (84, place(EPOCH + 1, 0), false),
+    ] {
+        let content = Content::Batch(vec![lifted("a"), denied("b")]);
+        let message = Message::parse(&hsm.seal_as(position, &content, ["authd", "authd"])).unwrap();
+        let proven = message.verify(&hsm.chain, at(100)).unwrap();
+        let mut state = taken_at(taken);
+        assert_eq!(state.went_back(proven, skew), expected, "{taken} {position:?}");
+        assert_eq!(state.take_denials(proven), Taken::Ahead);
+        let denies = |name: &str| state.denials().denies(&Digest::of(name), at(100));
+        assert!(denies("a") && denies("b") && state.position() == Some(place(EPOCH, 7)));
+    }
+    assert!(!State::default().went_back(hsm.batch(1, &[]).verify(&hsm.chain, at(100)).unwrap(), skew));
+}

@@ -1,19 +1,24 @@
 //! `opsctl ban`, `unban`, `account`, `device` and `role`: what operators order at authd's admin socket.
 //!
-//! An answer comes after authd's commit. What is printed says what was done and no more: stored, and sent to the
-//! directory that edges follow. No edge has acknowledged anything by then.
+//! An answer comes after authd's commit, with the position in authd's denial feed that has it. What denies or lifts ends
+//! when every edge has acknowledged that position. What is printed says what was done and no more.
 
 mod ask;
+mod feed;
 mod show;
 
 use keychain::Digest;
 use systemd::config::Span;
 
+use crate::declaration::reason;
+use crate::deployment::Hosts;
 use crate::failure::{Exit, Failure};
-use crate::generation::reason;
 use crate::talk::Talk;
-use ask::Order;
-pub(crate) use ask::Site;
+use crate::verifiers::Wait;
+use ask::Site;
+pub(crate) use ask::{AuthdSocket, Given};
+use ask::{Done, Order};
+pub(crate) use feed::{FeedVerb, feed};
 pub(crate) use show::{List, Show, devices, roles, show};
 
 /// What every order takes.
@@ -32,6 +37,17 @@ pub(crate) struct Ordering {
     site: Site,
 }
 
+/// What every order takes that edges are to hear of.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Denying {
+    #[command(flatten)]
+    ordering: Ordering,
+    #[command(flatten)]
+    hosts: Hosts,
+    #[command(flatten)]
+    wait: Wait,
+}
+
 /// Options of `opsctl ban`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Ban {
@@ -42,7 +58,7 @@ pub(crate) struct Ban {
     #[arg(long = "for", value_name = "TIME", value_parser = span)]
     length: Option<Span>,
     #[command(flatten)]
-    ordering: Ordering,
+    denying: Denying,
 }
 
 /// Options of orders that name nothing but an identity.
@@ -52,7 +68,7 @@ pub(crate) struct Plain {
     #[arg(value_name = "E…")]
     identity: Digest,
     #[command(flatten)]
-    ordering: Ordering,
+    denying: Denying,
 }
 
 /// Options of `opsctl account delete`.
@@ -85,7 +101,7 @@ pub(crate) struct Revoke {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    ordering: Ordering,
+    denying: Denying,
 }
 
 /// Options of `opsctl role grant` and `role revoke`.
@@ -102,45 +118,45 @@ pub(crate) struct Granting {
 }
 
 /// `opsctl ban`.
-pub(crate) async fn ban(Ban { identity, length, ordering }: &Ban, talk: Talk) -> Result<(), Failure> {
+pub(crate) async fn ban(Ban { identity, length, denying }: &Ban, talk: Talk) -> Result<(), Failure> {
     let until = length.map_or_else(|| "until `opsctl unban`".to_owned(), |length| format!("for {length}"));
     talk.say(format!("authd is to refuse {identity} everything {until}, and edges its devices' tokens"));
     let order = Order { seconds: length.map(|length| length.duration().as_secs()), ..Order::default() };
-    ordering.carry_out("/ban", *identity, order, talk).await
+    denying.carry_out("/ban", *identity, order, talk).await
 }
 
 /// `opsctl unban`.
-pub(crate) async fn unban(Plain { identity, ordering }: &Plain, talk: Talk) -> Result<(), Failure> {
+pub(crate) async fn unban(Plain { identity, denying }: &Plain, talk: Talk) -> Result<(), Failure> {
     talk.say(format!("the ban of {identity} is to be lifted; what is denied for other causes stays denied"));
-    ordering.carry_out("/unban", *identity, Order::default(), talk).await
+    denying.carry_out("/unban", *identity, Order::default(), talk).await
 }
 
 /// `opsctl account delete`.
 pub(crate) async fn delete(Delete { plain, yes }: &Delete, talk: Talk) -> Result<(), Failure> {
-    let Plain { identity, ordering } = plain;
+    let Plain { identity, denying } = plain;
     talk.say(format!("the account {identity} is to be deleted; `opsctl account restore` undoes it"));
-    ordering.confirm(identity, *yes, "a deletion")?;
-    ordering.carry_out("/account/delete", *identity, Order::default(), talk).await
+    denying.confirm(identity, *yes, "a deletion")?;
+    denying.carry_out("/account/delete", *identity, Order::default(), talk).await
 }
 
 /// `opsctl account restore`.
-pub(crate) async fn restore(Plain { identity, ordering }: &Plain, talk: Talk) -> Result<(), Failure> {
+pub(crate) async fn restore(Plain { identity, denying }: &Plain, talk: Talk) -> Result<(), Failure> {
     talk.say(format!("the account {identity} is to stand again, each device as its owner holds it"));
-    ordering.carry_out("/account/restore", *identity, Order::default(), talk).await
+    denying.carry_out("/account/restore", *identity, Order::default(), talk).await
 }
 
 /// `opsctl device revoke`.
 pub(crate) async fn revoke(options: &Revoke, talk: Talk) -> Result<(), Failure> {
-    let Revoke { identity, device, all_but, ordering, .. } = options;
+    let Revoke { identity, device, all_but, denying, .. } = options;
     let which = match (device, all_but) {
         (Some(device), _) => format!("the device {device}"),
         (_, Some(kept)) => format!("every active device but {kept}"),
         _ => "every active device".to_owned(),
     };
     talk.say(format!("{which} of {identity} is to be revoked, for good"));
-    ordering.confirm(identity, options.yes, "a revocation")?;
+    denying.confirm(identity, options.yes, "a revocation")?;
     let order = Order { device: *device, all_but: *all_but, ..Order::default() };
-    ordering.carry_out("/devices/revoke", *identity, order, talk).await
+    denying.carry_out("/devices/revoke", *identity, order, talk).await
 }
 
 /// `opsctl role grant`.
@@ -150,7 +166,7 @@ pub(crate) async fn grant(
 ) -> Result<(), Failure> {
     talk.say(format!("tokens of {identity} that are made from then on are to have the role `{role}`"));
     let order = Order { role: Some(role), ..Order::default() };
-    ordering.carry_out("/roles/grant", *identity, order, talk).await
+    ordering.carry_out("/roles/grant", *identity, order, talk).await.map(drop)
 }
 
 /// `opsctl role revoke`.
@@ -163,7 +179,7 @@ pub(crate) async fn withdraw(
     ));
     talk.say("it keep it until they end, 15 minutes at most: `opsctl device revoke` does not wait for that");
     let order = Order { role: Some(role), ..Order::default() };
-    ordering.carry_out("/roles/revoke", *identity, order, talk).await
+    ordering.carry_out("/roles/revoke", *identity, order, talk).await.map(drop)
 }
 
 fn span(text: &str) -> Result<Span, String> {
@@ -173,10 +189,10 @@ fn span(text: &str) -> Result<Span, String> {
     if fits { Ok(span) } else { Err("want whole seconds, from a minute to ten years, as in 7d".to_owned()) }
 }
 
-/// What is told of an order that was carried out.
-fn tell(changed: bool, told: bool, subjects: u64, talk: Talk) -> Result<(), Failure> {
-    if !told {
-        let stored = if changed { "stored at authd" } else { "it was so already at authd" };
+/// Says what came of an order.
+fn tell(done: &Done, talk: Talk) -> Result<(), Failure> {
+    if !done.told {
+        let stored = if done.changed { "stored at authd" } else { "it was so already at authd" };
         return Err(Failure::new(
             Exit::Partial,
             format!(
@@ -185,13 +201,14 @@ fn tell(changed: bool, told: bool, subjects: u64, talk: Talk) -> Result<(), Fail
             ),
         ));
     }
-    if !changed {
+    if !done.changed {
         talk.say("nothing was changed: it was so already, and the directory was sent it");
-    } else if subjects == 0 {
+    } else if done.subjects == 0 {
         talk.say("stored at authd; edges need not be told");
     } else {
         talk.say(format!(
-            "stored at authd, and sent to the directory for {subjects} device(s) and identities, from where edges follow"
+            "stored at authd, and sent to the directory for {} device(s) and identities, from where edges follow",
+            done.subjects
         ));
     }
     Ok(())

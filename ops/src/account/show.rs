@@ -5,7 +5,7 @@ use std::fmt;
 use keychain::Digest;
 use serde::Deserialize;
 
-use super::Site;
+use super::ask::Site;
 use crate::failure::{Exit, Failure, OrFail};
 use crate::out;
 

@@ -218,7 +218,7 @@ pub(crate) struct AuthdPolicy {
 #[derive(Debug, Serialize)]
 struct AuthdAllow {
     user: u32,
-    operations: [&'static str; 10],
+    operations: [&'static str; 14],
     rate: &'static str,
 }
 
@@ -231,6 +231,10 @@ impl AuthdPolicy {
             "audit",
             "ban",
             "device-revoke",
+            "feed-lift",
+            "feed-reopen",
+            "feed-show",
+            "reset",
             "role-grant",
             "role-revoke",
             "roll",

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use systemd::config::Span;
 
 use crate::clock;
+use crate::declaration::Spoken;
 use crate::deployment::Deployment;
 use crate::door::Door;
 use crate::failure::{Exit, Failure, OrFail};
@@ -44,13 +45,7 @@ struct Show {
 #[derive(Debug, clap::Args)]
 struct Accept {
     #[command(flatten)]
-    deployment: Deployment,
-    /// Why, for the audit log
-    #[arg(long, value_name = "TEXT", value_parser = generation::reason)]
-    reason: String,
-    /// Do not ask for confirmation (needed without a terminal)
-    #[arg(long)]
-    yes: bool,
+    spoken: Spoken,
 }
 
 /// hsmd's answer to `GET /clock`.
@@ -103,7 +98,8 @@ async fn show(options: &Show) -> Result<(), Failure> {
 }
 
 async fn accept(options: &Accept, talk: Talk) -> Result<(), Failure> {
-    let hsmd = options.deployment.admin()?;
+    let Spoken { deployment, reason, consent } = &options.spoken;
+    let hsmd = deployment.admin()?;
     let report = read(&hsmd).await?;
     talk.say(describe(&report, clock::now()).trim_end());
     if report.trusted {
@@ -111,11 +107,12 @@ async fn accept(options: &Accept, talk: Talk) -> Result<(), Failure> {
         return Ok(());
     }
     talk.say("from now on everything is dated by hsmd's clock: see that another clock shows the same");
-    if !options.yes {
-        // Proving the chain would judge it by this machine's clock, which is often hsmd's.
-        generation::confirm(&generation::chain_in_any_case(&hsmd, talk).await?, "a word for the clock")?;
+    // Proving the chain would judge it by this machine's clock, which is often hsmd's.
+    let chain = generation::chain_in_any_case(&hsmd, talk).await?;
+    if !consent.is_given(&chain.identity(), "a word for the clock", talk)? {
+        return Ok(());
     }
-    let word = Word { time: report.time.to_string(), reason: &options.reason };
+    let word = Word { time: report.time.to_string(), reason };
     hsmd.post("/clock", generation::to_json(&word)?).await?.ok(&hsmd)?;
     let after = read(&hsmd).await?;
     if !after.trusted {

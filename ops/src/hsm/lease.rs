@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
+use crate::declaration::Spoken;
 use crate::deployment::Deployment;
 use crate::door::Door;
 use crate::failure::{Exit, Failure, OrFail};
@@ -25,13 +26,7 @@ pub(crate) enum LeaseVerb {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Take {
     #[command(flatten)]
-    deployment: Deployment,
-    /// Why, for the audit log
-    #[arg(long, value_name = "TEXT", value_parser = generation::reason)]
-    reason: String,
-    /// Do not ask for confirmation (needed without a terminal)
-    #[arg(long)]
-    yes: bool,
+    spoken: Spoken,
 }
 
 /// hsmd's answer to `GET /lease`.
@@ -63,7 +58,8 @@ async fn show(deployment: &Deployment) -> Result<(), Failure> {
 }
 
 async fn take(options: &Take, talk: Talk) -> Result<(), Failure> {
-    let hsmd = options.deployment.admin()?;
+    let Spoken { deployment, reason, consent } = &options.spoken;
+    let hsmd = deployment.admin()?;
     let lease = read(&hsmd).await?;
     talk.say(describe(&lease));
     if lease.here {
@@ -71,10 +67,11 @@ async fn take(options: &Take, talk: Talk) -> Result<(), Failure> {
         return Ok(());
     }
     talk.say("from now on this hsmd signs, with its own tokens, and the other one signs nothing");
-    if !options.yes {
-        generation::confirm(&generation::chain_in_any_case(&hsmd, talk).await?, "taking the lease")?;
+    let chain = generation::chain_in_any_case(&hsmd, talk).await?;
+    if !consent.is_given(&chain.identity(), "taking the lease", talk)? {
+        return Ok(());
     }
-    let word = Word { fence: lease.fence.to_string(), reason: &options.reason };
+    let word = Word { fence: lease.fence.to_string(), reason };
     let answer = hsmd.post("/lease", generation::to_json(&word)?).await?.ok(&hsmd)?;
     talk.say(describe(&parse(&answer)?));
     Ok(())

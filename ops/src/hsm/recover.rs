@@ -18,8 +18,8 @@ pub(crate) struct Recover {
     #[command(flatten)]
     deployment: Deployment,
     /// A copy of the chain: a file (`chain.jsonl`, or what `opsctl chain show --json` printed; `-` is standard input),
-    /// a keysd (`https://…`), a socket of hsmd (`unix:/…`), or the key directory (`redis://…`). Without it: show what a
-    /// restored ledger lacks of its own newest head, and take it over
+    /// a keysd (`https://…`), a socket of hsmd (`unix:/…`), or a key directory (`redis://…`; `directory` is the one that this
+    /// command is told of). Without it: show what a restored ledger lacks of its own newest head, and take it over
     #[arg(long, value_name = "WHERE")]
     chain: Option<Origin>,
     /// What to take over of that

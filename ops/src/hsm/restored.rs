@@ -4,10 +4,11 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::declaration::confirm;
 use crate::deployment::Deployment;
 use crate::door::Door;
 use crate::failure::{Exit, Failure, OrFail};
-use crate::generation::{chain_in_any_case, confirm};
+use crate::generation::chain_in_any_case;
 use crate::out;
 use crate::talk::Talk;
 
@@ -95,7 +96,7 @@ pub(crate) async fn take_over(
         return Ok(());
     }
     if !decision.yes {
-        confirm(&chain_in_any_case(&hsmd, talk).await?, "a decision about the ledger")?;
+        confirm(&chain_in_any_case(&hsmd, talk).await?.identity(), "a decision about the ledger")?;
     }
     let take = decision.take.as_str();
     let request = format!("{{\"proof\":\"{}\",\"take\":\"{take}\"}}", restored.proof);
@@ -117,7 +118,7 @@ pub(crate) async fn copy_stopped(
         return Ok(());
     }
     if !decision.yes {
-        confirm(&chain_in_any_case(&hsmd, talk).await?, "a word about the copy")?;
+        confirm(&chain_in_any_case(&hsmd, talk).await?.identity(), "a word about the copy")?;
     }
     let answer = hsmd.post("/copy-stopped", "{}".to_owned()).await?.ok(&hsmd)?;
     finish(&answer, decision.json, talk, "rotations go on, until what is published shows the copy again");

@@ -15,6 +15,7 @@ use keychain::acknowledgement::Instance;
 use keychain::chain::Chain;
 use keychain::directory::Directory;
 use keychain::endorsement::Purpose;
+use keychain::feed::Position;
 use keychain::statement::HeadPlace;
 use serde::Deserialize;
 
@@ -27,7 +28,7 @@ use crate::statements::Stated;
 #[cfg(test)]
 pub(crate) use judge::Verdict;
 pub(crate) use judge::{Expected, Goal, Row, judge};
-pub(crate) use table::{RowStatus, print};
+pub(crate) use table::{RowStatus, name, print};
 pub(crate) use wait::Wait;
 pub(crate) use watch::{Watch, watch};
 
@@ -97,23 +98,28 @@ pub(crate) struct Acknowledgements(Directory);
 
 impl Acknowledgements {
     pub(crate) fn of(deployment: &Deployment) -> Result<Self, Failure> {
-        let url = deployment.directory()?;
-        // The address may hold a password: it is not repeated.
-        let directory =
-            Directory::connect(&url).or_fail(Exit::Usage, || "cannot use the directory's address");
-        directory.map(Self)
+        deployment.directory().map(Self)
     }
 
-    /// Judges every process that ought to be there by what the directory holds of it now.
+    /// Judges every process that ought to be there, and that the goal concerns, by what the directory holds of it now.
     pub(crate) async fn judge(&self, view: &View, goal: &Goal) -> Result<Vec<Row>, Failure> {
+        let texts = self.read(view).await?;
+        Ok(Self::judge_texts(view, &texts, goal))
+    }
+
+    /// What the directory holds of every process that ought to be there.
+    async fn read(&self, view: &View) -> Result<Vec<Option<String>>, Failure> {
         let who: Vec<_> = view.expected.iter().map(|one| (one.service.as_str(), &one.instance)).collect();
         let texts = self.0.acknowledgements(&who).await;
-        let texts = texts.or_fail(Exit::Unavailable, || "cannot read acknowledgements from the directory")?;
+        texts.or_fail(Exit::Unavailable, || "cannot read acknowledgements from the directory")
+    }
+
+    fn judge_texts(view: &View, texts: &[Option<String>], goal: &Goal) -> Vec<Row> {
         // hsmd's newest event counts whatever this machine's clock says.
         let newest = view.chain.head().map_or_else(clock::now, |event| event.event().created_at);
         let now = clock::now().max(newest);
-        let judged = view.expected.iter().zip(&texts);
-        Ok(judged.map(|(one, text)| judge(one, text.as_deref(), goal, &view.chain, now)).collect())
+        let judged = view.expected.iter().zip(texts).filter(|(one, _)| goal.concerns(one));
+        judged.map(|(one, text)| judge(one, text.as_deref(), goal, &view.chain, now)).collect()
     }
 }
 
@@ -122,7 +128,8 @@ pub(crate) async fn survey(deployment: &Deployment) -> Result<Vec<Row>, Failure>
     let hsmd = deployment.admin()?;
     let acknowledgements = Acknowledgements::of(deployment)?;
     let view = View::read(&hsmd).await?;
-    let goal = Goal { heads: vec![view.head], ..Goal::default() };
+    let mut goal = Goal::next_head();
+    goal.note(view.head);
     for _ in 0..LOOKS {
         let rows = acknowledgements.judge(&view, &goal).await?;
         if rows.iter().all(|row| row.verdict.is_settled()) {
@@ -131,6 +138,12 @@ pub(crate) async fn survey(deployment: &Deployment) -> Result<Vec<Row>, Failure>
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     acknowledgements.judge(&view, &goal).await
+}
+
+/// Every edge as it stands to a position of the denial feed.
+pub(crate) async fn survey_feed(deployment: &Deployment, position: Position) -> Result<Vec<Row>, Failure> {
+    let view = View::read(&deployment.admin()?).await?;
+    Acknowledgements::of(deployment)?.judge(&view, &Goal::feed(position)).await
 }
 
 /// How often, and after which pause, it is looked again before somebody is said to lag: a head that was made a moment

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use keychain::Timestamp;
+use keychain::acknowledgement::Applied;
+use keychain::feed::Position;
 use serde::Serialize;
 use systemd::config::Span;
 
@@ -22,11 +24,22 @@ pub(crate) struct RowStatus {
     silent_seconds: Option<u64>,
     generation: Option<String>,
     head_number: Option<u64>,
+    /// How far it has applied authd's denial feed; edges alone follow it.
+    feed: Option<FeedPosition>,
     keys: Vec<String>,
     key_seconds_left: Option<u64>,
     budget_seconds: Option<u64>,
     budget_ended_by: Option<&'static str>,
     version: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FeedPosition {
+    epoch: u64,
+    position: u64,
+    /// Whether authd has spoken from an earlier position since: `opsctl feed show`.
+    went_back: bool,
 }
 
 impl RowStatus {
@@ -44,6 +57,9 @@ impl RowStatus {
             silent_seconds: row.silent_for.map(|silent| silent.as_secs()),
             generation: detail.map(|detail| detail.generation.clone()),
             head_number: detail.map(|detail| detail.head.number),
+            feed: row.applied().map(|Applied { position: Position { epoch, number }, went_back }| {
+                FeedPosition { epoch, position: number, went_back }
+            }),
             keys: detail.map(|detail| detail.keys.clone()).unwrap_or_default(),
             key_seconds_left: detail.map(|detail| detail.keys_end.since(now).as_secs()),
             budget_seconds: detail.map(|detail| detail.budget.until.since(now).as_secs()),
@@ -58,7 +74,7 @@ const fn state(verdict: &Verdict) -> &'static str {
         Verdict::Acknowledged => "acknowledged",
         Verdict::Closed => "revoked",
         Verdict::DeadKey(_) => "dead-key",
-        Verdict::Lagging => "lagging",
+        Verdict::Lagging(_) => "lagging",
         Verdict::Unheard => "unheard",
         Verdict::Unproven(_) => "unproven",
     }
@@ -73,9 +89,11 @@ pub(crate) fn name(row: &Row) -> String {
 /// Why a verifier does not count, as a message names it.
 pub(crate) fn laggard(row: &Row) -> String {
     let why = match &row.verdict {
-        Verdict::DeadKey(because) | Verdict::Unproven(because) => because.clone(),
-        Verdict::Unheard => "the directory holds no acknowledgement of it".to_owned(),
-        _ => "its acknowledgement is of an older head".to_owned(),
+        Verdict::DeadKey(because) | Verdict::Lagging(because) | Verdict::Unproven(because) => {
+            because.as_str()
+        }
+        Verdict::Unheard => "the directory holds no acknowledgement of it",
+        Verdict::Acknowledged | Verdict::Closed => "it is not waited for",
     };
     match row.silent_for {
         Some(silent) => format!("{} (silent for {}; {why})", name(row), whole(silent)),
@@ -85,7 +103,16 @@ pub(crate) fn laggard(row: &Row) -> String {
 
 /// The lines of the table.
 pub(crate) fn print(rows: &[Row], now: Timestamp) -> Vec<String> {
-    let title = ["verifier", "state", "head", "generation", "key ends in", "goes on alone", "silent for"];
+    let title = [
+        "verifier",
+        "state",
+        "head",
+        "denial feed",
+        "generation",
+        "key ends in",
+        "goes on alone",
+        "silent for",
+    ];
     let mut cells = vec![title.map(str::to_owned)];
     for row in rows {
         let detail = row.detail.as_ref();
@@ -96,6 +123,7 @@ pub(crate) fn print(rows: &[Row], now: Timestamp) -> Vec<String> {
             detail.map_or_else(dash, |detail| {
                 format!("{}.{}", detail.head.sequence_number, detail.head.number)
             }),
+            row.applied().map_or_else(dash, position),
             detail.map_or_else(dash, |detail| detail.generation.chars().take(8).collect()),
             detail.map_or_else(dash, |detail| whole(detail.keys_end.since(now))),
             detail.map_or_else(dash, |detail| whole(detail.budget.until.since(now))),
@@ -113,6 +141,11 @@ pub(crate) fn print(rows: &[Row], now: Timestamp) -> Vec<String> {
             cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         })
         .collect()
+}
+
+fn position(Applied { position: Position { epoch, number }, went_back }: Applied) -> String {
+    let went_back = if went_back { " (authd went back)" } else { "" };
+    format!("{epoch}:{number}{went_back}")
 }
 
 fn whole(span: Duration) -> String {

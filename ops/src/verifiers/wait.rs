@@ -6,10 +6,11 @@ use systemd::config::Span;
 
 use super::judge::{Goal, Row};
 use super::{Acknowledgements, Follow, table};
+use crate::account::Given;
 use crate::clock;
 use crate::deployment::Deployment;
 use crate::door::Door;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, OrFail};
 use crate::talk::Talk;
 
 /// Pause between two looks.
@@ -43,13 +44,13 @@ impl Wait {
         (!self.no_wait).then(|| self.wait.duration())
     }
 
-    /// Waits until every verifier has acknowledged a head that hsmd made after it answered to a declaration.
-    /// `above` names services whose keys must be later endorsements than these numbers.
-    pub(crate) async fn acknowledged(
+    /// Waits until every verifier that the goal concerns has acknowledged it. Of the denial feed, `authd` is asked how far
+    /// it is written.
+    pub(crate) async fn until(
         &self,
         deployment: &Deployment,
-        hsmd: &Door,
-        above: Vec<(String, u64)>,
+        (hsmd, authd): (&Door, Option<&Door>),
+        mut goal: Goal,
         talk: Talk,
     ) -> Result<(), Failure> {
         if self.no_wait {
@@ -57,7 +58,6 @@ impl Wait {
             return Ok(());
         }
         let begun = Instant::now();
-        let mut goal = Goal { heads: Vec::new(), above };
         let mut seen: Result<Vec<Row>, Failure> = Ok(Vec::new());
         let (limit, mut follow) = (self.wait.duration(), None);
         let directory = match Acknowledgements::of(deployment) {
@@ -70,7 +70,7 @@ impl Wait {
             if left.is_zero() {
                 return Err(self.laggards(seen, talk));
             }
-            let look = look(&directory, hsmd, &mut follow, &mut goal);
+            let look = look(&directory, (hsmd, authd), &mut follow, &mut goal);
             match tokio::time::timeout(left, look).await {
                 Ok(rows) => seen = rows,
                 Err(_late) => return Err(self.laggards(seen, talk)),
@@ -113,7 +113,7 @@ impl Wait {
 
 async fn look<'a>(
     directory: &Acknowledgements,
-    hsmd: &'a Door,
+    (hsmd, authd): (&'a Door, Option<&Door>),
     follow: &mut Option<Follow<'a>>,
     goal: &mut Goal,
 ) -> Result<Vec<Row>, Failure> {
@@ -122,11 +122,16 @@ async fn look<'a>(
         None => follow.insert(Follow::start(hsmd).await?),
     };
     let view = follow.view().await?;
-    // Each of these was made after the declaration, and states it.
-    if !goal.heads.contains(&view.head) {
-        goal.heads.push(view.head);
+    goal.note(view.head);
+    let texts = directory.read(&view).await?;
+    if let Some(authd) = authd {
+        // Afterwards: no edge has applied more by then than authd had written.
+        let answer = authd.get("/feed/position").await?.ok(authd)?;
+        let written: Given = serde_json::from_str(&answer)
+            .or_fail(Exit::Data, || "authd's answer is no position in the denial feed")?;
+        goal.note_written(written.into());
     }
-    directory.judge(&view, goal).await
+    Ok(Acknowledgements::judge_texts(&view, &texts, goal))
 }
 
 fn say(rows: &[Row], talk: Talk) {

@@ -50,7 +50,7 @@ pub(crate) async fn watch(options: &Watch, talk: Talk) -> Result<(), Failure> {
 /// What is worth a new table: not each number that counts down.
 fn state(row: &Row) -> String {
     let detail = row.detail.as_ref();
-    let detail = detail.map(|detail| (&detail.generation, detail.head.number, &detail.keys));
+    let detail = detail.map(|detail| (&detail.generation, detail.head.number, detail.feed, &detail.keys));
     format!("{} {:?} {} {detail:?}", table::name(row), row.verdict, row.silent_for.is_some())
 }
 

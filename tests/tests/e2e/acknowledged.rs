@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use tests::craft::Device;
 use tests::process::{command, send};
 use tests::world::binary;
 use tests::{World, until};
@@ -104,6 +105,52 @@ async fn a_verifier_that_has_not_acknowledged_is_named() {
     drop(stopped);
     let declared = declare(&world, &["taint", "--wait", "30s"]);
     assert_eq!(declared.status.code(), Some(0), "{}", said(&declared));
+}
+
+/// A ban and its end, a revoked device and a deletion end with 0 once every edge has applied them; an edge that does not
+/// run on is named, and `status` shows how far each is.
+#[tokio::test]
+async fn what_the_denial_feed_carries_is_acknowledged_by_every_edge() {
+    let world = World::start().await;
+    let auth = world.auth();
+    let device = Device::create(&auth).await;
+    let (identity, name) = (device.identity.to_string(), device.device.to_string());
+    let reason = ["--reason", "drill", "--wait", "30s"];
+    let order = |words: &[&str]| opsctl(&world, &[words, &reason].concat());
+    for words in [
+        &["ban", &identity][..],
+        &["ban", &identity],
+        &["unban", &identity],
+        &["account", "delete", &identity, "--yes"],
+        &["account", "restore", &identity],
+        &["device", "revoke", &identity, &name, "--yes"],
+    ] {
+        let done = order(words);
+        assert_eq!(done.status.code(), Some(0), "{words:?}: {}", said(&done));
+        assert!(said(&done).contains("acknowledged by all"), "{words:?}: {}", said(&done));
+        // authd judges by its store, and keysd admits nobody: only edges are waited for.
+        let rows = said(&done).lines().filter(|line| line.contains(" acknowledged ")).count();
+        assert_eq!(rows, 4, "{}", said(&done));
+    }
+    let output = opsctl(&world, &["status", "--json"]);
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for row in status["verifiers"].as_array().unwrap() {
+        let follows = row["service"].as_str().unwrap().starts_with("edge:");
+        assert_eq!(row["feed"]["position"].as_u64().is_some_and(|position| position >= 5), follows, "{row}");
+    }
+
+    let stopped = Stopped::edge(&world, "ruby");
+    let ban = ["ban", &identity, "--reason", "drill", "--wait", "3s"];
+    let banned = opsctl(&world, &ban);
+    assert_eq!(banned.status.code(), Some(2), "{}", said(&banned));
+    let last = said(&banned).lines().last().unwrap().to_owned();
+    let named = "edge:ruby (it has applied the denial feed up to ";
+    assert!(last.contains("1 of 4 verifiers") && last.contains(named), "{last}");
+    let unasked = opsctl(&world, &["unban", &identity, "--reason", "drill", "--no-wait"]);
+    assert_eq!(unasked.status.code(), Some(0), "{}", said(&unasked));
+    drop(stopped);
+    let again = order(&["ban", &identity]);
+    assert_eq!(again.status.code(), Some(0), "{}", said(&again));
 }
 
 /// The red button: with all there it ends with 0 and the table; with one edge stopped it names it and ends with 2; run

@@ -16,6 +16,7 @@ mod operations;
 mod outage;
 mod page;
 mod postgres;
+mod put_back;
 mod readme;
 mod recovery;
 mod red_button;

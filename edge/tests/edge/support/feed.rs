@@ -18,6 +18,8 @@ pub(crate) struct Teller {
     identity: Digest,
     access: (SigningKey, Endorsement),
     response: (SigningKey, Endorsement),
+    /// How much later than now it says that it speaks.
+    pub(crate) ahead: Duration,
 }
 
 impl Teller {
@@ -31,11 +33,12 @@ impl Teller {
             identity: hsm.prefix(),
             access: endorsed(access, Purpose::Access, 24),
             response: endorsed(RESPONSE, Purpose::Response, 12),
+            ahead: Duration::ZERO,
         }
     }
 
     pub(crate) fn seal(&self, position: Position, content: &Content) -> String {
-        self.seal_at(position, content, clock::now())
+        self.seal_at(position, content, clock::now().plus(self.ahead))
     }
 
     /// A message that is as old as that.
@@ -63,7 +66,7 @@ impl Teller {
         position: Position,
         entries: &[Entry],
     ) {
-        self.publish_snapshot_at(directory, position, entries, clock::now()).await;
+        self.publish_snapshot_at(directory, position, entries, clock::now().plus(self.ahead)).await;
     }
 
     /// A snapshot that is as old as that.

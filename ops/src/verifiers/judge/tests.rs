@@ -1,7 +1,7 @@
 //! Who counts and who lags, over the states in which the directory can be.
 
 use keychain::SigningKey;
-use keychain::acknowledgement::{Budget, BudgetEnd, NewAcknowledgement};
+use keychain::acknowledgement::{Applied, Budget, BudgetEnd, NewAcknowledgement};
 use keychain::chain::{self, Settings};
 use keychain::endorsement::{self, Endorsement, SignRequest};
 use keychain::statement::{Entries, Head, NewHead};
@@ -60,11 +60,21 @@ fn endorse(chain: &Chain, service: &str, purpose: Purpose, owner: u8, number: u6
 }
 
 fn acknowledge(chain: &Chain, service: &str, instance: &str, endorsements: &[&Endorsement]) -> String {
+    acknowledge_feed(chain, (service, instance), None, endorsements)
+}
+
+fn acknowledge_feed(
+    chain: &Chain,
+    (service, instance): (&str, &str),
+    feed: Option<Applied>,
+    endorsements: &[&Endorsement],
+) -> String {
     let instance = Instance::parse(instance).unwrap();
     let new = NewAcknowledgement {
         service,
         instance: &instance,
         head: chain.newest_head().unwrap(),
+        feed,
         issued_at: at(100),
         budget: Budget { until: at(500), ended_by: BudgetEnd::ResponseKey },
         version: "1",
@@ -83,7 +93,9 @@ fn expected(service: &str, purposes: &[Purpose]) -> Expected {
 }
 
 fn goal(chain: &Chain) -> Goal {
-    Goal { heads: vec![chain.newest_head().unwrap()], above: Vec::new() }
+    let mut goal = Goal::next_head();
+    goal.note(chain.newest_head().unwrap());
+    goal
 }
 
 fn word(row: &Row) -> &'static str {
@@ -91,7 +103,7 @@ fn word(row: &Row) -> &'static str {
         Verdict::Acknowledged => "acknowledged",
         Verdict::Closed => "closed",
         Verdict::DeadKey(_) => "dead key",
-        Verdict::Lagging => "lagging",
+        Verdict::Lagging(_) => "lagging",
         Verdict::Unheard => "unheard",
         Verdict::Unproven(_) => "unproven",
     }
@@ -162,7 +174,8 @@ fn a_service_with_two_kinds_of_keys_names_both() {
         (vec![&response, &access], 8, "dead key"),
     ] {
         let text = acknowledge(&chain, "authd", "main", &endorsements);
-        let goal = Goal { above: vec![("authd".to_owned(), above)], ..goal(&chain) };
+        let mut goal = Goal::above(vec![("authd".to_owned(), above)]);
+        goal.note(chain.newest_head().unwrap());
         assert_eq!(word(&judge(&authd, Some(&text), &goal, &chain, at(110))), verdict, "{above}");
     }
 }
@@ -186,4 +199,41 @@ fn a_revoked_service_is_not_waited_for() {
     let closed = Expected { closed: true, ..expected("edge:shop", &[Purpose::Response]) };
     let row = judge(&closed, None, &goal(&chain), &chain, at(110));
     assert!(row.verdict.is_settled() && word(&row) == "closed");
+}
+
+/// A ban counts at an edge once that has applied the feed up to the ban's position, whatever head it acknowledges.
+#[test]
+fn a_position_of_the_feed_counts_for_edges_alone() {
+    let applied = |epoch, number| Applied { position: Position { epoch, number }, went_back: false };
+    let went_back = |epoch, number| Applied { went_back: true, ..applied(epoch, number) };
+    let shop = expected("edge:shop", &[Purpose::Response]);
+    let before = stating(chain(1, false), 1, &Entries::default());
+    let own = endorse(&before, "edge:shop", Purpose::Response, 50, 7);
+    let mut goal = Goal::feed(Position { epoch: 100, number: 7 });
+    goal.note_written(Position { epoch: 101, number: 3 });
+    let mut revoked = Entries::default();
+    revoked.keys.insert(key(50).public_key(), at(1_000));
+    let later = stating(before.clone(), 2, &Entries::default());
+    let revoking = stating(before.clone(), 2, &revoked);
+    for (feed, chain, verdict) in [
+        (Some(applied(100, 7)), &before, "acknowledged"),
+        (Some(applied(100, 8)), &later, "acknowledged"),
+        (Some(applied(101, 0)), &before, "acknowledged"),
+        (Some(applied(101, 3)), &before, "acknowledged"),
+        (Some(applied(101, 4)), &before, "lagging"),
+        (Some(applied(102, 0)), &before, "lagging"),
+        (Some(applied(100, 6)), &before, "lagging"),
+        (Some(applied(99, 900)), &before, "lagging"),
+        (None, &before, "lagging"),
+        (Some(went_back(100, 9)), &before, "lagging"),
+        (Some(went_back(99, 9)), &before, "lagging"),
+        (Some(applied(100, 7)), &revoking, "dead key"),
+    ] {
+        let text = acknowledge_feed(&before, ("edge:shop", "main"), feed, &[&own]);
+        assert_eq!(word(&judge(&shop, Some(&text), &goal, chain, at(110))), verdict, "{feed:?}");
+    }
+    assert!(goal.concerns(&shop) && !goal.concerns(&expected("authd", &[])));
+    assert!(
+        !goal.concerns(&expected("keysd:dev", &[])) && Goal::next_head().concerns(&expected("authd", &[]))
+    );
 }
