@@ -5,6 +5,7 @@ mod accounts;
 mod acknowledged;
 mod apps;
 mod audit;
+mod cut_off;
 mod denials;
 mod directory;
 mod heads;
