@@ -16,12 +16,12 @@ pub const TOKEN_JSON_MAX: usize = 64 * 1024;
 /// four times that leaves room for members added later.
 pub const DIRECTORY_VALUE_MAX: usize = 4 * 1024;
 
-/// Longest head, in bytes: 64 denied generations at 47, 64 revoked keys at 101 and 32 revoked services at 151
-/// make 14,304, and the rest is under 700.
-pub const HEAD_MAX: usize = 16 * 1024;
+/// Longest head, in bytes: 64 denied generations at 47, 64 revoked keys at 101, 32 revoked services and
+/// 32 that are to roll at 151 make 19,136, and the rest is under 700.
+pub const HEAD_MAX: usize = 20 * 1024;
 
 /// Longest list of heads that a device takes from the key service, which lists [`HEADS_LISTED_MAX`] at most.
-pub const HEADS_LIST_MAX: usize = 128 * 1024;
+pub const HEADS_LIST_MAX: usize = 160 * 1024;
 
 /// Most heads that the key service lists: one an event is honest, and at a rotation every two hours no more events are
 /// live for a device. The newest come first, and repeat what older ones state.

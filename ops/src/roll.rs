@@ -26,7 +26,7 @@ pub(crate) struct Roll {
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: Option<String>,
     /// Where a service of this host takes orders, as SERVICE=SOCKET [default: authd=/run/authd/admin.sock, or as in the
-    /// endpoints file]
+    /// endpoints file]; others are reached by hsmd's head
     #[arg(long, value_name = "SERVICE=SOCKET", value_parser = socket)]
     socket: Vec<(String, Address)>,
 }
@@ -37,10 +37,10 @@ struct Request<'a> {
     reason: &'a str,
 }
 
-/// hsmd's answer to a revocation.
+/// hsmd's answer to a revocation, or to an order.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Revoked {
+struct Marked {
     endorsed_up_to: u64,
 }
 
@@ -68,7 +68,7 @@ pub(crate) async fn roll(options: &Roll, talk: Talk) -> Result<(), Failure> {
             (revoke(&hsmd, &services, reason).await?, Vec::new())
         }
         _ if consent.is_dry_run(talk) => return Ok(()),
-        _ => options.order(&services, talk).await?,
+        _ => options.order(&hsmd, &services, talk).await?,
     };
     for (service, _) in &above {
         out::line(service);
@@ -110,7 +110,7 @@ pub(crate) async fn revoke(
     for service in services {
         let request = to_json(&Request { service, reason })?;
         let answer = hsmd.post("/revoke-service", request.clone()).await?.ok(hsmd)?;
-        let revoked: Revoked = serde_json::from_str(&answer)
+        let revoked: Marked = serde_json::from_str(&answer)
             .or_fail(Exit::Data, || "hsmd's answer is not that of a revocation")?;
         // A service that stays closed has no keys: whoever is told so knows the cure.
         let closed = || format!("`{service}` is revoked and not open again: opsctl open-service {service}");
@@ -142,16 +142,17 @@ impl Roll {
         Ok(services)
     }
 
-    /// Orders new keys at the sockets of this host: the numbers that their endorsements lie above, and the services that
-    /// no order reached.
+    /// Orders new keys, at the sockets of this host or by hsmd's signed word: the numbers that their endorsements lie
+    /// above, and the services that no order reached.
     async fn order(
         &self,
+        hsmd: &Door,
         services: &[String],
         talk: Talk,
     ) -> Result<(Vec<(String, u64)>, Vec<String>), Failure> {
         let (mut above, mut unreached) = (Vec::new(), Vec::new());
         for service in services {
-            match self.order_one(service).await {
+            match self.order_one(hsmd, service).await {
                 Ok(number) => above.push((service.clone(), number)),
                 Err(failure) => {
                     talk.say(failure.to_string());
@@ -162,9 +163,16 @@ impl Roll {
         Ok((above, unreached))
     }
 
-    async fn order_one(&self, service: &str) -> Result<u64, Failure> {
-        let none = || format!("no socket of `{service}` is known here: give --socket {service}=PATH");
-        let address = self.address(service)?.or_fail(Exit::Config, none)?;
+    async fn order_one(&self, hsmd: &Door, service: &str) -> Result<u64, Failure> {
+        let Some(address) = self.address(service)? else {
+            // On another host: the order stands in hsmd's head, which the service reads.
+            let reason = self.reason.as_deref().unwrap_or("opsctl roll");
+            let answer =
+                hsmd.post("/roll-service", to_json(&Request { service, reason })?).await?.ok(hsmd)?;
+            let ordered: Marked = serde_json::from_str(&answer)
+                .or_fail(Exit::Data, || "hsmd's answer is not that of an order")?;
+            return Ok(ordered.endorsed_up_to);
+        };
         let door = self.declaration.deployment.open(&address)?;
         let answer = door.post("/roll", String::new()).await?.ok(&door)?;
         let rolled: Rolled = serde_json::from_str(&answer)

@@ -48,7 +48,7 @@ impl Keeper {
             let retry = if lost.is_nothing() { Duration::MAX } else { PAUSE_LONGEST };
             tokio::select! {
                 update = updates.next() => lost.merge(&update),
-                _ = chain.changed() => self.ask_at_once_if_dead(),
+                _ = chain.changed() => self.ask_at_once_if_dead_or_ordered(),
                 Ok(()) = orders.changed() => self.due = self.maker.feed.now(),
                 () = tokio::time::sleep(wait.min(retry)) => {}
             }
@@ -67,9 +67,10 @@ impl Keeper {
             .is_err()
     }
 
-    /// A taint does not wait for the next cycle.
-    fn ask_at_once_if_dead(&mut self) {
+    /// A taint does not wait for the next cycle, nor does an order of the HSM service.
+    fn ask_at_once_if_dead_or_ordered(&mut self) {
         let dead = self.published.last().is_some_and(|key| self.is_dead(key));
+        let ordered = !dead && self.published.last().is_some_and(|key| self.is_to_roll(key));
         let soon = self.maker.feed.now().plus(random_part(self.maker.plan.spread));
         if dead && soon < self.due {
             tracing::warn!(
@@ -77,6 +78,14 @@ impl Keeper {
             );
             self.due = soon;
         }
+        if ordered && soon < self.due {
+            tracing::info!("hsmd orders a new key; the old one stays good");
+            self.due = soon;
+        }
+    }
+
+    fn is_to_roll(&self, key: &Endorsed) -> bool {
+        self.maker.feed.state().chain().orders_roll(&key.endorsement, self.maker.feed.now())
     }
 
     async fn replace(&mut self) {

@@ -88,6 +88,7 @@ fn routes(role: Role) -> impl FnOnce(&mut web::ServiceConfig) {
                 config.service(border::resource("/services", web::get().to(services::services)));
                 config.service(border::resource("/revoke-service", web::post().to(services::revoke_service)));
                 config.service(border::resource("/open-service", web::post().to(services::open_service)));
+                config.service(border::resource("/roll-service", web::post().to(services::roll_service)));
                 let revoke_keys = web::post().to(statements::revoke_keys);
                 config.service(border::resource("/revoke-keys", revoke_keys));
             }

@@ -1,5 +1,5 @@
 //! `GET /services`: which services ought to be there; `POST /revoke-service` and `POST /open-service`: those that are
-//! compromised.
+//! compromised; `POST /roll-service`: those that are to replace their keys.
 
 use std::{sync::Arc, time::Instant};
 
@@ -10,7 +10,7 @@ use super::{Door, border, caller, declared, generation};
 use crate::{
     audit::operation::{Intent, Outcome, Success},
     chain::statement::Declared,
-    ledger::RevokedService,
+    ledger::{RevokedService, RolledService},
     policy::{Operation, Service},
 };
 
@@ -67,12 +67,42 @@ pub(super) async fn open_service(
     door.answer(&request, "open-service", start, outcome)
 }
 
-async fn change(
+pub(super) async fn roll_service(
+    request: HttpRequest,
+    door: web::Data<Door>,
+    payload: web::Payload,
+) -> HttpResponse {
+    let start = Instant::now();
+    let outcome = try_roll(&request, &door, payload).await;
+    let outcome = outcome.map(|RolledService { service, endorsed_up_to, end }| {
+        let service = json::string(&service);
+        format!("{{\"service\":{service},\"endorsedUpTo\":{endorsed_up_to},\"expiration\":\"{end}\"}}")
+    });
+    door.answer(&request, "roll-service", start, outcome)
+}
+
+async fn try_roll(
+    request: &HttpRequest,
+    door: &Door,
+    payload: web::Payload,
+) -> Result<RolledService, Refusal> {
+    let (service, intent) = admit(request, door, payload, Operation::RollService).await?;
+    let statements = Arc::clone(&door.statements);
+    let work = move |success: Success| async move {
+        let lines = move |row: &RolledService| success.lines(row);
+        let done = statements.roll_service_with(service.as_str(), lines).await;
+        done.map_err(|error| border::refuse(&error))
+    };
+    door.audit.operation(intent, work).await.and_then(declared::answer)
+}
+
+/// Reads who asks for what about which service.
+async fn admit(
     request: &HttpRequest,
     door: &Door,
     payload: web::Payload,
     operation: Operation,
-) -> Result<RevokedService, Refusal> {
+) -> Result<(Service, Intent), Refusal> {
     let (authority, body) = door.admit(request, payload, operation).await?;
     let mut object = Object::parse_bytes(&body)?;
     let bad = |_| {
@@ -82,6 +112,16 @@ async fn change(
     let reason = generation::take_reason(&mut object)?;
     object.finish()?;
     let intent = Intent::of(&authority).because(&reason).with("service", service.as_str());
+    Ok((service, intent))
+}
+
+async fn change(
+    request: &HttpRequest,
+    door: &Door,
+    payload: web::Payload,
+    operation: Operation,
+) -> Result<RevokedService, Refusal> {
+    let (service, intent) = admit(request, door, payload, operation).await?;
     let statements = Arc::clone(&door.statements);
     let work = move |success: Success| async move {
         let lines = move |row: &RevokedService| success.lines(row);
@@ -94,6 +134,12 @@ async fn change(
         done.map_err(|error| border::refuse(&error))
     };
     door.audit.operation(intent, work).await.and_then(declared::answer)
+}
+
+impl Outcome for RolledService {
+    fn details(&self) -> Vec<(&'static str, String)> {
+        vec![("endorsedUpTo", self.endorsed_up_to.to_string())]
+    }
 }
 
 impl Outcome for RevokedService {

@@ -101,7 +101,12 @@ impl Change {
 
     /// Whether numbers that were reserved before are void, although none of them may be known to be given out.
     pub(super) const fn voids_numbers(&self) -> bool {
-        matches!(self, Self::Declare(Declaration::RevokeService { .. }) | Self::Import { .. } | Self::Leap(_))
+        // After an order to roll too: a key that answers it has a higher number than those that it replaces.
+        let declared = matches!(
+            self,
+            Self::Declare(Declaration::RevokeService { .. } | Declaration::RollService { .. })
+        );
+        declared || matches!(self, Self::Import { .. } | Self::Leap(_))
     }
 
     /// The events that the chain copy lacks after it.

@@ -39,6 +39,15 @@ pub enum Declaration {
         /// When none of them can count any more.
         end: Timestamp,
     },
+    /// A service is to replace every key that it may have endorsed; those stay good.
+    RollService {
+        /// Its name.
+        service: String,
+        /// Since when.
+        since: Timestamp,
+        /// When the last of them has ended.
+        end: Timestamp,
+    },
     /// A service that was revoked may have endorsements again; those that were revoked stay so.
     OpenService {
         /// Its name.
@@ -55,6 +64,8 @@ pub struct Stated {
     pub revoked: Vec<Entry<PublicKey>>,
     /// Revoked services, by name.
     pub services: Vec<RevokedService>,
+    /// Services that are to replace their keys, by name.
+    pub rolls: Vec<RolledService>,
 }
 
 /// A denial or a revocation.
@@ -81,6 +92,17 @@ pub struct RevokedService {
     pub end: Timestamp,
     /// Whether it still gets no endorsement.
     pub closed: bool,
+}
+
+/// A service that was ordered to replace its keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolledService {
+    /// Its name.
+    pub service: String,
+    /// The highest number of an endorsement whose key is to be replaced.
+    pub endorsed_up_to: u64,
+    /// When the last of these has ended.
+    pub end: Timestamp,
 }
 
 /// Declares `what`, while endorsement numbers up to `mark` may have been given out. Answers the mark then.
@@ -113,6 +135,18 @@ pub(super) async fn declare(on: &impl ConnectionTrait, what: &Declaration, mark:
             revoke_service(on, service, up_to, (*since, *end)).await?;
             demand_room_for_revoked(on, *since).await?;
             Ok(up_to)
+        }
+        Declaration::RollService { service, since, end } => {
+            const ROLL: &str = "INSERT INTO rolled_services (service, endorsed_up_to, since, ends_at) \
+                                VALUES ($1, $2, $3, $4) ON CONFLICT (service) DO UPDATE SET \
+                                endorsed_up_to = excluded.endorsed_up_to, since = excluded.since, \
+                                ends_at = excluded.ends_at";
+            let times = [since.unix_millis().into(), end.unix_millis().into()];
+            let values = [vec![service.clone().into(), stored(mark)?.into()], times.to_vec()].concat();
+            sql::execute(on, ROLL, values).await?;
+            let most = keychain::limits::REVOKED_SERVICES_MAX;
+            demand_bound(open(on, "rolled_services", *since).await?, "services that are to roll", most)?;
+            Ok(mark)
         }
         Declaration::OpenService { service } => {
             let opened = "UPDATE revoked_services SET closed = 0 WHERE service = $1";
@@ -170,6 +204,7 @@ pub(super) async fn stated(on: &impl ConnectionTrait) -> Result<Stated, Error> {
         "SELECT public_key AS subject, since, ends_at FROM revoked_keys ORDER BY since, public_key";
     const SERVICES: &str =
         "SELECT service, endorsed_up_to, since, ends_at, closed FROM revoked_services ORDER BY service";
+    const ROLLS: &str = "SELECT service, endorsed_up_to, ends_at FROM rolled_services ORDER BY service";
     let denied = sql::all(on, DENIED, []).await?;
     let denied = denied.iter().map(|row| entry(row, "denials", |text| Digest::parse(text).ok()));
     let denied = denied.collect::<Result<_, _>>()?;
@@ -178,7 +213,17 @@ pub(super) async fn stated(on: &impl ConnectionTrait) -> Result<Stated, Error> {
     let revoked = revoked.collect::<Result<_, _>>()?;
     let services = sql::all(on, SERVICES, []).await?;
     let services = services.iter().map(service).collect::<Result<_, _>>()?;
-    Ok(Stated { denied, revoked, services })
+    let rolls = sql::all(on, ROLLS, []).await?;
+    let rolls = rolls.iter().map(rolled).collect::<Result<_, _>>()?;
+    Ok(Stated { denied, revoked, services, rolls })
+}
+
+fn rolled(row: &QueryResult) -> Result<RolledService, Error> {
+    Ok(RolledService {
+        service: row.try_get("", "service")?,
+        endorsed_up_to: number(row.try_get("", "endorsed_up_to")?),
+        end: time(row, "ends_at")?,
+    })
 }
 
 fn entry<T>(

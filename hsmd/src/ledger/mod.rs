@@ -50,7 +50,7 @@ use state::Shared;
 pub use chain_copy::{Copied, Kept};
 pub use cluster::Cluster;
 pub use condition::Condition;
-pub use declaration::{Declaration, Entry, REVOKED_MAX, RevokedService, Stated};
+pub use declaration::{Declaration, Entry, REVOKED_MAX, RevokedService, RolledService, Stated};
 pub use endorsements::EndorsementLine;
 pub use error::Error;
 pub use events::Contents;

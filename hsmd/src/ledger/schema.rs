@@ -34,11 +34,18 @@ CREATE TABLE audit_lines (number BIGINT PRIMARY KEY, digest TEXT NOT NULL, line 
 CREATE TABLE ballast (id BIGINT PRIMARY KEY, filler BYTES NOT NULL);
 ";
 
+/// What services were ordered to replace.
+const ROLLS: &str = "
+CREATE TABLE rolled_services (
+    service TEXT PRIMARY KEY, endorsed_up_to BIGINT NOT NULL, since BIGINT NOT NULL, ends_at BIGINT NOT NULL
+);
+";
+
 struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(First)]
+        vec![Box::new(First), Box::new(Rolls)]
     }
 }
 
@@ -53,21 +60,44 @@ impl MigrationName for First {
 #[async_trait::async_trait]
 impl MigrationTrait for First {
     async fn up(&self, schema: &SchemaManager) -> Result<(), DbErr> {
-        let database = schema.get_connection();
-        let (bytes, number) = match database.get_database_backend() {
-            DbBackend::Postgres => ("BYTEA", "BIGINT"),
-            // A key of this type is the row's own id.
-            _ => ("BLOB", "INTEGER"),
-        };
-        let tables = TABLES.replace("BYTES", bytes).replace("BIGINT", number);
-        for statement in tables.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
-            database.execute_unprepared(statement).await?;
-        }
-        Ok(())
+        create(schema, TABLES).await
     }
 
     /// All of it or nothing, on SQLite too: hsmd may be killed in its first start.
     fn use_transaction(&self) -> Option<bool> {
         Some(true)
     }
+}
+
+struct Rolls;
+
+impl MigrationName for Rolls {
+    fn name(&self) -> &'static str {
+        "m2_rolls"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Rolls {
+    async fn up(&self, schema: &SchemaManager) -> Result<(), DbErr> {
+        create(schema, ROLLS).await
+    }
+
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+}
+
+async fn create(schema: &SchemaManager<'_>, tables: &str) -> Result<(), DbErr> {
+    let database = schema.get_connection();
+    let (bytes, number) = match database.get_database_backend() {
+        DbBackend::Postgres => ("BYTEA", "BIGINT"),
+        // A key of this type is the row's own id.
+        _ => ("BLOB", "INTEGER"),
+    };
+    let tables = tables.replace("BYTES", bytes).replace("BIGINT", number);
+    for statement in tables.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
+        database.execute_unprepared(statement).await?;
+    }
+    Ok(())
 }

@@ -46,6 +46,8 @@ pub enum Operation {
     RevokeKeys,
     /// Have all endorsements of a service revoked, and give it no more.
     RevokeService,
+    /// Have a service replace its keys, which stay good.
+    RollService,
     /// Leave a generation for the next.
     Rotate,
     /// Leave a generation for the next, and have it refused everywhere.
@@ -54,7 +56,7 @@ pub enum Operation {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AcceptClock,
         Self::Audit,
         Self::Endorse,
@@ -63,6 +65,7 @@ impl Operation {
         Self::Report,
         Self::RevokeKeys,
         Self::RevokeService,
+        Self::RollService,
         Self::Rotate,
         Self::Taint,
     ];
@@ -78,6 +81,7 @@ impl Operation {
             Self::Report => ("report", Role::Publish),
             Self::RevokeKeys => ("revoke-keys", Role::Admin),
             Self::RevokeService => ("revoke-service", Role::Admin),
+            Self::RollService => ("roll-service", Role::Admin),
             Self::Rotate => ("rotate", Role::Admin),
             Self::Taint => ("taint", Role::Admin),
         }

@@ -541,7 +541,23 @@ fn a_revoked_service_is_refused_until_it_is_opened() {
     assert!(world.head().0.entries().services.contains_key("edge:demo"), "those from before stay refused");
 
     assert_eq!(post("/open-service", "{\"service\":\"edge:other\"}").code(), "BA602");
-    for path in ["/revoke-service", "/open-service"] {
+    // An order to roll refuses nothing; the key that answers it has a higher number.
+    let old = number_of(&sign("edge", 5).ok());
+    let answer = post("/roll-service", "{\"service\":\"edge:demo\",\"reason\":\"drill\"}").ok();
+    assert!(answer.starts_with("{\"service\":\"edge:demo\",\"endorsedUpTo\":"), "{answer}");
+    let (head, _) = world.head();
+    let rolled = head.entries().rolls["edge:demo"].endorsed_up_to;
+    assert!(rolled >= old && head.entries().services["edge:demo"].endorsed_up_to == up_to);
+    assert!(number_of(&sign("edge", 6).ok()) > rolled);
+    hsmd.kill();
+    let mut hsmd = world.start();
+    assert_eq!(
+        world.head().0.entries().rolls["edge:demo"].endorsed_up_to,
+        rolled,
+        "also after another start"
+    );
+
+    for path in ["/revoke-service", "/open-service", "/roll-service"] {
         for body in ["", "{}", "{\"service\":1}", "{\"service\":\"shop\"}", "{\"service\":\"authd\",\"x\":1}"]
         {
             assert_eq!(post(path, body).code(), "BA101", "{path} {body}");

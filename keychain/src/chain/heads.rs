@@ -63,6 +63,11 @@ impl Chain {
         &self.stated
     }
 
+    /// Whether the HSM service has ordered at `now` that the key of an endorsement is replaced (`PROTOCOL.md#roll`).
+    pub fn orders_roll(&self, endorsement: &Endorsement, now: Timestamp) -> bool {
+        self.stated.orders_roll(endorsement, now)
+    }
+
     /// Refuses an endorsement whose key or service is revoked at `now` (`PROTOCOL.md#revoked`).
     pub(crate) fn demand_not_revoked(
         &self,

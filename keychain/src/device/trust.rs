@@ -62,7 +62,7 @@ pub struct Heads {
 /// again after a start. It errs for a text that is no list, or a longer one than any honest key service has.
 pub fn take_heads(chain: &mut Chain, list: &str, now: Timestamp) -> Result<Heads, Refusal> {
     if list.len() > limits::HEADS_LIST_MAX {
-        return Err(Refusal::new(Code::TooLarge, "the list of heads is longer than 128 KiB"));
+        return Err(Refusal::new(Code::TooLarge, "the list of heads is longer than 160 KiB"));
     }
     let no_list = |_| Refusal::new(Code::InvalidMessage, "the heads are not an array");
     let mut heads = Heads::default();

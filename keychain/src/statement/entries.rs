@@ -25,12 +25,14 @@ pub struct Entries {
     pub keys: BTreeMap<PublicKey, Timestamp>,
     /// Services whose endorsements up to a number are refused.
     pub services: BTreeMap<String, ServiceRevocation>,
+    /// Services that are to replace keys whose endorsements have up to a number. Nothing of theirs is refused.
+    pub rolls: BTreeMap<String, ServiceRevocation>,
 }
 
-/// How far a service is revoked.
+/// How far a service is revoked, or is to roll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceRevocation {
-    /// Endorsements with this number or a lower one, or without a number, are refused.
+    /// Endorsements with this number or a lower one, or without a number, are meant.
     pub endorsed_up_to: u64,
     /// When the last of those endorsements has ended.
     pub until: Timestamp,
@@ -39,7 +41,7 @@ pub struct ServiceRevocation {
 impl Entries {
     /// Whether nothing is listed.
     pub fn is_empty(&self) -> bool {
-        self.denied.is_empty() && self.keys.is_empty() && self.services.is_empty()
+        self.denied.is_empty() && self.keys.is_empty() && self.services.is_empty() && self.rolls.is_empty()
     }
 
     /// Takes in all that `other` lists. True if that changed anything.
@@ -50,15 +52,18 @@ impl Entries {
             let known = self.keys.entry(*key).or_insert(*until);
             *known = (*known).max(*until);
         }
-        for (service, revocation) in &other.services {
-            let known = self.services.entry(service.clone()).or_insert(*revocation);
-            known.endorsed_up_to = known.endorsed_up_to.max(revocation.endorsed_up_to);
-            known.until = known.until.max(revocation.until);
+        for (ours, theirs) in [(&mut self.services, &other.services), (&mut self.rolls, &other.rolls)] {
+            for (service, mark) in theirs {
+                let known = ours.entry(service.clone()).or_insert(*mark);
+                known.endorsed_up_to = known.endorsed_up_to.max(mark.endorsed_up_to);
+                known.until = known.until.max(mark.until);
+            }
         }
         *self != before
     }
 
-    /// What stands here, has not ended at `at`, and is missing from `other`. `denial_ended` says of a generation
+    /// What is refused here, has not ended at `at`, and is missing from `other`. Orders to roll refuse nothing: a lost one
+    /// is given again. `denial_ended` says of a generation
     /// whether no verifier's window reaches it any more.
     #[must_use]
     pub fn missing_from(&self, other: &Self, at: Timestamp, denial_ended: impl Fn(&Digest) -> bool) -> Self {
@@ -72,13 +77,20 @@ impl Entries {
             denied,
             keys: keys.map(|(key, until)| (*key, *until)).collect(),
             services: services.map(|(name, ours)| (name.clone(), *ours)).collect(),
+            rolls: BTreeMap::new(),
         }
     }
 
-    /// Leaves out the revocations that have ended at `now`.
+    /// Leaves out the revocations and orders that have ended at `now`.
     pub fn drop_ended(&mut self, now: Timestamp) {
         self.keys.retain(|_, until| *until > now);
         self.services.retain(|_, revocation| revocation.until > now);
+        self.rolls.retain(|_, order| order.until > now);
+    }
+
+    /// Whether the service of an endorsement is ordered at `now` to replace the key that it is of.
+    pub fn orders_roll(&self, endorsement: &Endorsement, now: Timestamp) -> bool {
+        covers(&self.rolls, endorsement, now)
     }
 
     /// Refuses an endorsement whose key or service is revoked at `now`.
@@ -87,12 +99,7 @@ impl Entries {
         if self.keys.get(&endorsement.subject.public_key).is_some_and(|until| *until > now) {
             return revoked("the key is revoked");
         }
-        let service = endorsement.service.as_deref().and_then(|service| self.services.get(service));
-        // An endorsement without a number was made before there were any: it counts as the lowest.
-        let covered = |revocation: &ServiceRevocation| {
-            revocation.until > now && endorsement.number.unwrap_or(0) <= revocation.endorsed_up_to
-        };
-        if service.is_some_and(covered) {
+        if covers(&self.services, endorsement, now) {
             return revoked("the service is revoked up to a later endorsement");
         }
         Ok(())
@@ -102,7 +109,8 @@ impl Entries {
     pub(super) fn demand_bounded(&self) -> Result<(), Refusal> {
         let fits = self.denied.len() <= limits::DENIED_MAX
             && self.keys.len() <= limits::REVOKED_KEYS_MAX
-            && self.services.len() <= limits::REVOKED_SERVICES_MAX;
+            && self.services.len() <= limits::REVOKED_SERVICES_MAX
+            && self.rolls.len() <= limits::REVOKED_SERVICES_MAX;
         if fits { Ok(()) } else { Err(Refusal::new(Code::TooLarge, "the statement lists too many")) }
     }
 
@@ -111,21 +119,18 @@ impl Entries {
         format!("{{{}}}", self.to_members())
     }
 
-    /// The members `denied` and `revoked`, each sorted by its texts.
+    /// The members `denied`, `revoked` and, if there are any, `roll`, each sorted by its texts.
     pub(super) fn to_members(&self) -> String {
         let denied = self.denied.iter().map(|id| format!("\"{id}\""));
         let keys = self.keys.iter();
         let keys = keys.map(|(key, until)| format!("{{\"publicKey\":\"{key}\",\"until\":\"{until}\"}}"));
-        let services = self.services.iter().map(|(service, revocation)| {
-            let ServiceRevocation { endorsed_up_to, until } = revocation;
-            let service = json::string(service);
-            format!("{{\"service\":{service},\"endorsedUpTo\":{endorsed_up_to},\"until\":\"{until}\"}}")
-        });
-        let revoked: Vec<_> = sorted(keys).into_iter().chain(sorted(services)).collect();
-        format!("\"denied\":[{}],\"revoked\":[{}]", sorted(denied).join(","), revoked.join(","))
+        let revoked: Vec<_> = sorted(keys).into_iter().chain(marks(&self.services)).collect();
+        let rolls = marks(&self.rolls).join(",");
+        let roll = if rolls.is_empty() { rolls } else { format!(",\"roll\":[{rolls}]") };
+        format!("\"denied\":[{}],\"revoked\":[{}]{roll}", sorted(denied).join(","), revoked.join(","))
     }
 
-    /// Takes out the members `denied` and `revoked`.
+    /// Takes out the members `denied`, `revoked` and `roll`.
     pub(super) fn take(payload: &mut Object<'_>) -> Result<Self, Refusal> {
         let mut entries = Self::default();
         let denied = payload.raw("denied")?;
@@ -137,6 +142,16 @@ impl Entries {
         let bad = |_| Refusal::new(Code::InvalidMessage, "`revoked` is not an array");
         for raw in serde_json::from_str::<Vec<&RawValue>>(revoked).map_err(bad)? {
             entries.take_revoked(Object::parse(raw.get())?)?;
+        }
+        if let Some(roll) = payload.take("roll") {
+            let bad = |_| Refusal::new(Code::InvalidMessage, "`roll` is not an array");
+            for raw in serde_json::from_str::<Vec<&RawValue>>(roll).map_err(bad)? {
+                let mut entry = Object::parse(raw.get())?;
+                let until = entry.parsed("until", Timestamp::parse)?;
+                let service = json::plain_string(entry.raw("service")?)?;
+                let mark = take_mark(service, &mut entry, until)?;
+                demand_once(entries.rolls.insert(service.to_owned(), mark).is_none())?;
+            }
         }
         entries.demand_bounded()?;
         Ok(entries)
@@ -151,11 +166,7 @@ impl Entries {
             }
             (None, Some(service)) => {
                 let service = json::plain_string(service)?;
-                let endorsed_up_to = number::parse(entry.raw("endorsedUpTo")?)?;
-                if service.is_empty() || service.len() > limits::SERVICE_MAX {
-                    return Err(Refusal::new(Code::InvalidMessage, "`service` is empty or too long"));
-                }
-                let revocation = ServiceRevocation { endorsed_up_to, until };
+                let revocation = take_mark(service, &mut entry, until)?;
                 demand_once(self.services.insert(service.to_owned(), revocation).is_none())
             }
             _ => Err(Refusal::new(
@@ -164,6 +175,28 @@ impl Entries {
             )),
         }
     }
+}
+
+/// How far endorsements of a service are meant.
+fn take_mark(service: &str, entry: &mut Object<'_>, until: Timestamp) -> Result<ServiceRevocation, Refusal> {
+    let endorsed_up_to = number::parse(entry.raw("endorsedUpTo")?)?;
+    if service.is_empty() || service.len() > limits::SERVICE_MAX {
+        return Err(Refusal::new(Code::InvalidMessage, "`service` is empty or too long"));
+    }
+    Ok(ServiceRevocation { endorsed_up_to, until })
+}
+
+/// Whether an endorsement is meant at `now`. One without a number was made before there were any: it counts as the lowest.
+fn covers(services: &BTreeMap<String, ServiceRevocation>, endorsement: &Endorsement, now: Timestamp) -> bool {
+    let service = endorsement.service.as_deref().and_then(|service| services.get(service));
+    service.is_some_and(|mark| mark.until > now && endorsement.number.unwrap_or(0) <= mark.endorsed_up_to)
+}
+
+fn marks(services: &BTreeMap<String, ServiceRevocation>) -> Vec<String> {
+    sorted(services.iter().map(|(service, ServiceRevocation { endorsed_up_to, until })| {
+        let service = json::string(service);
+        format!("{{\"service\":{service},\"endorsedUpTo\":{endorsed_up_to},\"until\":\"{until}\"}}")
+    }))
 }
 
 fn sorted(texts: impl Iterator<Item = String>) -> Vec<String> {

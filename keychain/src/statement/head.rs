@@ -178,7 +178,8 @@ impl Head {
         let generation = chain.live(&self.generation_id, window, now)?;
         let proven = self.verify_signature(generation)?;
         let last = self.issued_at.plus(limits::ACCESS_KEY_LIFETIME).plus(chain.skew());
-        let services = self.entries.services.values().map(|revocation| revocation.until);
+        let services = self.entries.services.values().chain(self.entries.rolls.values());
+        let services = services.map(|mark| mark.until);
         // Or a thief of the newest key could revoke for ever, beyond the taint that ends its own power.
         if self.entries.keys.values().copied().chain(services).any(|until| until > last) {
             return Err(Refusal::new(Code::InvalidMessage, "a revocation lasts longer than any endorsement"));

@@ -138,30 +138,29 @@ fn a_head_of_the_newest_event_shows_how_fresh_the_chain_is() {
 #[test]
 fn the_fullest_head_is_read_and_no_fuller_one_is_made() {
     let events = events();
-    let name = |number: usize| format!("edge:{number:064}");
-    let full = |denied: usize, keys: u8, services: usize| Entries {
+    let mark = |number: usize| {
+        let endorsed_up_to = limits::NUMBER_MAX;
+        (format!("edge:{number:064}"), ServiceRevocation { endorsed_up_to, until: at(20 * HOUR) })
+    };
+    let full = |denied: usize, keys: u8, services: usize, rolls: usize| Entries {
         denied: (0..denied).map(|number| Digest::of(number.to_string())).collect(),
         keys: (1..=keys).map(|number| (public(number), at(20 * HOUR))).collect(),
-        services: (0..services)
-            .map(|number| {
-                let endorsed_up_to = limits::NUMBER_MAX;
-                (name(number), ServiceRevocation { endorsed_up_to, until: at(20 * HOUR) })
-            })
-            .collect(),
+        services: (0..services).map(mark).collect(),
+        rolls: (0..rolls).map(mark).collect(),
     };
     let audit = Some(LastLine { number: limits::NUMBER_MAX, digest: Digest::of("line") });
     let draft = |entries: &Entries, number| {
         let (event, issued_at, expiration) = (events[2].event(), at(2 * HOUR), at(14 * HOUR));
         NewHead { event, number, issued_at, expiration, entries, audit }.draft()
     };
-    let text = seal(&draft(&full(64, 64, 32), limits::NUMBER_MAX).unwrap(), 3);
+    let text = seal(&draft(&full(64, 64, 32, 32), limits::NUMBER_MAX).unwrap(), 3);
     assert!(text.len() < limits::HEAD_MAX, "{}", text.len());
-    assert_eq!(Head::parse(&text).unwrap().entries(), &full(64, 64, 32));
-    for (denied, keys, services) in [(65, 0, 0), (0, 65, 0), (0, 0, 33)] {
-        assert_eq!(code(draft(&full(denied, keys, services), 1).map(drop)), Err(Code::TooLarge));
+    assert_eq!(Head::parse(&text).unwrap().entries(), &full(64, 64, 32, 32));
+    for (denied, keys, services, rolls) in [(65, 0, 0, 0), (0, 65, 0, 0), (0, 0, 33, 0), (0, 0, 0, 33)] {
+        assert_eq!(code(draft(&full(denied, keys, services, rolls), 1).map(drop)), Err(Code::TooLarge));
     }
     for number in [0, limits::NUMBER_MAX + 1] {
-        assert_eq!(code(draft(&full(0, 0, 0), number).map(drop)), Err(Code::InvalidMessage));
+        assert_eq!(code(draft(&full(0, 0, 0, 0), number).map(drop)), Err(Code::InvalidMessage));
     }
 }
 
@@ -317,6 +316,13 @@ fn an_endorsement_of_a_revoked_key_or_service_is_refused_until_the_end() {
     ] {
         let outcome = entries.demand_not_revoked(&endorsed(name, number), at(now));
         assert_eq!(code(outcome), expected, "{name} {number:?} {now}");
+        // An order to roll means the same keys, and refuses none of them.
+        let ordered = Entries { rolls: entries.services.clone(), ..Entries::default() };
+        let endorsement = endorsed(name, number);
+        assert_eq!(ordered.demand_not_revoked(&endorsement, at(now)), Ok(()));
+        let is_covered = !entries.services.is_empty() && expected.is_err();
+        assert_eq!(ordered.orders_roll(&endorsement, at(now)), is_covered, "{name} {number:?} {now}");
+        assert!(!entries.orders_roll(&endorsement, at(now)));
     }
 }
 

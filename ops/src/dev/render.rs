@@ -124,6 +124,7 @@ impl Door {
                 "recover",
                 "revoke-keys",
                 "revoke-service",
+                "roll-service",
                 "rotate",
                 "taint",
             ],

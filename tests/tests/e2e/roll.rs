@@ -75,6 +75,31 @@ async fn a_roll_drops_no_request() {
     assert!(after.is_superset(&before) && after.len() == before.len() + 2, "{before:?} {after:?}");
 }
 
+/// A service whose socket is not at hand, as on another host, reads the order in hsmd's head; nothing of before is refused.
+#[tokio::test]
+async fn a_service_of_another_host_is_rolled_by_the_head() {
+    let world = World::start().await;
+    let mut device = Device::create(&world.auth()).await;
+    device.open_session(&world.auth()).await;
+    let before = [keys(&world, "edge:ruby").await, keys(&world, "authd").await];
+    let text = std::fs::read_to_string(world.endpoints_file()).unwrap();
+    let mut endpoints: Value = serde_json::from_str(&text).unwrap();
+    endpoints["rolls"] = Value::Object(serde_json::Map::new());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("endpoints.json");
+    std::fs::write(&file, endpoints.to_string()).unwrap();
+    let mut program = command(binary("opsctl"));
+    program.args(["roll", "authd", "edge:ruby", "--wait", "30s", "--endpoints"]).arg(&file);
+    let rolled = program.output().unwrap();
+    assert_eq!(rolled.status.code(), Some(0), "{}", said(&rolled));
+    assert_eq!(rolled.stdout, b"authd\nedge:ruby\n");
+    let after = [keys(&world, "edge:ruby").await, keys(&world, "authd").await];
+    for (before, after) in before.iter().zip(&after) {
+        assert!(after.is_superset(before) && after.len() == before.len() + 1, "{before:?} {after:?}");
+    }
+    world.app("ruby").post("/foo/bar", device.session().access(REQUEST)).await.response();
+}
+
 /// With the keys of before refused: tokens end, and a new session is admitted.
 #[tokio::test]
 async fn a_roll_that_revokes_has_the_old_keys_refused() {

@@ -1,6 +1,6 @@
 //! What a head lists, decided from what the ledger holds.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use keychain::{
     Code, Digest, Refusal, Timestamp,
@@ -11,7 +11,7 @@ use keychain::{
 
 use crate::{
     chain::View,
-    ledger::{RevokedService, Stated},
+    ledger::{RevokedService, RolledService, Stated},
 };
 
 /// What a head that is made at `now` lists: all that has not ended.
@@ -26,23 +26,31 @@ pub(super) fn entries(stated: &Stated, now: Timestamp, skew: Duration) -> Entrie
         let (endorsed_up_to, until) = (entry.endorsed_up_to, entry.end.min(last));
         (entry.service.clone(), ServiceRevocation { endorsed_up_to, until })
     };
+    let rolls = stated.rolls.iter().filter(|entry| entry.end > now);
+    let roll = |entry: &RolledService| {
+        let (endorsed_up_to, until) = (entry.endorsed_up_to, entry.end.min(last));
+        (entry.service.clone(), ServiceRevocation { endorsed_up_to, until })
+    };
     Entries {
         denied: denied.map(|entry| entry.subject).collect(),
         keys: keys.map(|entry| (entry.subject, entry.end.min(last))).collect(),
         services: services.map(service).collect(),
+        rolls: rolls.map(roll).collect(),
     }
 }
 
-/// Whether two lists refuse the same; ends may differ, which lie beyond any endorsement at most.
+/// Whether two lists refuse and order the same; ends may differ, which lie beyond any endorsement at most.
 pub(super) fn is_same(ours: &Entries, theirs: &Entries) -> bool {
     let marks = |entries: &Entries| {
-        let services = entries.services.iter().map(|(name, it)| (name.clone(), it.endorsed_up_to));
-        services.collect::<Vec<_>>()
+        let marks = |services: &BTreeMap<String, ServiceRevocation>| {
+            services.iter().map(|(name, it)| (name.clone(), it.endorsed_up_to)).collect::<Vec<_>>()
+        };
+        (marks(&entries.services), marks(&entries.rolls))
     };
     ours.denied == theirs.denied && ours.keys.keys().eq(theirs.keys.keys()) && marks(ours) == marks(theirs)
 }
 
-/// All that the ledger states, ended or not.
+/// All that the ledger states as refused, ended or not.
 pub(super) fn all(stated: &Stated) -> Entries {
     Entries {
         denied: stated.denied.iter().map(|entry| entry.subject).collect(),
@@ -55,6 +63,7 @@ pub(super) fn all(stated: &Stated) -> Entries {
                 (entry.service.clone(), ServiceRevocation { endorsed_up_to, until })
             })
             .collect(),
+        rolls: BTreeMap::new(),
     }
 }
 
@@ -117,6 +126,7 @@ mod tests {
             denied: vec![entry(a, 10), entry(b, 20)],
             revoked: vec![entry(key(1), 10), entry(key(2), 400 * day)],
             services: vec![service("edge:a", 7, 10), service("edge:b", 8, 400 * day)],
+            rolls: vec![RolledService { service: "edge:c".to_owned(), endorsed_up_to: 9, end: at(10) }],
         };
         for (now, denied, keys) in [
             (9, vec![a, b], vec![(key(1), at(10)), (key(2), at(9 + day + 5))]),
@@ -126,6 +136,7 @@ mod tests {
             (400 * day, vec![], vec![]),
         ] {
             let listed = entries(&stated, at(now), SKEW);
+            assert_eq!(listed.rolls.len(), usize::from(now < 10), "{now}");
             assert_eq!(listed.denied, denied.into_iter().collect(), "{now}");
             assert_eq!(listed.keys, keys.iter().copied().collect(), "{now}");
             let services: Vec<_> = listed.services.values().map(|it| (it.endorsed_up_to, it.until)).collect();

@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use crate::{
     chain::{Error, Keeper},
     health::Health,
-    ledger::{Compose, Declaration, Entry, RevokedService, Stated},
+    ledger::{Compose, Declaration, Entry, RevokedService, RolledService, Stated},
 };
 
 pub use first_report::PATIENCE as REPORT_PATIENCE;
@@ -339,6 +339,29 @@ impl Statements {
         let stated = self.keeper.ledger().declare(service_revoked, of_service(service, lines)).await?;
         tracing::warn!(service, "revoked a service");
         Ok(self.declared(find(&stated, service)?).await)
+    }
+
+    /// Orders a service to replace every key that it may have endorsed by now; those stay good. The order is durable, and
+    /// in a signed head, when this answers. Repeated, it counts in what was given out meanwhile.
+    pub async fn roll_service_with(
+        &self,
+        service: &str,
+        lines: impl Fn(&RolledService) -> Vec<Record> + Send + Sync + 'static,
+    ) -> Result<Declared<RolledService>, Error> {
+        let since = self.keeper.trusted_now()?.to_millis();
+        let longest = Purpose::Access.longest_lifetime().max(Purpose::Response.longest_lifetime());
+        let end = since.plus(longest).plus(self.settings.skew);
+        let order = Declaration::RollService { service: service.to_owned(), since, end };
+        let name = service.to_owned();
+        let find = move |stated: &Stated| stated.rolls.iter().find(|row| row.service == name).cloned();
+        let lines: Compose = {
+            let find = find.clone();
+            Box::new(move |stated| find(stated).map(|row| lines(&row)).unwrap_or_default())
+        };
+        let stated = self.keeper.ledger().declare(order, lines).await?;
+        tracing::info!(service, "ordered a service to replace its keys");
+        let rolled = find(&stated).ok_or(Error::Conflict("the order is not in the ledger"))?;
+        Ok(self.declared(rolled).await)
     }
 
     /// Lets a revoked service have endorsements again. Those that were revoked stay so.

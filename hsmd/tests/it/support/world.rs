@@ -154,7 +154,7 @@ purposes = ["response"]
 [[allow]]
 user = {uid}
 socket = "unix:{folder}/admin.sock"
-operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "revoke-service", "open-service", "recover"]
+operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "revoke-service", "open-service", "roll-service", "recover"]
 rate = "1000000/s"
 [[allow]]
 user = {uid}
@@ -164,7 +164,7 @@ rate = "1000000/s"
 [[allow]]
 user = {other}
 socket = "unix:{folder}/other-admin.sock"
-operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "revoke-service", "open-service", "recover"]
+operations = ["accept-clock", "audit", "rotate", "taint", "revoke-keys", "revoke-service", "open-service", "roll-service", "recover"]
 "#
         )
     }
