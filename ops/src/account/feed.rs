@@ -67,7 +67,7 @@ pub(crate) struct Reopen {
 
 /// authd's answer to `GET /feed`: where the feed stands, and a page of what it holds.
 #[derive(Deserialize)]
-struct Feed {
+struct Page {
     identity: Digest,
     feed: Given,
     behind: bool,
@@ -146,7 +146,9 @@ async fn lift(options: &Lift, talk: Talk) -> Result<(), Failure> {
     let Lift { account, yes, denying } = options;
     let authd = denying.ordering.site.door()?;
     let (_answer, first) = read(&authd, *account, 0).await?;
-    describe(&first).iter().for_each(|line| talk.say(line));
+    for line in describe(&first) {
+        talk.say(line);
+    }
     if first.denials.is_empty() {
         talk.say("no denial is held: nothing was done");
         return Ok(());
@@ -183,7 +185,9 @@ async fn reopen(options: &Reopen, talk: Talk) -> Result<(), Failure> {
     let Reopen { yes, denying } = options;
     let authd = denying.ordering.site.door()?;
     let (_answer, page) = read(&authd, None, 0).await?;
-    describe(&page).iter().for_each(|line| talk.say(line));
+    for line in describe(&page) {
+        talk.say(line);
+    }
     talk.say("a new epoch is to begin with what authd's records say and what is held; every edge takes it in the place");
     talk.say("of all that it knows: a denial that neither has is lifted");
     let after = ahead(denying, page.feed.into(), talk).await;
@@ -242,14 +246,14 @@ async fn order(
     serde_json::from_str(&answer).map(Some).or_fail(Exit::Data, || "authd's answer says not what was done")
 }
 
-async fn read(authd: &Door, account: Option<Digest>, after: i64) -> Result<(String, Feed), Failure> {
+async fn read(authd: &Door, account: Option<Digest>, after: i64) -> Result<(String, Page), Failure> {
     let account = account.map_or_else(String::new, |account| format!("&account={account}"));
     let answer = authd.get(&format!("/feed?after={after}{account}")).await?.ok(authd)?;
     let page = serde_json::from_str(&answer).or_fail(Exit::Data, || "authd's answer is of no denial feed")?;
     Ok((answer, page))
 }
 
-fn describe(Feed { feed, behind, unreadable, held, .. }: &Feed) -> Vec<String> {
+fn describe(Page { feed, behind, unreadable, held, .. }: &Page) -> Vec<String> {
     let Position { epoch, number } = Position::from(*feed);
     let mut lines = vec![format!("feed        {epoch}:{number}")];
     if *behind {
