@@ -70,6 +70,7 @@ impl Follower {
         let settings =
             denials::Settings { identity, state: state.path().to_owned(), presence: Presence::Required };
         let denials = DenialFeed::start(&directory, &updates, trust.clone(), &settings).unwrap();
+        let applied = denials.applied();
         let settings = Settings {
             clock_skew: limits::CLOCK_SKEW,
             audience: Audience::default(),
@@ -85,6 +86,7 @@ impl Follower {
             version: env!("CARGO_PKG_VERSION"),
             response: key.clone(),
             access: None,
+            feed: Some(applied),
             ends: ends(&gate, &key),
         };
         let acknowledger = Acknowledger::start(speaker, directory, &updates, trust.clone());
