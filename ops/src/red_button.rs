@@ -133,7 +133,7 @@ impl<'a> Button<'a> {
                 let left = limit.saturating_sub(begun.elapsed()).max(DELETION);
                 let gone = await_deletion(&declaration.deployment, &view.chain, left).await;
                 gone.inspect(|()| {
-                    talk.say("no entry of a dead key is left in the directory for public peers")
+                    talk.say("no entry of a dead key is left in the directory for public peers");
                 })
             }
         };
