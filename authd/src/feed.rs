@@ -329,7 +329,7 @@ impl Teller {
             let snapshot = directory.snapshot().await?;
             let is_whole = match &self.published {
                 Some(ours) if snapshot.as_ref() == Some(&ours.text) => {
-                    directory.has_chunks(&ours.chunks).await?
+                    directory.has_chunks(&ours.chunks).await? && self.has_batches(ours.position).await?
                 }
                 Some(_) => false,
                 None => true, // the first one is on its way
@@ -376,6 +376,16 @@ impl Teller {
         self.waiting.clear();
         self.snapshot_wanted = true;
         Ok(())
+    }
+
+    /// Whether all that was written since a snapshot can be read: a reader that begins with it needs each batch.
+    async fn has_batches(&self, snapshot: Position) -> Result<bool, Halted> {
+        let given = self.service.store.feed_position().await?;
+        // What waits is on its way. A later epoch begins with a snapshot of its own.
+        if !self.waiting.is_empty() || given.epoch != snapshot.epoch {
+            return Ok(true);
+        }
+        Ok(self.service.directory.has_batches(snapshot.next(), given).await?)
     }
 
     /// Reports what stands in the place of this authd's words and is none, once.

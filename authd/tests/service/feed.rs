@@ -16,6 +16,7 @@ use crate::stage::{Stage, gated};
 crate::on_both!(
     a_denial_and_its_lift_are_told_by_place,
     an_emptied_directory_has_the_whole_feed_again,
+    a_batch_that_was_deleted_is_in_a_new_snapshot,
     a_kill_between_position_and_directory_loses_nothing,
     one_authd_writes_and_another_goes_on_after_it,
     a_row_that_cannot_be_read_stops_no_other,
@@ -95,6 +96,19 @@ async fn an_emptied_directory_has_the_whole_feed_again(stage: Stage) {
     stage.redis(6, &["DEL", "snapshot"]).await;
     stage.redis(0, &["FLUSHDB"]).await; // what makes it look
     reads(&stage, "the snapshot again", |state| denies(state, &other.device)).await;
+}
+
+async fn a_batch_that_was_deleted_is_in_a_new_snapshot(stage: Stage) {
+    let (one, _) = stage.couple().await;
+    reads(&stage, "a first snapshot", |_| true).await;
+    assert!(stage.set_banned(&one.identity, true).await);
+    let state = reads(&stage, "the ban", |state| denies(state, &one.identity)).await;
+    let Position { epoch, number } = state.position().unwrap();
+    for number in 0..=number {
+        stage.redis(6, &["DEL", &format!("batch:{epoch}:{number}")]).await;
+    }
+    stage.redis(0, &["FLUSHDB"]).await; // what makes it look
+    reads(&stage, "the ban again", |state| denies(state, &one.identity)).await;
 }
 
 async fn a_kill_between_position_and_directory_loses_nothing(mut stage: Stage) {

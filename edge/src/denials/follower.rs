@@ -8,6 +8,7 @@ use keychain::directory::{self, Directory};
 use keychain::feed::{Content, Entry, Loading, Message, Position, Proven, State, Taken};
 use keychain::{Digest, Refusal, Timestamp};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::memory::Remembered;
 use crate::health::{self, Dependencies};
@@ -25,9 +26,29 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Batches kept that came ahead of a gap: a snapshot that is read meanwhile does not say what they do.
 const AHEAD_MAX: usize = 64;
+/// How long a part of the feed may be missing before that is a loss: a snapshot follows its batches, and authd writes
+/// one again that was deleted.
+const MISSING_MAX: Duration = Duration::from_secs(10);
 
 /// Texts remembered as not acceptable, so that one is reported once.
 const REJECTED_MAX: usize = 64;
+
+/// Why the feed is not known up to its newest message.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    /// The directory did not answer.
+    #[error(transparent)]
+    Directory(#[from] directory::Error),
+    /// Neither the batches before the newest message nor a snapshot after them are there.
+    #[error(
+        "parts of the denial feed before {shown:?} are missing in the directory: they were deleted or evicted; authd \
+         writes a snapshot within a minute"
+    )]
+    Missing {
+        /// Where the newest message stands.
+        shown: Position,
+    },
+}
 
 /// What others are told of what was accepted.
 pub(super) struct Says {
@@ -52,6 +73,10 @@ pub(super) struct Follower {
     /// Whether authd was seen at a position before what it had said here already: its database was put back. Until a later
     /// epoch, its lifts do not count, and its positions prove nothing.
     went_back: bool,
+    /// Where the newest message in the directory stands, as it was read last.
+    shown: Option<Position>,
+    /// Since when a part of the feed is missing.
+    missing: Option<Instant>,
     rejected: Vec<Digest>,
     /// The last message that was older than what is known: counted once.
     older: Option<Position>,
@@ -77,6 +102,8 @@ impl Follower {
             floor: position,
             says,
             went_back: false,
+            shown: None,
+            missing: None,
             rejected: Vec::new(),
             older: None,
             said: false,
@@ -108,9 +135,11 @@ impl Follower {
             }
             match self.read().await {
                 Ok(()) => {
-                    pending = false;
+                    (pending, self.missing) = (false, None);
                     dependencies.good(health::DIRECTORY_DENIALS);
                 }
+                // It may be on its way.
+                Err(Unread::Missing { .. }) if self.is_missing_for_a_moment() => {}
                 Err(error) => dependencies.lost(health::DIRECTORY_DENIALS, &error),
             }
             self.note();
@@ -118,16 +147,26 @@ impl Follower {
     }
 
     /// Reads on from where the feed was left: first whom the newest message denies, then what lies between.
-    async fn read(&mut self) -> Result<(), directory::Error> {
+    async fn read(&mut self) -> Result<(), Unread> {
         loop {
             let newest = self.directory.newest_of_feed(&self.identity).await?;
             let newest = newest.and_then(|text| self.take(&text));
+            self.shown = newest;
             self.read_batches(newest).await?;
             let is_known = newest.is_some_and(|newest| !self.state.wants(newest));
-            if is_known || !self.load_snapshot().await? {
+            if is_known {
                 return Ok(());
             }
+            if !self.load_snapshot().await? {
+                // After a feed that went back, positions prove nothing.
+                let missing = newest.filter(|_| !self.went_back);
+                return missing.map_or(Ok(()), |shown| Err(Unread::Missing { shown }));
+            }
         }
+    }
+
+    fn is_missing_for_a_moment(&mut self) -> bool {
+        self.missing.get_or_insert_with(Instant::now).elapsed() < MISSING_MAX
     }
 
     /// Reads the batches that follow what is known, unless a snapshot spares that.
@@ -277,8 +316,11 @@ impl Follower {
         let position = self.state.position();
         let applied = position.map(|position| Applied { position, went_back: self.went_back });
         self.says.applied.send_if_modified(|before| std::mem::replace(before, applied) != applied);
-        if position.is_some_and(|mine| self.floor.is_none_or(|floor| floor <= mine)) {
-            self.says.loaded.send_replace(true);
+        if let Some(mine) = position.filter(|mine| self.floor.is_none_or(|floor| floor <= *mine)) {
+            // Whom the parts that are missing deny is not known yet.
+            if self.shown.is_none_or(|shown| shown <= mine) {
+                self.says.loaded.send_replace(true);
+            }
             self.says.remember.send_replace(Some(state));
         }
     }

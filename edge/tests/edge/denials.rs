@@ -210,6 +210,33 @@ async fn a_denial_ahead_of_a_gap_counts_at_once_and_a_lift_does_not() {
     answers(&world, &session, 200).await;
 }
 
+/// A batch was deleted from the directory: an edge that lacks it is not ready before authd has said all again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_edge_admits_nobody_while_a_part_of_the_feed_is_missing() {
+    let (mut world, session, position) = start().await;
+    let teller = world.teller();
+    let (first, second) = (position.next(), position.next().next());
+    let who = session.claims.identity;
+    teller.publish_batch(&world.directory, first, &[banned(who, true)]).await;
+    teller.publish_batch(&world.directory, second, &[]).await;
+    answers(&world, &session, 403).await;
+    world.edge.terminate();
+    assert!(world.edge.ended().await.success());
+    world.forget_state();
+    let mut feed = world.redis.database(6).await;
+    let batch = format!("batch:{}:{}", first.epoch, first.number);
+    assert_eq!(feed.del::<_, usize>(batch).await.unwrap(), 1);
+    world.restart();
+    until("the edge to say what is missing", async || {
+        world.edge.log().contains("parts of the denial feed").then_some(())
+    })
+    .await;
+    assert!(!world.edge.said("READY=1"), "{}", world.edge.log());
+    teller.publish_snapshot(&world.directory, second, &[banned(who, true)]).await;
+    world.edge.ready().await;
+    assert_eq!(world.ask(&session).await.code(), "BA304");
+}
+
 /// authd's database was put back: what it denies from then on counts, what it lifts does not, and it says so. A later epoch
 /// ends that.
 #[tokio::test(flavor = "multi_thread")]

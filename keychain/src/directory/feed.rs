@@ -112,6 +112,22 @@ impl Directory {
         Ok(found)
     }
 
+    /// Whether every batch from `first` to `last`, of one epoch, is there.
+    pub async fn has_batches(&self, first: Position, last: Position) -> Result<bool, Error> {
+        let positions = std::iter::successors(Some(first), |position| Some(position.next()));
+        let names: Vec<String> = positions.take_while(|position| *position <= last).map(batch).collect();
+        for page in names.chunks(NAMES_PER_PAGE) {
+            let mut exists = redis::pipe();
+            exists.cmd("EXISTS").arg(page);
+            let (count,): (usize,) =
+                self.lanes.denials.run("look for batches of the denial feed", &exists).await?;
+            if count != page.len() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Whether a snapshot's chunks are all there.
     pub async fn has_chunks(&self, digests: &[Digest]) -> Result<bool, Error> {
         let mut exists = redis::pipe();
