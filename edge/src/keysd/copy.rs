@@ -1,6 +1,7 @@
 //! The copy of the response keys that keysd serves from: what stands in database 1 and verifies.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::health::{self, Dependencies};
+use crate::state_file::{Content, StateFile, content};
 use crate::task::Task;
 use crate::trust::{TrustFeed, TrustState};
 use crate::updates::{Subscription, Update, Updates};
@@ -21,6 +23,10 @@ const SINGLE_READS_MAX: usize = NAMES_PER_PAGE;
 
 /// Pause before another attempt when the directory does not answer.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The file in keysd's state directory that has the keys, and the longest read: a hundred thousand of them.
+const FILE: &str = "keys.json";
+const FILE_MAX: u64 = 64 * 1_024 * 1_024;
 
 /// Expired keys leave the list within this time.
 const REBUILD_EVERY: Duration = Duration::from_secs(30);
@@ -47,12 +53,15 @@ pub(super) struct Listing {
 pub(super) struct Copy {
     listing: Arc<RwLock<Arc<Listing>>>,
     version: watch::Receiver<u64>,
-    _task: Arc<Task>,
+    _tasks: Arc<[Task]>,
 }
 
 impl Copy {
-    /// Begins to follow the directory.
-    pub(super) fn start(directory: &Directory, updates: &Updates, feed: TrustFeed) -> Self {
+    /// Begins to follow the directory, with what was known before a restart.
+    pub(super) fn start(directory: &Directory, updates: &Updates, feed: TrustFeed, state: &Path) -> Self {
+        let file = StateFile::new(state, FILE, FILE_MAX);
+        let kept = file.read();
+        let (remember, wanted) = watch::channel(None);
         let listing = Arc::new(RwLock::new(Arc::new(Listing::default())));
         let (told, version) = watch::channel(0);
         let follower = Follower {
@@ -62,9 +71,11 @@ impl Copy {
             entries: BTreeMap::new(),
             listing: Arc::clone(&listing),
             told,
+            remember,
         };
-        let task = Arc::new(Task::spawn(follower.run(updates.subscribe())));
-        Self { listing, version, _task: task }
+        let follow = follower.run(kept, updates.subscribe());
+        let tasks = [Task::spawn(file.keep_up(wanted)), Task::spawn(follow)];
+        Self { listing, version, _tasks: Arc::new(tasks) }
     }
 
     /// What is served now.
@@ -110,15 +121,24 @@ struct Follower {
     entries: BTreeMap<PublicKey, Entry>,
     listing: Arc<RwLock<Arc<Listing>>>,
     told: watch::Sender<u64>,
+    /// Has the keys kept on disk.
+    remember: watch::Sender<Content>,
 }
 
 impl Follower {
-    async fn run(mut self, mut updates: Subscription) {
+    async fn run(mut self, kept: Vec<String>, mut updates: Subscription) {
+        for text in kept {
+            if let Ok(endorsement) = Endorsement::parse(&text) {
+                self.take(endorsement.subject.public_key, text, None);
+            }
+        }
+        // What was kept is verified like what is read, and told while the directory is away.
+        let is_kept = !self.entries.is_empty();
         let mut chain = self.feed.version();
         let mut expiry = tokio::time::interval(REBUILD_EVERY);
         expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pending = Update::default();
-        let (mut has_read, mut is_due, mut not_before) = (false, false, Instant::now());
+        let (mut has_read, mut is_due, mut not_before) = (is_kept, is_kept, Instant::now());
         loop {
             let retry = if pending.is_nothing() { Duration::MAX } else { RETRY };
             tokio::select! {
@@ -206,6 +226,19 @@ impl Follower {
         }
     }
 
+    /// Has the keys kept on disk, if they are others than before.
+    fn keep(&self, listing: &Listing) {
+        if listing.keys.is_empty() {
+            return; // nothing is known yet, or all has ended
+        }
+        let wanted = content(listing.keys.values().map(|text| &**text));
+        self.remember.send_if_modified(|before| {
+            let is_new = *before != wanted;
+            *before = wanted;
+            is_new
+        });
+    }
+
     fn rebuild(&mut self) {
         let (trust, now) = (self.feed.state(), self.feed.now());
         let heads = format!("[{}]", trust.heads().join(","));
@@ -218,6 +251,7 @@ impl Follower {
         let members: Vec<String> =
             listing.keys.iter().map(|(key, text)| format!("\"{key}\":{text}")).collect();
         listing.all = format!("{{{}}}", members.join(","));
+        self.keep(&listing);
         metrics::counter!("keysd_listings_total").increment(1);
         metrics::gauge!("keysd_keys").set(u32::try_from(listing.keys.len()).unwrap_or(u32::MAX));
         let sequence = trust.chain().head().map_or(0, |head| head.event().sequence_number);

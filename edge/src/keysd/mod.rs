@@ -102,7 +102,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     let every = updates::reread_every(config.reread_every).map_err(Failure::config)?;
     let updates = Arc::new(Updates::follow(&directory, dependencies, every));
     let feed = TrustFeed::start(&directory, &updates, endorser.clone(), &trust_settings(&config)?)?;
-    let copy = Copy::start(&directory, &updates, feed.clone());
+    let copy = Copy::start(&directory, &updates, feed.clone(), &config.state);
     // One for start and run: a signal between the two is not lost.
     let stop = shutdown::signal();
     tokio::pin!(stop);

@@ -26,7 +26,8 @@ struct Keysd {
     redis: Redis,
     hsm: Hsm,
     client: reqwest::Client,
-    _daemon: Daemon,
+    daemon: Daemon,
+    configuration: String,
     folder: TempDir,
 }
 
@@ -52,7 +53,7 @@ impl Keysd {
         daemon.ready().await;
         let client =
             reqwest::Client::builder().unix_socket(folder.path().join("keysd.sock")).build().unwrap();
-        Self { redis, hsm, client, _daemon: daemon, folder }
+        Self { redis, hsm, client, daemon, configuration, folder }
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
@@ -120,6 +121,28 @@ async fn it_answers_verbatim_from_memory() {
         keysd.get(&format!("/keys/{}", key(999).public_key())).await;
     }
     assert_eq!(keysd.redis.reads().await, reads, "no request reaches Redis");
+}
+
+/// With the directory away it tells what it knew before a restart, as far as that still verifies.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_in_an_outage_goes_by_its_own_state() {
+    let mut keysd = Keysd::start().await;
+    let (name, text) = keysd.publish_key(300).await;
+    assert_eq!(keysd.get(&format!("/keys/{name}")).await.0, 200);
+    until("all that a restart goes by", async || {
+        let read = |file: &str| std::fs::read_to_string(keysd.folder.path().join("state").join(file));
+        let has = |file: &str, part: &str| read(file).is_ok_and(|kept| kept.contains(part));
+        (has("keys.json", &name) && has("chain.json", "signature") && has("trust.json", "chain-head"))
+            .then_some(())
+    })
+    .await;
+    keysd.redis.stop();
+    keysd.daemon.kill();
+    let program = env!("CARGO_BIN_EXE_keysd");
+    keysd.daemon = Daemon::spawn(program, keysd.folder.path(), &keysd.configuration);
+    keysd.daemon.ready().await;
+    assert_eq!(keysd.get(&format!("/keys/{name}")).await, (200, text));
+    assert_eq!(keysd.get("/health").await.0, 200);
 }
 
 /// Refreshes that are copied for public auth servers change none of its keys, nor does an entry that is written again.
