@@ -85,7 +85,7 @@ impl Head {
     /// Reads a head.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
         if text.len() > limits::HEAD_MAX {
-            return Err(Refusal::new(Code::TooLarge, "the statement is longer than 16 KiB"));
+            return Err(Refusal::new(Code::TooLarge, "the head is longer than 20 KiB"));
         }
         let mut outer = Object::parse(text)?;
         let raw_body = outer.raw("body")?;

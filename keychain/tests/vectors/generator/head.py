@@ -286,7 +286,7 @@ def _refused(tree, good):
     other = lambda **members: lambda payload: {**payload, **members}
     purpose = lambda name: _made(tree, change=other(purpose=name))
     return {
-        "longer than 16 KiB": (good + " " * 16384, {"code": "TooLarge"}),
+        "longer than 20 KiB": (good + " " * 20480, {"code": "TooLarge"}),
         "too many denied": (_made(tree, denied=ids), {"code": "TooLarge"}),
         "too many keys": (_made(tree, revoked=keys), {"code": "TooLarge"}),
         "too many services": (_made(tree, revoked=services), {"code": "TooLarge"}),
