@@ -1,7 +1,7 @@
 //! A fleet of verifiers and an operator: how long until each refuses what is declared, and what that costs.
 //!
 //! The edges of a whole system ([`crate::World`]) are processes under traffic; further followers are simulated in this
-//! process, each with connections and state of its own ([`follower`]). A declaration is an `opsctl` that a person
+//! process, each with connections and state of its own (`follower`). A declaration is an `opsctl` that a person
 //! could have typed. Every verifier is asked all the while, so that a latency is the time from the start of that
 //! command to an answer that refuses what was admitted before.
 
