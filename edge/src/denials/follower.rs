@@ -48,6 +48,9 @@ enum Unread {
         /// Where the newest message stands.
         shown: Position,
     },
+    /// The newest message does not verify, as it does before the chain is known that has its signers.
+    #[error("the newest message of the denial feed does not verify yet")]
+    Unproven,
 }
 
 /// What others are told of what was accepted.
@@ -75,8 +78,10 @@ pub(super) struct Follower {
     went_back: bool,
     /// Where the newest message in the directory stands, as it was read last.
     shown: Option<Position>,
-    /// Since when a part of the feed is missing.
+    /// Since when a part of the feed is missing, or its newest message does not verify.
     missing: Option<Instant>,
+    /// Whether the newest message may yet verify, and show that a part is missing.
+    awaits_proof: bool,
     rejected: Vec<Digest>,
     /// The last message that was older than what is known: counted once.
     older: Option<Position>,
@@ -104,6 +109,7 @@ impl Follower {
             went_back: false,
             shown: None,
             missing: None,
+            awaits_proof: false,
             rejected: Vec::new(),
             older: None,
             said: false,
@@ -139,7 +145,7 @@ impl Follower {
                     dependencies.good(health::DIRECTORY_DENIALS);
                 }
                 // It may be on its way.
-                Err(Unread::Missing { .. }) if self.is_missing_for_a_moment() => {}
+                Err(Unread::Missing { .. } | Unread::Unproven) if self.is_missing_for_a_moment() => {}
                 Err(error) => dependencies.lost(health::DIRECTORY_DENIALS, &error),
             }
             self.note();
@@ -149,19 +155,26 @@ impl Follower {
     /// Reads on from where the feed was left: first whom the newest message denies, then what lies between.
     async fn read(&mut self) -> Result<(), Unread> {
         loop {
-            let newest = self.directory.newest_of_feed(&self.identity).await?;
-            let newest = newest.and_then(|text| self.take(&text));
+            let text = self.directory.newest_of_feed(&self.identity).await?;
+            let newest = text.as_ref().and_then(|text| self.take(text));
             self.shown = newest;
+            // Junk in its place is passed over in the end.
+            self.awaits_proof = text.is_some() && newest.is_none() && self.is_missing_for_a_moment();
             self.read_batches(newest).await?;
             let is_known = newest.is_some_and(|newest| !self.state.wants(newest));
-            if is_known {
-                return Ok(());
+            if !is_known && self.load_snapshot().await? {
+                continue;
             }
-            if !self.load_snapshot().await? {
-                // After a feed that went back, positions prove nothing.
-                let missing = newest.filter(|_| !self.went_back);
-                return missing.map_or(Ok(()), |shown| Err(Unread::Missing { shown }));
+            if self.awaits_proof {
+                return Err(Unread::Unproven);
             }
+            // A snapshot may have been read before the newest message was verified.
+            if !*self.says.loaded.borrow() {
+                self.put_in_force(&[]);
+            }
+            // After a feed that went back, positions prove nothing.
+            let missing = newest.filter(|_| !is_known && !self.went_back);
+            return missing.map_or(Ok(()), |shown| Err(Unread::Missing { shown }));
         }
     }
 
@@ -318,7 +331,7 @@ impl Follower {
         self.says.applied.send_if_modified(|before| std::mem::replace(before, applied) != applied);
         if let Some(mine) = position.filter(|mine| self.floor.is_none_or(|floor| floor <= *mine)) {
             // Whom the parts that are missing deny is not known yet.
-            if self.shown.is_none_or(|shown| shown <= mine) {
+            if !self.awaits_proof && self.shown.is_none_or(|shown| shown <= mine) {
                 self.says.loaded.send_replace(true);
             }
             self.says.remember.send_replace(Some(state));
