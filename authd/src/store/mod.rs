@@ -25,6 +25,7 @@ mod held;
 mod migration;
 mod order;
 mod outbox;
+mod prune;
 mod reset;
 mod rows;
 mod signers;
@@ -34,9 +35,8 @@ mod view;
 use keychain::{Digest, Timestamp};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
-    AccessMode, ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
-    DbBackend, EntityTrait, IsolationLevel, QueryFilter, SqliteTransactionMode, Statement,
-    TransactionOptions, TransactionTrait,
+    AccessMode, ActiveValue::Set, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend,
+    EntityTrait, IsolationLevel, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 use zeroize::Zeroizing;
@@ -125,22 +125,6 @@ impl Store {
             because: "it is missing right after it was written",
         })?;
         Ok(Zeroizing::new(*rows::digest("secrets", &row.value)?.bytes()))
-    }
-
-    /// Removes rows that have ended: challenges, refreshes of ended sessions, revocations of ended tokens, endorsements.
-    pub async fn prune(&self, now: Timestamp) -> Result<(), Fault> {
-        let now = now.unix_millis();
-        let challenge = tables::challenge::Column::ForgottenAt.lt(now);
-        tables::challenge::Entity::delete_many().filter(challenge).exec(&self.writer).await?;
-        // An hour longer than the session: instances' clocks may differ, and a repeat must find its row.
-        let ended = now.saturating_sub(3_600_000);
-        let refresh = tables::refresh::Column::RefreshExpiry.lt(ended);
-        tables::refresh::Entity::delete_many().filter(refresh).exec(&self.writer).await?;
-        let sent = tables::outbox::Column::ExpiresAt.lt(now);
-        tables::outbox::Entity::delete_many().filter(sent).exec(&self.writer).await?;
-        let ended = tables::endorsement::Column::EndsAt.lte(now);
-        tables::endorsement::Entity::delete_many().filter(ended).exec(&self.writer).await?;
-        Ok(())
     }
 
     /// Whether the database answers.
