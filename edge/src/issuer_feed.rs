@@ -4,7 +4,9 @@
 //! A stranger can name as many keys as he likes. Whatever he names, the directory is read at most once a
 //! second, all of it in one go, for everyone who waits; and not many may wait.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod pending;
+
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +21,10 @@ use crate::health::{self, Dependencies};
 use crate::state_file::{Content, StateFile, content};
 use crate::task::Task;
 use crate::trust::TrustFeed;
-use crate::updates::{Subscription, Update, Updates, readable};
+use crate::updates::{Subscription, Update, Updates};
 use crate::verifier::AccessVerifier;
 use crate::verifier::issuers::Knowledge;
+use pending::{Pending, names_of_keys};
 
 /// Shortest time between two readings on behalf of requests, and pause after one that failed.
 const READING_EVERY: Duration = Duration::from_secs(1);
@@ -31,9 +34,6 @@ const WAITING_MAX: usize = 256;
 
 /// Longest that a request waits: one pause and one reading.
 const WAIT_MAX: Duration = Duration::from_millis(2_500);
-
-/// Names in one update above which reading all keys is cheaper than reading each.
-const SINGLE_READS_MAX: usize = 16;
 
 /// How often expired keys are dropped.
 const TIDY_EVERY: Duration = Duration::from_mins(1);
@@ -86,6 +86,7 @@ impl IssuerFeed {
             feed,
             dependencies: updates.dependencies().clone(),
             verifier: Arc::clone(&verifier),
+            known: HashSet::new(),
             unproven: BTreeMap::new(),
             progress,
             is_some,
@@ -144,6 +145,8 @@ struct Follower {
     feed: TrustFeed,
     dependencies: Dependencies,
     verifier: Arc<AccessVerifier>,
+    /// The names of the entries that this database had when it was read last.
+    known: HashSet<String>,
     unproven: BTreeMap<PublicKey, String>,
     progress: watch::Sender<Reading>,
     is_some: watch::Sender<bool>,
@@ -159,59 +162,62 @@ impl Follower {
                 self.take(endorsement.subject.public_key, text);
             }
         }
-        let mut pending = Update::default();
+        let mut pending = Pending::default();
         let mut quiet_until = Instant::now();
         loop {
             let quiet = Instant::now() < quiet_until;
-            let mut due = false;
+            let due = pending.due();
             tokio::select! {
-                update = updates.next() => {
-                    // The directory's own announcements do not wait: they are not strangers' doing.
-                    pending.merge(&update);
-                    due = true;
-                }
+                // The directory's own announcements do not wait: they are not strangers' doing.
+                update = updates.next() => self.note(&update, &mut pending),
                 _ = chain.changed() => {
                     self.prove_again();
                     self.keep();
                 }
                 Some(()) = asked.recv(), if !quiet => {
-                    pending.everything = true;
-                    due = true;
+                    quiet_until = Instant::now() + READING_EVERY;
+                    pending.want_everything(Instant::now());
                 }
-                () = tokio::time::sleep_until(quiet_until), if quiet => due = !pending.is_nothing(),
+                () = tokio::time::sleep_until(quiet_until), if quiet => {}
+                () = tokio::time::sleep_until(due.unwrap_or(quiet_until)), if due.is_some() => {}
                 () = tokio::time::sleep(TIDY_EVERY) => self.verifier.issuers().forget_expired(self.feed.now()),
             }
-            if !due {
+            if pending.due().is_none_or(|due| Instant::now() < due) {
                 continue;
-            }
-            if pending.is_everything() {
-                quiet_until = Instant::now() + READING_EVERY;
             }
             match self.read(&pending).await {
                 Ok(()) => {
                     self.dependencies.good(health::DIRECTORY_ISSUERS);
                     self.keep();
-                    pending = Update::default();
+                    pending = Pending::default();
                 }
                 Err(error) => {
                     self.dependencies.lost(health::DIRECTORY_ISSUERS, &error);
-                    pending.everything = true;
                     quiet_until = Instant::now() + READING_EVERY;
+                    pending = Pending::default();
+                    pending.want_everything(quiet_until);
                 }
             }
         }
     }
 
-    async fn read(&mut self, update: &Update) -> Result<(), directory::Error> {
-        let names: BTreeSet<PublicKey> =
-            update.names.iter().filter_map(|name| PublicKey::parse(name).ok()).collect();
-        if update.is_everything() || names.len() > SINGLE_READS_MAX {
+    fn note(&self, update: &Update, pending: &mut Pending) {
+        for name in names_of_keys(update) {
+            self.verifier.issuers().forget_absent(name);
+        }
+        pending.add(update, |name| self.known.contains(name), Instant::now());
+    }
+
+    async fn read(&mut self, pending: &Pending) -> Result<(), directory::Error> {
+        if pending.is_everything() {
             return self.read_all().await;
         }
-        for key in names {
-            self.verifier.issuers().forget_absent(&key);
-            // Most names are of response keys, and have no entry in this database.
-            if let Some(text) = readable(self.directory.endorsement(Db::Access, &key).await)? {
+        let keys = pending.keys();
+        let found = self.directory.endorsements_of(Db::Access, &keys).await?;
+        // Most names are of response keys, and have no entry in this database.
+        for (key, text) in keys.into_iter().zip(found) {
+            if let Some(text) = text {
+                self.known.insert(key.to_string());
                 self.take(key, text);
             }
         }
@@ -223,6 +229,7 @@ impl Follower {
         let all = self.directory.all_access().await;
         let failed = all.is_err();
         let taken = all.map(|entries| {
+            self.known = entries.iter().map(|(name, _)| name.clone()).collect();
             for (name, text) in entries {
                 if let Ok(key) = PublicKey::parse(&name) {
                     self.take(key, text);

@@ -69,7 +69,8 @@ pub enum Knowledge {
 #[derive(Debug)]
 pub struct Issuers {
     endorsed: Cache<PublicKey, Arc<Issuer>>,
-    absent: Cache<PublicKey, ()>,
+    /// By its text: the directory announces many, and few of them are looked up.
+    absent: Cache<String, ()>,
 }
 
 impl Issuers {
@@ -84,7 +85,7 @@ impl Issuers {
     pub fn look_up(&self, key: &PublicKey) -> Knowledge {
         match self.endorsed.get(key) {
             Some(issuer) => Knowledge::Endorsed(issuer),
-            None if self.absent.contains_key(key) => Knowledge::Absent,
+            None if self.absent.contains_key(&key.to_string()) => Knowledge::Absent,
             None => Knowledge::Nothing,
         }
     }
@@ -112,18 +113,18 @@ impl Issuers {
 
     /// Takes in a verified key.
     pub fn keep(&self, key: PublicKey, issuer: Issuer) {
-        self.absent.invalidate(&key);
+        self.absent.invalidate(&key.to_string());
         self.endorsed.insert(key, Arc::new(issuer));
     }
 
     /// Notes that the directory has no good endorsement of `key`.
     pub fn note_absent(&self, key: PublicKey) {
-        self.absent.insert(key, ());
+        self.absent.insert(key.to_string(), ());
     }
 
     /// Forgets absences: the directory or the chain has changed.
-    pub fn forget_absent(&self, key: &PublicKey) {
-        self.absent.invalidate(key);
+    pub fn forget_absent(&self, name: &str) {
+        self.absent.invalidate(name);
     }
 
     /// Forgets all absences.
