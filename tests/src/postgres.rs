@@ -21,6 +21,11 @@ impl PostgreSql {
     /// Makes a cluster and starts a server on a free port of loopback. It is not durable (a test
     /// does not outlive its server); nothing else differs from one in earnest.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with more settings, each as in `name=value`.
+    pub async fn start_with(settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         open_to_nobody(folder.path());
         let data = folder.path().join("data");
@@ -41,6 +46,7 @@ impl PostgreSql {
             "-c",
             "fsync=off",
         ]);
+        program.args(settings.iter().flat_map(|setting| ["-c", setting]));
         let process = Process::start("postgres", program, folder.path());
         let server = Self { process, port, _folder: folder };
         until("PostgreSQL to be ready", Duration::from_secs(30), || server.is_ready(&programs)).await;
@@ -55,6 +61,11 @@ impl PostgreSql {
     /// The process, to be stopped or killed.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// All that it has logged.
+    pub fn log(&self) -> String {
+        self.process.output()
     }
 
     async fn is_ready(&self, programs: &Path) -> Option<()> {

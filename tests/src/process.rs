@@ -58,6 +58,11 @@ impl Process {
         format!("--- {} ---\n{}", self.name, tail(&self.log))
     }
 
+    /// All that it wrote.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
     /// SIGTERM, then SIGKILL at the deadline. Tells how it ended.
     pub fn stop(&mut self) -> ExitStatus {
         if let Some(status) = self.ended() {
