@@ -17,6 +17,9 @@ use crate::roles::Roles;
 /// How long a device may still be sending a request whose token was checked in time.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long after it was asked for a revocation may be committed. Tokens that are asked for by then may still be given.
+const COMMIT_DEADLINE: Duration = Duration::from_secs(15);
+
 /// Denials are rounded up to whole minutes: with the defaults, 16.
 const MINUTE: u64 = 60;
 
@@ -170,9 +173,10 @@ impl Config {
     }
 
     /// How long edges are to deny a revoked device: until its last token has ended on every clock, and
-    /// requests begun by then with it.
+    /// requests begun by then with it. The last token was asked for before the revocation was committed.
     pub fn denial(&self) -> Duration {
-        let least = self.access_lifetime.duration() + 2 * self.clock_skew.duration() + REQUEST_DEADLINE;
+        let (access, skew) = (self.access_lifetime.duration(), self.clock_skew.duration());
+        let least = access + 2 * skew + REQUEST_DEADLINE + COMMIT_DEADLINE;
         Duration::from_secs(least.as_secs().saturating_add(1).div_ceil(MINUTE) * MINUTE)
     }
 }

@@ -16,8 +16,8 @@
 //! | size, route, a free place | [`http`] | nothing |
 //! | shape, signatures, all rules that need no store | [`keychain::message`] | one to three verifications |
 //! | the issuer of a token that is refreshed | [`issuer`] | at most one read of the directory |
-//! | what the rows say, on a snapshot | [`operation`] over [`store`] | a few indexed reads |
-//! | the same again, and the rows that follow | the same, under the account's lock | one transaction |
+//! | what the newest rows say | [`operation`] over [`store`] | one statement, a few indexed reads |
+//! | the rows that follow, if those still are the newest | the same, under the account's lock if need be | one transaction |
 //! | the answer, signed | [`edge::http`] | one signature |
 //!
 //! # Invariants
@@ -38,6 +38,7 @@
 //! - *A session outlives the process that opened it and the directory*: what the HSM said of authd's keys is in the
 //!   store until they end, and is put back unless it was revoked ([`endorsements`]).
 //! - *The unsigned operation costs no memory*: challenges are recognised, not remembered ([`challenge`]).
+//! - *Proven before paid for*: what a request has read before its key is proven does not grow with the account.
 //! - *Unknown, revoked and deleted look alike*, byte for byte. A ban is told only to those who prove a key.
 //! - *A lift takes back one denial*: that of one account for one cause. All other denials stay.
 //! - *No key outlives the process*, none is written, and no log line holds a key, token or payload.

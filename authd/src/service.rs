@@ -1,7 +1,7 @@
 //! One request from its bytes to its answer: read, prove, decide in the store, answer.
 //!
 //! The order is that of cost: shape and size, the request's own signature and every rule that needs no
-//! store, then one snapshot, then (if something is to be written) one transaction. Nothing is decided here;
+//! store, then one read of few rows, then (if something is to be written) one transaction. Nothing is decided here;
 //! the decisions stand in [`crate::operation`].
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use keychain::token::{Attributes, Claims, Token};
 use keychain::{Code, Digest, Nonce, Refusal, Timestamp};
 use tokio::sync::{Notify, watch};
 
-use crate::challenge::{Challenge, Challenger};
+use crate::challenge::Challenger;
 use crate::issuer::Issuers;
 use crate::operation::session::{self, Grant, Lifetimes, RefreshView, SessionView};
 use crate::operation::{self, Decision};
@@ -102,7 +102,7 @@ impl Service {
                 self.refresh_session(&verified, access, token, now).await
             }
             request => match operation::needs(request) {
-                Some(needs) => self.change_account(&verified, needs, now).await,
+                Some(needs) => self.change_account(&verified, &needs, now).await,
                 None => Err(Refusal::new(Code::Internal, "no rows are known for this operation").into()),
             },
         }
@@ -134,17 +134,18 @@ impl Service {
     async fn change_account(
         &self,
         request: &Verified,
-        needs: operation::Needs,
+        needs: &operation::Needs,
         now: Timestamp,
     ) -> Result<Answer, Failure> {
         self.response_key().await?;
-        let case = Account { needs, denial: self.denial };
+        let case = Account { needs: *needs, denial: self.denial };
         let judge = |view: &_| {
             Ok(match operation::decide(request, view, now)? {
                 Decision::Apply(change) => {
                     let revokes = !change.revoked.is_empty();
                     Verdict::Write(*change, (false, revokes))
                 }
+                Decision::Incomplete => Verdict::Incomplete,
                 Decision::Repeat => Verdict::Answer((true, false)),
             })
         };
@@ -179,21 +180,21 @@ impl Service {
         now: Timestamp,
     ) -> Result<Answer, Failure> {
         let challenge = self.challenger.recognise(challenge, now, self.lifetimes.skew)?;
-        let identity = self.owner(device, &challenge).await?;
         // A token that no edge could accept is none.
         self.trust.state().demand_fresh(now)?;
         self.response_key().await?;
         self.access_key().await?;
         let nonce = request.nonce();
-        let case = SessionOpening { identity, device: *device, challenge };
-        // The snapshot and the transaction each look up the device's key and judge by the one they find.
+        // The account is the one of the device's that the challenge names.
+        let is_for = |identity: &Digest| self.challenger.is_for(&challenge, identity);
+        let case = SessionOpening { device: *device, challenge, is_for };
         let judge = |view: &Result<SessionView, Refusal>| {
             let view = view.as_ref().map_err(Refusal::clone)?;
-            let signer = session::device(view)?.public_key;
-            request.clone().verify_with(&signer)?;
+            let device = session::device(view)?;
+            request.clone().verify_with(&device.public_key)?;
             let attributes = self.roles.attributes(view.roles.as_ref())?;
             let grant = session::create(view, access, &self.lifetimes, now)?;
-            Ok(Verdict::Write((), (grant, attributes)))
+            Ok(Verdict::Write(device.identity, (grant, attributes)))
         };
         let (grant, attributes) = self.store.decide(&case, now, judge).await?;
         Ok(Answer { nonce, response: self.token(&grant, attributes).await?, repeated: false })
@@ -240,13 +241,6 @@ impl Service {
         }
         let response = self.token(&grant, attributes).await?;
         Ok(Answer { nonce: request.nonce(), response, repeated })
-    }
-
-    /// The account that a challenge is for: the one of the device's accounts that it names.
-    async fn owner(&self, device: &Digest, challenge: &Challenge) -> Result<Digest, Failure> {
-        let owners = self.store.owners(device).await?;
-        let owner = owners.into_iter().find(|identity| self.challenger.is_for(challenge, identity));
-        Ok(owner.ok_or_else(operation::unknown_device)?)
     }
 
     fn learn(&self, key: &Endorsed) -> Result<(), Refusal> {

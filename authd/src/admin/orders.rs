@@ -10,7 +10,7 @@ use super::policy::Authority;
 use crate::operation::order::{self, Carried, Order, Which};
 use crate::record::{BanEnd, Mandate};
 use crate::service::Service;
-use crate::store::{Failure, Lines, Ordered, Ordering, Verdict};
+use crate::store::{Failure, Lines, Ordered, Ordering};
 
 /// How long an answer waits until the directory and the denial feed have it.
 pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ pub(super) async fn carry_out(
     let operator = authority.operator();
     let key = signer.signing_key();
     let mandate = Mandate { action: order.action(), operator: &operator, reason, key };
-    let case = Ordering { identity, signer: signer.endorsement() };
+    let ordering = Ordering { identity, signer: signer.endorsement() };
     let intent = intent(authority, identity, order, reason);
     let judge = |standing: &_| {
         let carried = order::decide(identity, order, standing, &mandate, (service.denial, now))?;
@@ -57,9 +57,9 @@ pub(super) async fn carry_out(
         let subjects = carried.as_ref().map_or(0, subjects);
         let outcome = outcome(authority, "ok").raw("details", &details(changed, subjects));
         let lines = Lines { intent: intent.clone(), outcome };
-        Ok(Verdict::Write(Ordered { carried, lines }, (changed, subjects)))
+        Ok((Ordered { carried, lines }, (changed, subjects)))
     };
-    match service.store.decide(&case, now, judge).await {
+    match service.store.carry_out(&ordering, now, judge).await {
         Ok((changed, subjects)) => {
             service.tell_denials();
             Ok(Done { changed, subjects, heard: heard(service, &identity).await? })

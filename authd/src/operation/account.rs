@@ -4,9 +4,7 @@ use keychain::message::{Authentication, Verified};
 use keychain::{Code, Digest, Refusal, Timestamp};
 
 use super::gate::{self, Gate};
-use super::{
-    DEVICES_RECOVERED_MAX, Decision, View, cause, check_ban, check_committed, check_recovered, unknown_device,
-};
+use super::{Decision, Listed, View, cause, check_ban, check_committed, check_recovered, unknown_device};
 use crate::record::{AccountRecord, AccountState, DeviceRecord, DeviceState};
 
 /// `/account/create`: the identity's first record and its first device's.
@@ -34,6 +32,9 @@ pub(super) fn create(
 
 /// `/account/recover`: the committed recovery key replaces itself, cuts off every device of the account
 /// and registers a new one. `recovery` is the digest of the revealed key and the next recovery hash.
+///
+/// A device whose newest record is damaged is cut off like the others: the record that revokes it is appended to what
+/// is left. So it stays cut off when the damaged record is put right.
 pub(super) fn recover(
     request: &Verified,
     authentication: &Authentication,
@@ -66,13 +67,14 @@ pub(super) fn recover(
     if view.held_elsewhere {
         return Err(Refusal::new(Code::Conflict, "another account has had this device"));
     }
-    if view.device_count >= DEVICES_RECOVERED_MAX {
-        return Err(Refusal::new(Code::TooMany, "the account has had too many devices"));
-    }
-    let revoked = active(&view.devices);
+    let Some(listed) = &view.devices else { return Ok(Decision::Incomplete) };
+    let revoked = denied(listed);
     let mut devices = Vec::with_capacity(revoked.len().saturating_add(1));
-    for device in view.devices.iter().filter(|device| device.state == DeviceState::Active) {
+    for device in listed.intact.iter().filter(|device| device.state == DeviceState::Active) {
         devices.push(device.revoked(cause(request)?, now));
+    }
+    for device in &listed.damaged {
+        devices.push(device.revoked(authentication.public_key, cause(request)?, now));
     }
     devices.push(first_device(request, authentication, now)?);
     let (identity, state) = (account.identity, AccountState::Active);
@@ -92,11 +94,12 @@ pub(super) fn delete(
     let Gate::Open { account, device } = gate::pass(request, authentication, view, now)? else {
         return Ok(Decision::Repeat);
     };
+    let Some(listed) = &view.devices else { return Ok(Decision::Incomplete) };
     let device = gate::rotated(request, authentication, device, DeviceState::Active, now)?;
     let (identity, recovery_hash) = (account.identity, account.recovery_hash);
     let state = AccountState::Deleted;
     let account = AccountRecord::new(Some(account), identity, recovery_hash, state, cause(request)?, now);
-    let revoked = active(&view.devices);
+    let revoked = denied(listed);
     Ok(Decision::apply(Some(account), vec![device], revoked))
 }
 
@@ -105,9 +108,11 @@ fn is_repeat(request: &Verified, view: &View) -> bool {
     view.device.as_ref().is_some_and(|device| device.cause.is_request(&request.cause()))
 }
 
-fn active(devices: &[DeviceRecord]) -> Vec<Digest> {
-    let active = devices.iter().filter(|device| device.state == DeviceState::Active);
-    active.map(|device| device.device).collect()
+/// The devices that may have a token: those that are active, and those of which it is not known.
+fn denied(listed: &Listed) -> Vec<Digest> {
+    let active = listed.intact.iter().filter(|device| device.state == DeviceState::Active);
+    let damaged = listed.damaged.iter().map(|device| device.device);
+    active.map(|device| device.device).chain(damaged).collect()
 }
 
 fn first_device(

@@ -5,7 +5,7 @@ use keychain::message::{Authentication, Verified};
 use keychain::{Code, Digest, Refusal, Timestamp};
 
 use super::gate::{self, Gate};
-use super::{DEVICES_LINKED_MAX, Decision, View, cause, check_committed, check_recovered, unknown_device};
+use super::{DEVICES_MAX, Decision, View, cause, check_committed, check_recovered, unknown_device};
 use crate::record::{AccountRecord, DeviceRecord, DeviceState};
 
 /// `/device/rotate`: the rotation step alone.
@@ -38,8 +38,10 @@ pub(super) fn link(
         return Err(Refusal::new(Code::Conflict, "the account has had the device to be linked"));
     }
     check_recovered(view)?;
-    if view.device_count >= DEVICES_LINKED_MAX {
-        return Err(Refusal::new(Code::TooMany, "the account has had too many devices"));
+    let Some(count) = view.device_count else { return Ok(Decision::Incomplete) };
+    if count >= DEVICES_MAX {
+        let because = "too many devices were linked since the account was created or recovered";
+        return Err(Refusal::new(Code::TooMany, because));
     }
     let rotated = gate::rotated(request, authentication, device, DeviceState::Active, now)?;
     let owner = (authentication.identity, link.device);

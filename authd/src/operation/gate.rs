@@ -4,7 +4,7 @@
 use keychain::message::{Authentication, Request, Verified};
 use keychain::{Code, Refusal, Timestamp};
 
-use super::{View, cause, check_ban, unknown_device};
+use super::{View, cause, check_ban, check_next, unknown_device};
 use crate::record::{AccountRecord, AccountState, DeviceRecord, DeviceState};
 
 /// What the rotation step found.
@@ -50,6 +50,7 @@ pub(super) fn pass<'a>(
         ));
     }
     check_ban(view.ban.as_ref(), now)?;
+    check_next(view)?;
     Ok(Gate::Open { account, device })
 }
 

@@ -1,8 +1,9 @@
 //! What each operation decides, as pure functions: a verified request, the rows that it concerns and the
 //! time go in; what to append, or that nothing is to be appended, or a refusal comes out.
 //!
-//! Nothing here reads a clock, a store or a socket. The store asks twice: on a snapshot first, so that a
-//! refused request never takes the writer's place, then under the writer's lock for what is to be applied.
+//! Nothing here reads a clock, a store or a socket. The store asks first on the newest rows alone, whose number does
+//! not grow: what does not prove its key is refused there. Only then lists of the account's devices are read, for
+//! what needs them ([`Decision::Incomplete`]).
 //!
 //! | file | operations | `keychain/PROTOCOL.md` |
 //! |---|---|---|
@@ -24,15 +25,12 @@ use keychain::feed::Cause;
 use keychain::message::{Authentication, Request, Verified};
 use keychain::{Code, Digest, PublicKey, Refusal, Timestamp};
 
-use crate::record::{AccountRecord, AccountState, BanRecord, DeviceRecord, SignedRequest};
+use crate::record::{AccountRecord, AccountState, BanRecord, DeviceRecord, Remains, SignedRequest};
 
-/// Most devices that an account may ever have had when another is linked. One device a week for nineteen
-/// years; it bounds what a recovery or deletion reads and writes in its one transaction.
-pub const DEVICES_LINKED_MAX: usize = 1000;
-
-/// Most devices that an account may ever have had when it is recovered. Higher than
-/// [`DEVICES_LINKED_MAX`], so that a thief who links devices cannot use up the owner's recoveries.
-pub const DEVICES_RECOVERED_MAX: usize = 2000;
+/// Most devices that may be registered for an account after it was created or recovered. One device a week for nineteen
+/// years; it bounds how many are active, which a recovery or deletion writes about in its one transaction. A recovery
+/// begins the count anew, and has no such limit itself: a thief who links devices uses up neither for good.
+pub const DEVICES_MAX: usize = 1000;
 
 /// Which rows a request needs to be judged by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +41,8 @@ pub struct Needs {
     pub device: Digest,
     /// The key that the request reveals for it.
     pub public_key: PublicKey,
+    /// Digest of the key that the request commits it to.
+    pub next: Digest,
     /// The device to be linked or unlinked.
     pub other: Option<Digest>,
     /// The device that a creation, a recovery or a link registers.
@@ -51,22 +51,31 @@ pub struct Needs {
     pub recovery: Option<Digest>,
     /// Digest of the recovery key that the request commits to.
     pub committed: Option<Digest>,
-    /// What is needed of the account's devices.
+    /// What is needed of the account's devices, once the request's proof holds.
     pub devices: Devices,
 }
 
-/// How much must be known of all the devices that an account ever had.
+/// How much must be known of the account's devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Devices {
     /// Nothing.
     Unneeded,
-    /// How many there are.
+    /// How many were registered since the account was created or last recovered.
     Counted,
-    /// The newest record of each.
+    /// The newest record of each that it ever had.
     Listed,
 }
 
-/// The rows that a request concerns, as one transaction sees them.
+/// Every device that an account ever had.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The newest record of each.
+    pub intact: Vec<DeviceRecord>,
+    /// Those whose newest record is not intact.
+    pub damaged: Vec<Remains>,
+}
+
+/// The rows that a request concerns, as they are at one moment.
 #[derive(Clone, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each answers a question of its own about the rows")]
 pub struct View {
@@ -78,6 +87,8 @@ pub struct View {
     pub device: Option<DeviceRecord>,
     /// Whether that device has ever revealed the key that the request reveals.
     pub key_spent: bool,
+    /// Whether it has ever revealed the key that the request commits it to.
+    pub next_spent: bool,
     /// The newest record in this account of the device to be linked or unlinked.
     pub other: Option<DeviceRecord>,
     /// Whether another account has ever had the device that the request registers.
@@ -88,10 +99,10 @@ pub struct View {
     pub recovery_spent: bool,
     /// Whether it has ever revealed the recovery key that the request commits to.
     pub committed_spent: bool,
-    /// How many devices this account ever had, where asked for.
-    pub device_count: usize,
-    /// The newest record of each of them, where asked for.
-    pub devices: Vec<DeviceRecord>,
+    /// How many devices were registered for this account since it was created or last recovered, once counted.
+    pub device_count: Option<usize>,
+    /// Its devices, once listed.
+    pub devices: Option<Listed>,
 }
 
 /// What is to be done about an acceptable request.
@@ -99,6 +110,8 @@ pub struct View {
 pub enum Decision {
     /// Append these records and answer.
     Apply(Box<Change>),
+    /// The proof holds; decide again when [`Needs::devices`] is read.
+    Incomplete,
     /// An exact repeat: answer, and change nothing.
     Repeat,
 }
@@ -148,7 +161,7 @@ pub fn needs(request: &Request) -> Option<Needs> {
             return None;
         }
     };
-    let Authentication { device, identity, public_key, .. } = *authentication;
+    let Authentication { device, identity, public_key, rotation_hash: next } = *authentication;
     let newcomer = match request {
         Request::AccountCreate { .. } | Request::AccountRecover { .. } => Some(device),
         Request::DeviceLink { .. } => other,
@@ -160,7 +173,7 @@ pub fn needs(request: &Request) -> Option<Needs> {
         }
         _ => None,
     };
-    Some(Needs { identity, device, public_key, other, newcomer, recovery, committed, devices })
+    Some(Needs { identity, device, public_key, next, other, newcomer, recovery, committed, devices })
 }
 
 /// Decides a request that changes an account or a device.
@@ -202,6 +215,15 @@ fn check_ban(ban: Option<&BanRecord>, now: Timestamp) -> Result<(), Refusal> {
 fn check_committed(view: &View) -> Result<(), Refusal> {
     if view.committed_spent {
         return Err(Refusal::new(Code::InvalidHash, "the account revealed the next recovery key before"));
+    }
+    Ok(())
+}
+
+/// A key is revealed once, so a device that committed to a revealed one could never act again
+/// (`PROTOCOL.md#refuse-spent-key`).
+fn check_next(view: &View) -> Result<(), Refusal> {
+    if view.next_spent {
+        return Err(Refusal::new(Code::InvalidHash, "the device revealed the next key before"));
     }
     Ok(())
 }

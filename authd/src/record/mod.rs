@@ -77,6 +77,22 @@ pub struct DeviceRecord {
     pub cause: Cause,
 }
 
+/// What can be read of a device whose newest record is not intact. It is enough to revoke the device, and for nothing
+/// else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remains {
+    /// Where the newest record stands, or seems to.
+    pub version: Version,
+    /// The account.
+    pub identity: Digest,
+    /// The device.
+    pub device: Digest,
+    /// The device's key, if there is one to be read.
+    pub public_key: Option<PublicKey>,
+    /// Digest of the key after it.
+    pub rotation_hash: Digest,
+}
+
 /// One version of an operator's decision about an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BanRecord {
@@ -178,7 +194,16 @@ impl DeviceRecord {
         now: Timestamp,
     ) -> Self {
         let version = Version::after(before.map(|record| &record.version), now);
-        let ((identity, device), (public_key, rotation_hash)) = (owner, keys);
+        Self::at(version, owner, keys, state, request)
+    }
+
+    fn at(
+        version: Version,
+        (identity, device): (Digest, Digest),
+        (public_key, rotation_hash): (PublicKey, Digest),
+        state: DeviceState,
+        request: SignedRequest,
+    ) -> Self {
         let cause = Cause::Device(request);
         let mut record = Self { version, identity, device, public_key, rotation_hash, state, cause };
         let fields = record.fields();
@@ -223,6 +248,15 @@ impl DeviceRecord {
         fields.put("state", self.state.as_str());
         fields.put_cause(&self.cause);
         fields
+    }
+}
+
+impl Remains {
+    /// The record that revokes the device. It has the key `any` if there is none to be read.
+    pub fn revoked(&self, any: PublicKey, request: SignedRequest, now: Timestamp) -> DeviceRecord {
+        let version = Version::after(Some(&self.version), now);
+        let keys = (self.public_key.unwrap_or(any), self.rotation_hash);
+        DeviceRecord::at(version, (self.identity, self.device), keys, DeviceState::Revoked, request)
     }
 }
 

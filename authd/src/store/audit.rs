@@ -7,7 +7,7 @@ use sea_orm::{ColumnTrait, DbErr};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::tables::audit::{ActiveModel, Column, Entity};
-use super::{Fault, Store, take_lock};
+use super::{Fault, Store, take_locks};
 
 /// The advisory lock of those who append lines.
 const TRAIL_LOCK: i64 = 0x6b65_656c_736f_6e01;
@@ -39,7 +39,7 @@ pub(super) async fn append(
     lines: &Lines,
     now: Timestamp,
 ) -> Result<(), Fault> {
-    take_lock(transaction, TRAIL_LOCK).await?;
+    take_locks(transaction, &[TRAIL_LOCK]).await?;
     let mut head = newest(transaction).await?;
     if head.is_none() {
         head = Some(put(transaction, &beginning()?, None, now).await?);
@@ -53,7 +53,7 @@ pub(super) async fn append(
 impl Store {
     /// Appends lines about an order that changed nothing.
     pub async fn note(&self, lines: &Lines, now: Timestamp) -> Result<(), Fault> {
-        let transaction = self.begin_locked(TRAIL_LOCK).await?;
+        let transaction = self.begin_locked(&[TRAIL_LOCK]).await?;
         append(&transaction, lines, now).await?;
         Ok(transaction.commit().await?)
     }

@@ -1,16 +1,29 @@
-//! The three kinds of requests that write: which account they lock, what they read, what they append.
+//! The three kinds of requests that write: what they read, which locks they need, what they append.
+//!
+//! A refresh and a sign-in append one row of their own, and need no lock: the row is unique by the digest of the
+//! revealed key, or by the challenge, so of two that race one is appended. What they are judged by besides are the
+//! newest records of account, ban, device and roles; the statement that appends the row appends it only while these
+//! still are the newest ones. What is decided beside that statement (a ban, a recovery, a revocation) does not read
+//! the row, and so decides as it would have decided after it: each is as if the refresh had been before it. The token
+//! of such a refresh is denied with all others, for denials outlast every token that was asked for before they were
+//! committed ([`crate::config::Config::denial`]). A refresh that begins later reads what was decided.
+//!
+//! An account operation reads more than it can name in a statement, and holds the locks of account and newcomer until
+//! it is committed: see [`super`].
 
+use keychain::feed::Place;
 use keychain::{Code, Digest, Refusal, Timestamp};
 use sea_orm::ActiveValue::Set;
-use sea_orm::{DatabaseTransaction, EntityTrait};
+use sea_orm::ConnectionTrait;
 
-use super::outbox;
-use super::tables::{account, challenge, device, refresh};
-use super::{Fault, rows, view};
+use super::append::{Guard, append};
+use super::tables::challenge;
+use super::view::Damaged;
+use super::{Fault, outbox, rows, view};
 use crate::challenge::Challenge;
 use crate::operation::session::{Refresh, RefreshView, SessionView};
-use crate::operation::{Change, Needs, View};
-use keychain::feed::Place;
+use crate::operation::{self, Change, Devices, Listed, Needs, View};
+use crate::record::DeviceRecord;
 
 /// What a judge wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +32,17 @@ pub enum Verdict<W, A> {
     Write(W, A),
     /// Answer; nothing is to be written.
     Answer(A),
+    /// The request's proof holds: judge again with what [`Case::complete`] reads.
+    Incomplete,
+}
+
+/// Whom a request must be alone with while it is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Locks {
+    /// The account.
+    pub identity: Digest,
+    /// The device that it registers and that other accounts might be registering too.
+    pub newcomer: Option<Digest>,
 }
 
 /// A request as the store sees it.
@@ -29,24 +53,25 @@ pub trait Case {
     /// What it may write.
     type Write;
 
-    /// The account that it concerns.
-    fn identity(&self) -> Digest;
+    /// The locks that it needs; none if it appends one row, which its key and its guard decide.
+    fn locks(&self) -> Option<Locks>;
 
-    /// The device that it registers and that other accounts might be registering too.
-    fn newcomer(&self) -> Option<Digest> {
-        None
+    /// Reads what it is judged by, as of one moment, in one statement.
+    async fn load(&self, on: &impl ConnectionTrait) -> Result<Self::View, Fault>;
+
+    /// Reads the rest. Under the locks.
+    async fn complete(&self, _on: &impl ConnectionTrait, _view: &mut Self::View) -> Result<(), Fault> {
+        Ok(())
     }
 
-    /// Reads what it is judged by.
-    async fn load(&self, transaction: &DatabaseTransaction) -> Result<Self::View, Fault>;
-
-    /// Appends what was decided.
+    /// Appends what was decided on `view`. False, and nothing is appended, if what was loaded does not stand any more.
     async fn write(
         &self,
-        transaction: &DatabaseTransaction,
+        on: &impl ConnectionTrait,
+        view: &Self::View,
         write: &Self::Write,
         now: Timestamp,
-    ) -> Result<(), Fault>;
+    ) -> Result<bool, Fault>;
 }
 
 /// An operation that changes an account or a device.
@@ -60,13 +85,13 @@ pub struct Account {
 
 /// A sign-in whose challenge was recognised.
 #[derive(Clone, Copy, Debug)]
-pub struct SessionOpening {
-    /// The account that the challenge was issued for.
-    pub identity: Digest,
+pub struct SessionOpening<F> {
     /// The device.
     pub device: Digest,
     /// The challenge that it spends.
     pub challenge: Challenge,
+    /// Whether the challenge was issued for an identity.
+    pub is_for: F,
 }
 
 /// A refresh whose token was verified.
@@ -86,63 +111,99 @@ impl Case for Account {
     type View = View;
     type Write = Change;
 
-    fn identity(&self) -> Digest {
-        self.needs.identity
+    fn locks(&self) -> Option<Locks> {
+        Some(Locks { identity: self.needs.identity, newcomer: self.needs.newcomer })
     }
 
-    fn newcomer(&self) -> Option<Digest> {
-        self.needs.newcomer
+    async fn load(&self, on: &impl ConnectionTrait) -> Result<View, Fault> {
+        view::heads(on, &self.needs).await
     }
 
-    async fn load(&self, transaction: &DatabaseTransaction) -> Result<View, Fault> {
-        view::load(transaction, &self.needs).await
+    async fn complete(&self, on: &impl ConnectionTrait, view: &mut View) -> Result<(), Fault> {
+        let identity = &self.needs.identity;
+        match self.needs.devices {
+            Devices::Unneeded => {}
+            Devices::Counted => view.device_count = Some(view::device_count(on, identity).await?),
+            Devices::Listed => view.devices = Some(listed(view::devices(on, identity).await?)),
+        }
+        Ok(())
     }
 
     async fn write(
         &self,
-        transaction: &DatabaseTransaction,
+        on: &impl ConnectionTrait,
+        view: &View,
         change: &Change,
         now: Timestamp,
-    ) -> Result<(), Fault> {
-        if let Some(record) = &change.account {
-            account::Entity::insert(rows::account_row(record)).exec_without_returning(transaction).await?;
+    ) -> Result<bool, Fault> {
+        let guard = &mut Some(self.guard(view));
+        let accounts: Vec<_> = change.account.iter().map(rows::account_row).collect();
+        let devices: Vec<_> = change.devices.iter().map(rows::device_row).collect();
+        if !append(on, &accounts, guard).await? || !append(on, &devices, guard).await? {
+            return Ok(false);
         }
-        for record in &change.devices {
-            device::Entity::insert(rows::device_row(record)).exec_without_returning(transaction).await?;
-        }
-        let (account, cause) = (self.needs.identity, change.denial_cause());
-        for subject in &change.revoked {
-            let place = Place { subject: *subject, account, cause };
-            outbox::deny(transaction, place, Some(now.plus(self.denial))).await?;
-        }
-        Ok(())
+        let place = |subject: &Digest| Place {
+            subject: *subject,
+            account: self.needs.identity,
+            cause: change.denial_cause(),
+        };
+        let end = Some(now.plus(self.denial));
+        let denials: Vec<_> =
+            change.revoked.iter().map(|subject| outbox::denial(place(subject), end)).collect();
+        append(on, &denials, guard).await
     }
 }
 
-impl Case for SessionOpening {
-    /// The rows, or that the challenge is spent.
-    type View = Result<SessionView, Refusal>;
-    type Write = ();
+impl Account {
+    fn guard(&self, view: &View) -> Guard {
+        let Needs { identity, device, other, newcomer, .. } = self.needs;
+        let mut guard = Guard::default()
+            .account(identity, view.account.as_ref())
+            .ban(identity, view.ban.as_ref())
+            .device(identity, device, view.device.as_ref());
+        if let Some(other) = other {
+            guard = guard.device(identity, other, view.other.as_ref());
+        }
+        if let Some(newcomer) = newcomer {
+            guard = guard.elsewhere(identity, newcomer, view.held_elsewhere, view.recovered_elsewhere);
+        }
+        guard
+    }
+}
 
-    fn identity(&self) -> Digest {
-        self.identity
+impl<F: Fn(&Digest) -> bool> Case for SessionOpening<F> {
+    /// The rows, or why there are none to judge by.
+    type View = Result<SessionView, Refusal>;
+    /// The account.
+    type Write = Digest;
+
+    fn locks(&self) -> Option<Locks> {
+        None
     }
 
-    async fn load(&self, transaction: &DatabaseTransaction) -> Result<Self::View, Fault> {
-        let view = view::session(transaction, &self.identity, &self.device).await?;
-        if view::is_spent(transaction, &self.challenge.nonce()).await? {
+    async fn load(&self, on: &impl ConnectionTrait) -> Result<Self::View, Fault> {
+        let nonce = self.challenge.nonce();
+        let (session, is_spent) = view::opening(on, &self.device, &nonce, &self.is_for).await?;
+        let session = session.ok_or_else(operation::unknown_device);
+        if session.is_ok() && is_spent {
             return Ok(Err(Refusal::new(Code::UnknownChallenge, "the challenge was answered before")));
         }
-        Ok(Ok(view))
+        Ok(session)
     }
 
-    async fn write(&self, transaction: &DatabaseTransaction, (): &(), _: Timestamp) -> Result<(), Fault> {
+    async fn write(
+        &self,
+        on: &impl ConnectionTrait,
+        view: &Self::View,
+        identity: &Digest,
+        _: Timestamp,
+    ) -> Result<bool, Fault> {
+        let Ok(view) = view else { return Ok(false) };
         let row = challenge::ActiveModel {
             nonce: Set(self.challenge.nonce().to_string()),
             forgotten_at: Set(self.challenge.forgotten_at().unix_millis()),
         };
-        challenge::Entity::insert(row).exec_without_returning(transaction).await?;
-        Ok(())
+        append(on, &[row], &mut Some(session_guard(*identity, self.device, view))).await
     }
 }
 
@@ -150,22 +211,48 @@ impl Case for Refreshing {
     type View = RefreshView;
     type Write = Refresh;
 
-    fn identity(&self) -> Digest {
-        self.identity
+    fn locks(&self) -> Option<Locks> {
+        None
     }
 
-    async fn load(&self, transaction: &DatabaseTransaction) -> Result<RefreshView, Fault> {
-        let owner = (&self.identity, &self.device);
-        view::refresh(transaction, owner, &self.digest, &self.next).await
+    async fn load(&self, on: &impl ConnectionTrait) -> Result<RefreshView, Fault> {
+        view::refresh(on, (&self.identity, &self.device), &self.digest, &self.next).await
     }
 
     async fn write(
         &self,
-        transaction: &DatabaseTransaction,
+        on: &impl ConnectionTrait,
+        view: &RefreshView,
         refresh: &Refresh,
         _: Timestamp,
-    ) -> Result<(), Fault> {
-        refresh::Entity::insert(rows::refresh_row(refresh)).exec_without_returning(transaction).await?;
-        Ok(())
+    ) -> Result<bool, Fault> {
+        let guard = session_guard(self.identity, self.device, &view.session);
+        append(on, &[rows::refresh_row(refresh)], &mut Some(guard)).await
     }
+}
+
+fn session_guard(identity: Digest, device: Digest, view: &SessionView) -> Guard {
+    Guard::default()
+        .account(identity, view.account.as_ref())
+        .ban(identity, view.ban.as_ref())
+        .device(identity, device, view.device.as_ref())
+        .roles(identity, view.roles.as_ref())
+}
+
+/// Says in the log and the metrics which devices are damaged, and goes on with what is left of them.
+fn listed(devices: Vec<Result<DeviceRecord, Damaged>>) -> Listed {
+    let mut listed = Listed::default();
+    for device in devices {
+        match device {
+            Ok(record) => listed.intact.push(record),
+            Err(Damaged { remains, fault }) => {
+                metrics::counter!("authd_damaged_devices_total").increment(1);
+                let device = remains.as_ref().map_or_else(|| "?".to_owned(), |it| it.device.to_string());
+                let error = &fault as &dyn std::error::Error;
+                tracing::error!(device, error, "a device of the account is damaged: it is cut off");
+                listed.damaged.extend(remains.map(|remains| *remains));
+            }
+        }
+    }
+    listed
 }

@@ -116,6 +116,7 @@ fn postgres(url: &str) -> ConnectOptions {
         .sqlx_logging(false)
         .map_sqlx_postgres_opts(|postgres| {
             postgres.application_name("authd").options([
+                ("default_transaction_isolation", "read committed"),
                 ("lock_timeout", "5s"),
                 ("statement_timeout", STATEMENT_MAX),
                 ("idle_in_transaction_session_timeout", "15s"),

@@ -62,7 +62,7 @@ pub struct Lost;
 impl Store {
     /// Takes the lease, or renews it; nothing if another authd holds it.
     pub async fn take_lease(&self, holder: &str, now: Timestamp) -> Result<Option<Lease>, Fault> {
-        let transaction = self.begin_locked(FEED_LOCK).await?;
+        let transaction = self.begin_locked(&[FEED_LOCK]).await?;
         let first = feed::ActiveModel {
             name: Set(NAME.to_owned()),
             epoch: Set(UNOPENED),
@@ -115,7 +115,7 @@ impl Store {
         if !even_if_empty && unfed(now).limit(1).one(&self.reader).await?.is_none() {
             return Ok(Ok(None));
         }
-        let transaction = self.begin_locked(FEED_LOCK).await?;
+        let transaction = self.begin_locked(&[FEED_LOCK]).await?;
         let moved = feed::Entity::update_many()
             .col_expr(feed::Column::Position, Expr::col(feed::Column::Position).add(1))
             .filter(feed::Column::Name.eq(NAME))
@@ -148,7 +148,7 @@ impl Store {
         after: Option<Position>,
         now: Timestamp,
     ) -> Result<bool, Fault> {
-        let transaction = self.begin_locked(FEED_LOCK).await?;
+        let transaction = self.begin_locked(&[FEED_LOCK]).await?;
         let held = Condition::all().add(feed::Column::Fence.eq(lease.fence));
         let opened = begin_epoch(&transaction, after, held, now).await?;
         transaction.commit().await?;
@@ -158,7 +158,7 @@ impl Store {
     /// Takes over denials that were published and that no row says: this store was restored from before they were
     /// decided, or reset. They are held until an operator lifts them.
     pub async fn adopt(&self, published: &[Entry], now: Timestamp) -> Result<usize, Fault> {
-        let transaction = self.begin_locked(FEED_LOCK).await?;
+        let transaction = self.begin_locked(&[FEED_LOCK]).await?;
         let mut adopted = 0;
         for page in published.chunks(limits::FEED_ENTRIES_MAX) {
             let places: Vec<Place> = page.iter().map(|entry| entry.place).collect();
@@ -307,6 +307,9 @@ pub(super) fn place_of(row: &outbox::Model) -> Result<Place, Fault> {
 }
 
 async fn mark(on: &DatabaseTransaction, ids: Vec<i64>, as_of: i64) -> Result<(), Fault> {
+    if ids.is_empty() {
+        return Ok(());
+    }
     outbox::Entity::update_many()
         .col_expr(outbox::Column::FedAt, Expr::value(as_of))
         .filter(outbox::Column::Id.is_in(ids))

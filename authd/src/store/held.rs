@@ -76,7 +76,7 @@ impl Store {
         lines: impl Fn(usize) -> Lines,
         now: Timestamp,
     ) -> Result<usize, Fault> {
-        let transaction = self.begin_locked(FEED_LOCK).await?;
+        let transaction = self.begin_locked(&[FEED_LOCK]).await?;
         let mut lifted = 0;
         loop {
             let rows = outbox::Entity::find()
@@ -107,7 +107,7 @@ impl Store {
         lines: &Lines,
         now: Timestamp,
     ) -> Result<Position, Fault> {
-        let transaction = self.begin_locked(FEED_LOCK).await?;
+        let transaction = self.begin_locked(&[FEED_LOCK]).await?;
         begin_epoch(&transaction, after, Condition::all(), now).await?;
         audit::append(&transaction, lines, now).await?;
         transaction.commit().await?;

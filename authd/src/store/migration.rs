@@ -15,6 +15,7 @@ impl MigratorTrait for Migrator {
             Box::new(Feeds),
             Box::new(Endorsements),
             Box::new(HeldDenials),
+            Box::new(Heads),
         ]
     }
 }
@@ -132,6 +133,46 @@ impl MigrationTrait for HeldDenials {
         Some(true)
     }
 }
+
+/// Indexes by which no statement reads more rows the older an account is.
+struct Heads;
+
+impl MigrationName for Heads {
+    fn name(&self) -> &'static str {
+        "m0006_heads"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Heads {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for statement in HEADS {
+            manager.get_connection().execute_unprepared(statement).await?;
+        }
+        Ok(())
+    }
+
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+}
+
+/// The first rows of devices have indexes of their own, for every rotation adds a row that is none. A statement uses
+/// one only if it spells the condition, and binds nothing in it.
+const HEADS: [&str; 9] = [
+    "CREATE INDEX device_records_owners ON device_records (device, created_at, identity) WHERE sequence_number = 0",
+    "CREATE INDEX device_records_registered ON device_records (identity, created_at, device) \
+     WHERE sequence_number = 0",
+    "CREATE INDEX device_records_recovered ON device_records (device, identity) \
+     WHERE sequence_number = 0 AND path = '/account/recover'",
+    "CREATE INDEX device_records_commitments ON device_records (device, identity, rotation_hash)",
+    "DROP INDEX device_records_identity_sequence_number",
+    "DROP INDEX device_records_device_public_key",
+    "CREATE INDEX account_records_recoveries ON account_records (identity, sequence_number) \
+     WHERE revealed IS NOT NULL",
+    "CREATE INDEX refreshes_refresh_expiry ON refreshes (refresh_expiry)",
+    "CREATE INDEX spent_challenges_forgotten_at ON spent_challenges (forgotten_at)",
+];
 
 async fn create_indexes(manager: &SchemaManager<'_>, indexes: &[(&str, &[&str], bool)]) -> Result<(), DbErr> {
     for (table, columns, unique) in indexes {

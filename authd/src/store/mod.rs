@@ -1,23 +1,30 @@
 //! The records on disk: SQLite or PostgreSQL, by one code and one suite of tests.
 //!
-//! An operation is one transaction, which holds the account's place from its first read to its commit:
-//! SQLite has one writer (`BEGIN IMMEDIATE`), PostgreSQL takes an advisory lock on the identity, whether
-//! or not it has rows yet. So two requests for one account are decided one after the other, each on what
-//! the other wrote, and revocation and refresh are never decided side by side. What registers a device
-//! takes a second lock, on the device: whether another account has it is decided by one at a time. Unique
-//! indexes stand behind the account's lock: a race that got past it loses there, and is decided again on
-//! what won.
+//! A request is first judged on what one statement reads ([`view`]), without a transaction and without the writer's
+//! place: what is refused there, or needs nothing written, is done. Junk costs one read of few rows and never queues
+//! before honest writes. What is decided to be written is written only if the rows that were read still are the newest
+//! ones ([`append`]).
 //!
-//! A request is first judged on a snapshot, without the writer's place: what is refused there, or needs
-//! nothing written, is done. Junk costs a read and never queues before honest writes.
+//! What appends one row does so by one statement ([`case`] says why that is enough). An account operation is one
+//! transaction, which holds the account's place until it is committed: SQLite has one writer (`BEGIN IMMEDIATE`),
+//! PostgreSQL takes an advisory lock on the identity, whether or not it has rows yet. What registers a device takes a
+//! second lock, on the device: whether another account has it is decided by one at a time. If the rows that were read
+//! are not the newest ones when the lock is held, they are read again under it, and decide. So revocation and refresh,
+//! and any two requests for one account, are decided one after the other, each on what the other wrote. Unique indexes
+//! stand behind the locks: a race that got past them loses there, and is decided again on what won.
+//!
+//! On PostgreSQL each statement of a transaction has to see what was committed before it began: *read committed*, which
+//! is looked at with each lock.
 //!
 //! Records are only ever inserted, and deleted by a reset alone. Three tables hold rows that end by themselves: spent
 //! challenges (two minutes), refreshes (with their session) and endorsements (with their key); [`Store::prune`] removes
 //! them.
 
+mod append;
 mod audit;
 mod case;
 mod connect;
+mod elsewhere;
 mod endorsements;
 mod fault;
 mod feed;
@@ -32,25 +39,27 @@ mod signers;
 mod tables;
 mod view;
 
-use keychain::{Digest, Timestamp};
+use keychain::{Digest, Refusal, Timestamp};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
-    AccessMode, ActiveValue::Set, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend,
-    EntityTrait, IsolationLevel, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
+    AccessMode, ActiveValue::Set, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    EntityTrait, IsolationLevel, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 use zeroize::Zeroizing;
 
+use append::Text;
+
 pub use audit::{Lines, Page};
-pub use case::{Account, Case, Refreshing, SessionOpening, Verdict};
+pub use case::{Account, Case, Locks, Refreshing, SessionOpening, Verdict};
 pub use fault::{Failure, Fault};
 pub use feed::{Batch, LEASE, Lease, Lost};
 pub use held::{Held, Which as WhichHeld};
 pub use order::{Ordered, Ordering};
 pub use outbox::{Backlog, Page as PendingPage, Pending};
 
-/// How often a transaction that lost a race is decided again. Each loss means that another one won, and
-/// the second decision already finds the winner's rows under the lock.
+/// How often a request that lost a race is decided again. Each loss means that another one won, and the next decision
+/// already finds the winner's rows.
 const ATTEMPTS_MAX: usize = 5;
 
 /// The advisory lock that instances take while they bring the schema up to date.
@@ -77,34 +86,32 @@ impl Store {
         connect::Location::parse(url).map(drop)
     }
 
-    /// Judges a request on a snapshot, and again under the account's lock if something is to be written.
-    /// Everything that `judge` wants written is written, or nothing.
+    /// Judges a request on what it names, and writes what `judge` wants written: all of it, or nothing.
     pub async fn decide<C: Case, A>(
         &self,
         case: &C,
         now: Timestamp,
-        judge: impl Fn(&C::View) -> Result<Verdict<C::Write, A>, keychain::Refusal>,
+        judge: impl Fn(&C::View) -> Result<Verdict<C::Write, A>, Refusal>,
     ) -> Result<A, Failure> {
-        let snapshot = self.begin_read().await?;
-        let view = case.load(&snapshot).await?;
-        snapshot.rollback().await?;
-        if let Verdict::Answer(answer) = judge(&view)? {
-            return Ok(answer);
-        }
-        let mut last = None;
+        let mut lost = DbErr::Custom("what was read did not stand".to_owned());
         for _ in 0..ATTEMPTS_MAX {
-            match self.decide_locked(case, now, &judge).await {
-                Err(Failure::Store(Fault::Lost(error))) => last = Some(error),
-                done => return done,
+            let view = case.load(&self.reader).await?;
+            let verdict = judge(&view)?;
+            if let Verdict::Answer(answer) = verdict {
+                return Ok(answer);
+            }
+            let written = match case.locks() {
+                Some(locks) => self.write_locked(case, &locks, (view, verdict), now, &judge).await,
+                None => self.write_alone(case, (view, verdict), now).await,
+            };
+            match written {
+                Ok(Some(answer)) => return Ok(answer),
+                Ok(None) => {}
+                Err(Failure::Store(Fault::Lost(error))) => lost = error,
+                Err(failure) => return Err(failure),
             }
         }
-        let last = last.unwrap_or_else(|| sea_orm::DbErr::Custom("no attempt was made".to_owned()));
-        Err(Fault::Lost(last).into())
-    }
-
-    /// The accounts that ever had `device`: normally one, and at most sixteen are looked at.
-    pub async fn owners(&self, device: &Digest) -> Result<Vec<Digest>, Fault> {
-        view::owners(&self.reader, device).await
+        Err(Fault::Lost(lost).into())
     }
 
     /// The key of the session challenges: `fresh` random bytes of whichever instance comes first.
@@ -132,29 +139,57 @@ impl Store {
         Ok(self.reader.ping().await?)
     }
 
-    async fn decide_locked<C: Case, A>(
+    /// Writes by one statement, which is a transaction of its own. `None` if what was read does not stand.
+    async fn write_alone<C: Case, A>(
         &self,
         case: &C,
+        (view, verdict): (C::View, Verdict<C::Write, A>),
         now: Timestamp,
-        judge: &impl Fn(&C::View) -> Result<Verdict<C::Write, A>, keychain::Refusal>,
-    ) -> Result<A, Failure> {
-        let transaction = self.begin_write(&case.identity()).await?;
-        // After the account's place, always: so nobody waits for one who waits for him.
-        if let Some(device) = case.newcomer() {
-            take_lock(&transaction, lock_of(&device)).await?;
-        }
-        let view = case.load(&transaction).await?;
-        match judge(&view)? {
-            Verdict::Answer(answer) => {
-                transaction.rollback().await?;
-                Ok(answer)
+    ) -> Result<Option<A>, Failure> {
+        let Verdict::Write(write, answer) = verdict else { return Ok(None) };
+        let is_written = case.write(&self.writer, &view, &write, now).await?;
+        Ok(is_written.then_some(answer))
+    }
+
+    /// Writes under the locks, on what was read before they were taken, or else on what is read under them. `None` if
+    /// neither stands.
+    async fn write_locked<C: Case, A>(
+        &self,
+        case: &C,
+        locks: &Locks,
+        (mut view, mut verdict): (C::View, Verdict<C::Write, A>),
+        now: Timestamp,
+        judge: &impl Fn(&C::View) -> Result<Verdict<C::Write, A>, Refusal>,
+    ) -> Result<Option<A>, Failure> {
+        // The account's place first, always: so nobody waits for one who waits for him.
+        let numbers: Vec<_> = std::iter::once(&locks.identity).chain(&locks.newcomer).map(lock_of).collect();
+        let transaction = self.begin_locked(&numbers).await?;
+        for is_last in [false, true] {
+            if matches!(verdict, Verdict::Incomplete) {
+                case.complete(&transaction, &mut view).await?;
+                verdict = judge(&view)?;
             }
-            Verdict::Write(write, answer) => {
-                case.write(&transaction, &write, now).await?;
-                transaction.commit().await?;
-                Ok(answer)
+            match verdict {
+                Verdict::Answer(answer) => {
+                    transaction.rollback().await?;
+                    return Ok(Some(answer));
+                }
+                Verdict::Write(write, answer) => {
+                    if case.write(&transaction, &view, &write, now).await? {
+                        transaction.commit().await?;
+                        return Ok(Some(answer));
+                    }
+                }
+                Verdict::Incomplete => break,
             }
+            if is_last {
+                break;
+            }
+            view = case.load(&transaction).await?;
+            verdict = judge(&view)?;
         }
+        transaction.rollback().await?;
+        Ok(None)
     }
 
     /// A snapshot: what one moment's commits left, whatever is written meanwhile.
@@ -170,28 +205,26 @@ impl Store {
         Ok(self.reader.begin_with_options(options).await?)
     }
 
-    /// A transaction that alone decides about `identity` until it ends.
-    async fn begin_write(&self, identity: &Digest) -> Result<DatabaseTransaction, Fault> {
-        self.begin_locked(lock_of(identity)).await
-    }
-
-    async fn begin_locked(&self, lock: i64) -> Result<DatabaseTransaction, Fault> {
-        let immediate = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
+    /// A transaction that alone has these locks until it ends; SQLite has one writer, and no need of any.
+    async fn begin_locked(&self, locks: &[i64]) -> Result<DatabaseTransaction, Fault> {
         if self.writer.get_database_backend() == DbBackend::Sqlite {
+            let immediate = TransactionOptions {
+                sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+                ..TransactionOptions::default()
+            };
             return Ok(self.writer.begin_with_options(immediate).await?);
         }
-        // Read committed: each statement after the lock sees all that earlier holders committed.
-        let committed = Some(IsolationLevel::ReadCommitted);
-        let transaction = self.writer.begin_with_config(committed, Some(AccessMode::ReadWrite)).await?;
-        take_lock(&transaction, lock).await?;
+        let transaction = self.writer.begin().await?;
+        take_locks(&transaction, locks).await?;
         Ok(transaction)
     }
 
     async fn migrate(&self) -> Result<(), Fault> {
-        let transaction = self.begin_locked(SCHEMA_LOCK).await?;
+        let transaction = self.begin_locked(&[SCHEMA_LOCK]).await?;
+        if transaction.get_database_backend() == DbBackend::Postgres {
+            // An index of a large table takes its time.
+            transaction.execute_unprepared("SET LOCAL statement_timeout = 0").await?;
+        }
         migration::Migrator::up(&transaction, None).await?;
         Ok(transaction.commit().await?)
     }
@@ -203,16 +236,25 @@ fn lock_of(name: &Digest) -> i64 {
     name.bytes().first_chunk().map_or(0, |chunk| i64::from_be_bytes(*chunk))
 }
 
-/// Takes an advisory lock until the transaction ends. SQLite has no need of any: its writer is alone.
-async fn take_lock(transaction: &DatabaseTransaction, lock: i64) -> Result<(), Fault> {
+/// Takes advisory locks, in this order, until the transaction ends. SQLite has no need of any: its writer is alone.
+///
+/// Each later statement must see what earlier holders committed. At another level than *read committed* it would see
+/// what there was before this one waited.
+async fn take_locks(transaction: &DatabaseTransaction, locks: &[i64]) -> Result<(), Fault> {
     if transaction.get_database_backend() == DbBackend::Sqlite {
         return Ok(());
     }
-    let take = Statement::from_sql_and_values(
-        DbBackend::Postgres,
-        "SELECT pg_advisory_xact_lock($1)",
-        [lock.into()],
-    );
-    transaction.execute_raw(take).await?;
-    Ok(())
+    let mut text = Text::new();
+    text.push("SELECT current_setting('transaction_isolation') AS level");
+    for lock in locks {
+        text.push(", pg_advisory_xact_lock(").bind(*lock).push(")");
+    }
+    let row = transaction.query_one_raw(text.statement(DbBackend::Postgres)).await?;
+    let level: Option<String> = row.map(|row| row.try_get("", "level")).transpose()?;
+    if level.as_deref() == Some("read committed") {
+        return Ok(());
+    }
+    let because = "the server begins transactions at another level than authd decides at: set \
+                   `default_transaction_isolation` to `read committed` for its role";
+    Err(Fault::Location(because.to_owned()))
 }

@@ -2,13 +2,14 @@
 
 use keychain::endorsement::Endorsement;
 use keychain::feed::{Place, Position};
-use keychain::{Digest, Timestamp};
+use keychain::{Digest, Refusal, Timestamp};
 use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, PaginatorTrait, QueryFilter};
 
+use super::append::append;
 use super::audit::{self, Lines};
 use super::outbox;
-use super::tables::{account, ban, device, outbox as told, role};
-use super::{Case, Fault, Store, rows, signers, view};
+use super::tables::outbox as told;
+use super::{ATTEMPTS_MAX, Failure, Fault, Store, lock_of, rows, signers, view};
 use crate::operation::order::{Carried, Standing};
 
 /// An order about one identity.
@@ -29,49 +30,16 @@ pub struct Ordered {
     pub lines: Lines,
 }
 
-impl Case for Ordering<'_> {
-    type View = Standing;
-    type Write = Ordered;
-
-    fn identity(&self) -> Digest {
-        self.identity
-    }
-
-    async fn load(&self, transaction: &DatabaseTransaction) -> Result<Standing, Fault> {
-        view::standing(transaction, &self.identity).await
-    }
-
-    async fn write(
-        &self,
-        transaction: &DatabaseTransaction,
-        Ordered { carried, lines }: &Ordered,
-        now: Timestamp,
-    ) -> Result<(), Fault> {
+impl Ordering<'_> {
+    async fn write(&self, on: &DatabaseTransaction, ordered: &Ordered, now: Timestamp) -> Result<(), Fault> {
+        let Ordered { carried, lines } = ordered;
         if let Some(carried) = carried {
-            signers::keep(transaction, self.signer).await?;
-            self.append(transaction, carried).await?;
-            self.tell(transaction, carried, now).await?;
+            signers::keep(on, self.signer).await?;
+            append_records(on, carried).await?;
+            self.tell(on, carried, now).await?;
         }
         // The trail's lock is the last that is taken: an order waits for it with all else at hand.
-        audit::append(transaction, lines, now).await
-    }
-}
-
-impl Ordering<'_> {
-    async fn append(&self, on: &DatabaseTransaction, carried: &Carried) -> Result<(), Fault> {
-        if let Some(record) = &carried.account {
-            account::Entity::insert(rows::account_row(record)).exec_without_returning(on).await?;
-        }
-        if let Some(record) = &carried.ban {
-            ban::Entity::insert(rows::ban_row(record)).exec_without_returning(on).await?;
-        }
-        for record in &carried.devices {
-            device::Entity::insert(rows::device_row(record)).exec_without_returning(on).await?;
-        }
-        if let Some(record) = &carried.roles {
-            role::Entity::insert(rows::role_row(record)).exec_without_returning(on).await?;
-        }
-        Ok(())
+        audit::append(on, lines, now).await
     }
 
     async fn tell(&self, on: &DatabaseTransaction, carried: &Carried, now: Timestamp) -> Result<(), Fault> {
@@ -79,14 +47,54 @@ impl Ordering<'_> {
         for (subject, cause) in &carried.lifted {
             outbox::lift(on, place(*subject, *cause), now).await?;
         }
-        for (subject, cause, end) in &carried.denied {
-            outbox::deny(on, place(*subject, *cause), end.time()).await?;
-        }
+        let denials = carried.denied.iter();
+        let denials =
+            denials.map(|(subject, cause, end)| outbox::denial(place(*subject, *cause), end.time()));
+        append(on, &denials.collect::<Vec<_>>(), &mut None).await?;
         Ok(())
     }
 }
 
+async fn append_records(on: &DatabaseTransaction, carried: &Carried) -> Result<(), Fault> {
+    let Carried { account, ban, devices, roles, .. } = carried;
+    append(on, &account.iter().map(rows::account_row).collect::<Vec<_>>(), &mut None).await?;
+    append(on, &ban.iter().map(rows::ban_row).collect::<Vec<_>>(), &mut None).await?;
+    append(on, &devices.iter().map(rows::device_row).collect::<Vec<_>>(), &mut None).await?;
+    append(on, &roles.iter().map(rows::role_row).collect::<Vec<_>>(), &mut None).await?;
+    Ok(())
+}
+
 impl Store {
+    /// Carries out what `judge` decides on the rows, under the account's lock, which operators may wait for.
+    pub async fn carry_out<A>(
+        &self,
+        ordering: &Ordering<'_>,
+        now: Timestamp,
+        judge: impl Fn(&Standing) -> Result<(Ordered, A), Refusal>,
+    ) -> Result<A, Failure> {
+        let mut attempt = 1;
+        loop {
+            match self.try_order(ordering, now, &judge).await {
+                Err(Failure::Store(Fault::Lost(_))) if attempt < ATTEMPTS_MAX => attempt += 1,
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_order<A>(
+        &self,
+        ordering: &Ordering<'_>,
+        now: Timestamp,
+        judge: &impl Fn(&Standing) -> Result<(Ordered, A), Refusal>,
+    ) -> Result<A, Failure> {
+        let transaction = self.begin_locked(&[lock_of(&ordering.identity)]).await?;
+        let standing = view::standing(&transaction, &ordering.identity).await?;
+        let (ordered, answer) = judge(&standing)?;
+        ordering.write(&transaction, &ordered, now).await?;
+        transaction.commit().await?;
+        Ok(answer)
+    }
+
     /// What the rows say of an identity.
     pub async fn standing(&self, identity: &Digest) -> Result<Standing, Fault> {
         let snapshot = self.begin_read().await?;

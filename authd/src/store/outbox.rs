@@ -56,13 +56,9 @@ pub enum Backlog {
     All,
 }
 
-/// Denies until `end`, or until it is lifted.
-pub(super) async fn deny(
-    db: &impl ConnectionTrait,
-    place: Place,
-    end: Option<Timestamp>,
-) -> Result<(), Fault> {
-    put(db, place, false, end).await
+/// A denial until `end`, or until it is lifted.
+pub(super) fn denial(place: Place, end: Option<Timestamp>) -> outbox::ActiveModel {
+    row(place, false, end)
 }
 
 /// Takes back what an account has denied for a cause. Denials of the same subject by other accounts, or for other
@@ -75,7 +71,9 @@ pub(super) async fn lift(db: &impl ConnectionTrait, place: Place, now: Timestamp
         .filter(outbox::Column::Cause.eq(cause.as_str()))
         .exec(db)
         .await?;
-    put(db, place, true, Some(now.plus(LIFT_REMEMBERED))).await
+    let lifted = row(place, true, Some(now.plus(LIFT_REMEMBERED)));
+    outbox::Entity::insert(lifted).exec_without_returning(db).await?;
+    Ok(())
 }
 
 /// A denial that the feed is known to have told, and that is held until an operator lifts it.
@@ -97,16 +95,6 @@ pub(super) fn lifting(row: &outbox::Model, now: Timestamp) -> outbox::ActiveMode
         held_at: Set(None),
         ..Default::default()
     }
-}
-
-async fn put(
-    db: &impl ConnectionTrait,
-    place: Place,
-    lifted: bool,
-    expires_at: Option<Timestamp>,
-) -> Result<(), Fault> {
-    outbox::Entity::insert(row(place, lifted, expires_at)).exec_without_returning(db).await?;
-    Ok(())
 }
 
 fn row(place: Place, lifted: bool, expires_at: Option<Timestamp>) -> outbox::ActiveModel {

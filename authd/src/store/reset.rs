@@ -29,7 +29,7 @@ impl Store {
     }
 
     async fn try_reset(&self, lines: &impl Fn(&str) -> Lines, now: Timestamp) -> Result<u64, Fault> {
-        let transaction = self.begin_locked(FEED_LOCK).await?;
+        let transaction = self.begin_locked(&[FEED_LOCK]).await?;
         shut_out_others(&transaction).await?;
         let accounts: Vec<String> = account::Entity::find()
             .select_only()

@@ -215,6 +215,11 @@ pub(super) fn digest(table: &'static str, text: &str) -> Result<Digest, Fault> {
     Reader { table, id: text.to_owned() }.digest(text)
 }
 
+/// The key that a column holds.
+pub(super) fn key(table: &'static str, text: &str) -> Result<PublicKey, Fault> {
+    Reader { table, id: text.to_owned() }.key(text)
+}
+
 /// The columns of a record's cause.
 #[derive(Default)]
 struct Columns {

@@ -1,224 +1,345 @@
 //! What is read of the store, for one account at a time.
+//!
+//! What a request is first judged by is one statement: the newest row of each chain that it concerns, and the answers
+//! to what it asks of older ones. One statement sees one moment, so no transaction is needed around it, and it reads
+//! the same number of rows whatever the account's age. Lists of devices are read by another statement, once the
+//! request's proof holds.
 
-use keychain::message::Operation;
-use keychain::{Digest, PublicKey};
+use std::sync::LazyLock;
+
+use keychain::{Digest, Nonce, PublicKey, Timestamp};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
+    ConnectionTrait, DbErr, EntityName, EntityTrait, FromQueryResult, IdenStatic, Iterable, ModelTrait,
+    QueryResult, Statement, TryGetError, TryGetable, Value,
 };
 
-use super::tables::{account, ban, challenge, device, refresh, role};
-use super::{Fault, rows};
+use super::tables::{account, ban, device, refresh, role};
+use super::{Fault, elsewhere, rows};
 use crate::operation::order::Standing;
 use crate::operation::session::{RefreshView, SessionView};
-use crate::operation::{Devices, Needs, View};
-use crate::record::{AccountRecord, BanRecord, DeviceRecord, RoleRecord};
+use crate::operation::{DEVICES_MAX, Needs, View};
+use crate::record::{DeviceRecord, Remains, Version};
 
 /// Most accounts of one device that a sign-in is tried for. A device is registered by a signature of its own
 /// first key, or by a recovery, and then no other account has it. So more than one is its owner's doing, and
 /// more than these only the owner's loss.
-pub(super) const OWNERS_MAX: u64 = 16;
+const OWNERS_MAX: u64 = 16;
 
-/// The rows that an account operation is judged by.
-pub(super) async fn load(db: &impl ConnectionTrait, needs: &Needs) -> Result<View, Fault> {
-    let identity = &needs.identity;
-    let other = match &needs.other {
-        Some(other) => newest_device(db, identity, other).await?,
-        None => None,
-    };
-    let (held_elsewhere, recovered_elsewhere) = match &needs.newcomer {
-        Some(newcomer) => elsewhere(db, identity, newcomer).await?,
-        None => (false, false),
-    };
-    let (device_count, devices) = match needs.devices {
-        Devices::Unneeded => (0, Vec::new()),
-        Devices::Counted => (device_count(db, identity).await?, Vec::new()),
-        Devices::Listed => {
-            let devices = devices(db, identity).await?;
-            (devices.len(), devices)
-        }
-    };
+/// A device whose newest row is not intact.
+#[derive(Debug)]
+pub(super) struct Damaged {
+    /// What is left of it; nothing if its first row names no device, so that no request can name it either.
+    pub(super) remains: Option<Box<Remains>>,
+    /// What is wrong.
+    pub(super) fault: Fault,
+}
+
+/// The rows that an account operation is judged by until its proof holds.
+pub(super) async fn heads(db: &impl ConnectionTrait, needs: &Needs) -> Result<View, Fault> {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let of_device = "FROM device_records WHERE device = $2 AND identity = $1";
+        let revealed = "FROM account_records WHERE identity = $1 AND revealed";
+        let parts = [
+            newest::<account::Entity>("a", &[("identity", "$1")]),
+            newest::<ban::Entity>("b", &[("identity", "$1")]),
+            newest::<device::Entity>("d", &[("device", "$2"), ("identity", "$1")]),
+            newest::<device::Entity>("o", &[("device", "$3"), ("identity", "$1")]),
+            asked("first_key", &format!("(SELECT public_key {of_device} AND sequence_number = 0)")),
+            // A key is revealed by the row after the one that committed to it.
+            asked(
+                "key_spent",
+                "EXISTS (SELECT 1 FROM device_records AS c JOIN device_records AS r ON r.device = c.device \
+                 AND r.identity = c.identity AND r.sequence_number = c.sequence_number + 1 \
+                 WHERE c.device = $2 AND c.identity = $1 AND c.rotation_hash = $5 AND r.public_key = $6)",
+            ),
+            asked("next_committed", &format!("EXISTS (SELECT 1 {of_device} AND rotation_hash = $7)")),
+            asked("held", &elsewhere::held("$4", "$1")),
+            asked("recovered", &elsewhere::recovered("$4", "$1")),
+            asked("recovery_spent", &format!("EXISTS (SELECT 1 {revealed} = $8)")),
+            asked("committed_spent", &format!("EXISTS (SELECT 1 {revealed} = $9)")),
+        ];
+        select("(SELECT 1) AS one", &parts)
+    });
+    let (key, next) = (needs.public_key, needs.next);
+    let values = [
+        needs.identity.to_string().into(),
+        needs.device.to_string().into(),
+        optional(needs.other),
+        optional(needs.newcomer),
+        key.digest().to_string().into(),
+        key.to_string().into(),
+        next.to_string().into(),
+        optional(needs.recovery),
+        optional(needs.committed),
+    ];
+    let row = &one(db, &TEXT, values).await?;
+    let first_key: Option<String> = nullable(row, "first_key")?;
+    let first_key = first_key.map(|text| rows::key("device_records", &text)).transpose()?;
     Ok(View {
-        account: newest_account(db, identity).await?,
-        ban: newest_ban(db, identity).await?,
-        device: newest_device(db, identity, &needs.device).await?,
-        key_spent: is_key_spent(db, identity, &needs.device, &needs.public_key).await?,
-        other,
-        held_elsewhere,
-        recovered_elsewhere,
-        recovery_spent: is_recovery_spent(db, identity, needs.recovery.as_ref()).await?,
-        committed_spent: is_recovery_spent(db, identity, needs.committed.as_ref()).await?,
-        device_count,
-        devices,
+        account: head(row, "a")?.map(rows::account_record).transpose()?,
+        ban: head(row, "b")?.as_ref().map(rows::ban_record).transpose()?,
+        device: head(row, "d")?.map(rows::device_record).transpose()?,
+        other: head(row, "o")?.map(rows::device_record).transpose()?,
+        key_spent: first_key == Some(key) || answer(row, "key_spent")?,
+        next_spent: first_key.is_some_and(|first| first.digest() == next) || answer(row, "next_committed")?,
+        held_elsewhere: answer(row, "held")?,
+        recovered_elsewhere: answer(row, "recovered")?,
+        recovery_spent: answer(row, "recovery_spent")?,
+        committed_spent: answer(row, "committed_spent")?,
+        device_count: None,
+        devices: None,
     })
 }
 
-/// The rows that a sign-in is judged by.
-pub(super) async fn session(
+/// The rows that a sign-in is judged by: of the account among the device's that `is_owner` names. Returns `None` if it
+/// names none of them. The second answer is whether the challenge `nonce` was answered before.
+pub(super) async fn opening(
     db: &impl ConnectionTrait,
-    identity: &Digest,
     device: &Digest,
-) -> Result<SessionView, Fault> {
-    Ok(SessionView {
-        account: newest_account(db, identity).await?,
-        ban: newest_ban(db, identity).await?,
-        device: newest_device(db, identity, device).await?,
-        roles: newest_roles(db, identity).await?,
-    })
+    nonce: &Nonce,
+    is_owner: impl Fn(&Digest) -> bool,
+) -> Result<(Option<SessionView>, bool), Fault> {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let owners = format!(
+            "(SELECT 1) AS one LEFT JOIN (SELECT identity FROM device_records WHERE device = $1 \
+             AND sequence_number = 0 ORDER BY created_at LIMIT {OWNERS_MAX}) AS owners ON true"
+        );
+        let [account, ban, device, role] = session_heads("owners.identity", "$1");
+        let spent = asked("spent", "EXISTS (SELECT 1 FROM spent_challenges WHERE nonce = $2)");
+        select(&owners, &[account, ban, device, role, asked("owner", "owners.identity"), spent])
+    });
+    let values = [device.to_string().into(), nonce.to_string().into()];
+    let owners = db.query_all_raw(statement(db, &TEXT, values)).await?;
+    let is_spent = owners.first().map_or(Ok(false), |row| answer(row, "spent"))?;
+    for row in &owners {
+        let owner: Option<String> = nullable(row, "owner")?;
+        let owner = owner.map(|text| rows::digest("device_records", &text)).transpose()?;
+        if owner.is_some_and(|owner| is_owner(&owner)) {
+            return Ok((Some(session(row)?), is_spent));
+        }
+    }
+    Ok((None, is_spent))
 }
 
 /// The rows that a refresh is judged by: `digest` is of the revealed key, `next` of the one after it.
 pub(super) async fn refresh(
     db: &impl ConnectionTrait,
-    owner: (&Digest, &Digest),
+    (identity, device): (&Digest, &Digest),
     digest: &Digest,
     next: &Digest,
 ) -> Result<RefreshView, Fault> {
-    let spent = refresh::Entity::find_by_id(digest.to_string()).one(db).await?;
-    let spent = spent.as_ref().map(rows::refresh).transpose()?;
-    let superseded = refresh::Entity::find_by_id(next.to_string()).count(db).await? > 0;
-    Ok(RefreshView { session: session(db, owner.0, owner.1).await?, spent, superseded })
-}
-
-/// Whether a challenge was answered before.
-pub(super) async fn is_spent(db: &impl ConnectionTrait, nonce: &keychain::Nonce) -> Result<bool, Fault> {
-    Ok(challenge::Entity::find_by_id(nonce.to_string()).count(db).await? > 0)
-}
-
-/// All that an order is judged by.
-pub(super) async fn standing(db: &impl ConnectionTrait, identity: &Digest) -> Result<Standing, Fault> {
-    Ok(Standing {
-        account: newest_account(db, identity).await?,
-        ban: newest_ban(db, identity).await?,
-        devices: devices(db, identity).await?,
-        roles: newest_roles(db, identity).await?,
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let [account, ban, device, role] = session_heads("$1", "$2");
+        let spent = Part {
+            columns: columns::<refresh::Entity>("s"),
+            join: " LEFT JOIN refreshes AS s ON s.digest = $3".to_owned(),
+        };
+        let superseded = asked("superseded", "EXISTS (SELECT 1 FROM refreshes WHERE digest = $4)");
+        select("(SELECT 1) AS one", &[account, ban, device, role, spent, superseded])
+    });
+    let values = [identity, device, digest, next].map(|digest| digest.to_string().into());
+    let row = &one(db, &TEXT, values).await?;
+    Ok(RefreshView {
+        session: session(row)?,
+        spent: head_at(row, "s", "digest")?.as_ref().map(rows::refresh).transpose()?,
+        superseded: answer(row, "superseded")?,
     })
 }
 
-/// The newest record of the roles that an identity was granted.
-pub(super) async fn newest_roles(
-    db: &impl ConnectionTrait,
-    identity: &Digest,
-) -> Result<Option<RoleRecord>, Fault> {
-    let row = role::Entity::find()
-        .filter(role::Column::Identity.eq(identity.to_string()))
-        .order_by_desc(role::Column::SequenceNumber)
-        .one(db)
-        .await?;
-    row.as_ref().map(rows::role_record).transpose()
-}
-
-/// An identity's newest ban record.
-async fn newest_ban(db: &impl ConnectionTrait, identity: &Digest) -> Result<Option<BanRecord>, Fault> {
-    let row = ban::Entity::find()
-        .filter(ban::Column::Identity.eq(identity.to_string()))
-        .order_by_desc(ban::Column::SequenceNumber)
-        .one(db)
-        .await?;
-    row.as_ref().map(rows::ban_record).transpose()
+/// All that an order is judged by. In one transaction, or its parts are of two moments.
+pub(super) async fn standing(db: &impl ConnectionTrait, identity: &Digest) -> Result<Standing, Fault> {
+    static TEXT: LazyLock<String> = LazyLock::new(|| select("(SELECT 1) AS one", &session_heads("$1", "$2")));
+    let row = one(db, &TEXT, [identity.to_string().into(), optional(None)]).await?;
+    let SessionView { account, ban, roles, .. } = session(&row)?;
+    let devices = devices(db, identity).await?.into_iter();
+    let devices = devices.map(|device| device.map_err(|damaged| damaged.fault)).collect::<Result<_, _>>()?;
+    Ok(Standing { account, ban, devices, roles })
 }
 
 /// The newest record of each device that an account ever had.
-async fn devices(db: &impl ConnectionTrait, identity: &Digest) -> Result<Vec<DeviceRecord>, Fault> {
-    let firsts: Vec<String> = device::Entity::find()
-        .select_only()
-        .column(device::Column::Device)
-        .filter(device::Column::Identity.eq(identity.to_string()))
-        .filter(device::Column::SequenceNumber.eq(0))
-        .order_by_asc(device::Column::Device)
-        .into_tuple()
-        .all(db)
-        .await?;
-    let mut devices = Vec::with_capacity(firsts.len());
-    for first in firsts {
-        let name = rows::digest("device_records", &first)?;
-        devices.extend(newest_device(db, identity, &name).await?);
+pub(super) async fn devices(
+    db: &impl ConnectionTrait,
+    identity: &Digest,
+) -> Result<Vec<Result<DeviceRecord, Damaged>>, Fault> {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let parts = [
+            newest::<device::Entity>("d", &[("device", "f.device"), ("identity", "f.identity")]),
+            asked("name", "f.device"),
+            asked("chain", "f.id"),
+            // Higher, if a later row of the chain does not name the device any more.
+            asked("last", "(SELECT max(sequence_number) FROM device_records WHERE prefix = f.id)"),
+        ];
+        let text = select("device_records AS f", &parts);
+        format!("{text} WHERE f.identity = $1 AND f.sequence_number = 0 ORDER BY f.device")
+    });
+    let all = db.query_all_raw(statement(db, &TEXT, [identity.to_string().into()])).await?;
+    let damaged = |row, fault| Damaged { remains: remains(row, *identity).map(Box::new), fault };
+    Ok(all.iter().map(|row| intact(row).map_err(|fault| damaged(row, fault))).collect())
+}
+
+/// How many devices were registered for an account since it was created or last recovered; more than
+/// [`DEVICES_MAX`] are not counted.
+pub(super) async fn device_count(db: &impl ConnectionTrait, identity: &Digest) -> Result<usize, Fault> {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        format!(
+            "SELECT count(*) AS devices FROM (SELECT 1 FROM device_records WHERE identity = $1 \
+             AND sequence_number = 0 AND created_at >= coalesce((SELECT created_at FROM account_records \
+             WHERE identity = $1 AND revealed IS NOT NULL ORDER BY sequence_number DESC LIMIT 1), 0) \
+             LIMIT {DEVICES_MAX}) AS counted"
+        )
+    });
+    let row = one(db, &TEXT, [identity.to_string().into()]).await?;
+    let count: i64 = answer(&row, "devices")?;
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+/// What a statement reads: columns, and the table that they are of, if that is not among the others'.
+struct Part {
+    columns: String,
+    join: String,
+}
+
+/// The newest row of a chain: of those whose columns have the values that `place` says.
+fn newest<E: EntityTrait>(alias: &str, place: &[(&str, &str)]) -> Part {
+    let table = E::default().table_name();
+    let inner: Vec<_> = place.iter().map(|(column, value)| format!("{column} = {value}")).collect();
+    let outer: Vec<_> = inner.iter().map(|equal| format!("{alias}.{equal}")).collect();
+    let (inner, outer) = (inner.join(" AND "), outer.join(" AND "));
+    let last = format!("(SELECT max(sequence_number) FROM {table} WHERE {inner})");
+    Part {
+        columns: columns::<E>(alias),
+        join: format!(" LEFT JOIN {table} AS {alias} ON {outer} AND {alias}.sequence_number = {last}"),
     }
-    Ok(devices)
 }
 
-/// The accounts that ever had a device.
-pub(super) async fn owners(db: &impl ConnectionTrait, name: &Digest) -> Result<Vec<Digest>, Fault> {
-    let owners: Vec<String> = device::Entity::find()
-        .select_only()
-        .column(device::Column::Identity)
-        .filter(device::Column::Device.eq(name.to_string()))
-        .filter(device::Column::SequenceNumber.eq(0))
-        .order_by_asc(device::Column::CreatedAt)
-        .limit(OWNERS_MAX)
-        .into_tuple()
-        .all(db)
-        .await?;
-    owners.iter().map(|owner| rows::digest("device_records", owner)).collect()
+/// One value.
+fn asked(name: &str, expression: &str) -> Part {
+    Part { columns: format!("{expression} AS {name}"), join: String::new() }
 }
 
-async fn device_count(db: &impl ConnectionTrait, identity: &Digest) -> Result<usize, Fault> {
-    let firsts = device::Entity::find()
-        .filter(device::Column::Identity.eq(identity.to_string()))
-        .filter(device::Column::SequenceNumber.eq(0));
-    Ok(usize::try_from(firsts.count(db).await?).unwrap_or(usize::MAX))
+/// The newest rows that a sign-in or refresh is judged by.
+fn session_heads(identity: &str, device: &str) -> [Part; 4] {
+    [
+        newest::<account::Entity>("a", &[("identity", identity)]),
+        newest::<ban::Entity>("b", &[("identity", identity)]),
+        newest::<device::Entity>("d", &[("device", device), ("identity", identity)]),
+        newest::<role::Entity>("r", &[("identity", identity)]),
+    ]
 }
 
-async fn newest_account(
+fn session(row: &QueryResult) -> Result<SessionView, Fault> {
+    Ok(SessionView {
+        account: head(row, "a")?.map(rows::account_record).transpose()?,
+        ban: head(row, "b")?.as_ref().map(rows::ban_record).transpose()?,
+        device: head(row, "d")?.map(rows::device_record).transpose()?,
+        roles: head(row, "r")?.as_ref().map(rows::role_record).transpose()?,
+    })
+}
+
+fn intact(row: &QueryResult) -> Result<DeviceRecord, Fault> {
+    let because = "the device's chain goes on elsewhere";
+    let damaged = |id: &str| Fault::Corrupt { table: "device_records", id: id.to_owned(), because };
+    let newest: device::Model = head(row, "d")?.ok_or_else(|| damaged("?"))?;
+    let last: Option<i64> = nullable(row, "last")?;
+    if last != Some(newest.sequence_number) {
+        return Err(damaged(&newest.id));
+    }
+    rows::device_record(newest)
+}
+
+/// What can be read of a damaged device. Where a digest should stand and does not, there is one of what stands there.
+fn remains(row: &QueryResult, identity: Digest) -> Option<Remains> {
+    let text = |column| nullable::<String>(row, column).ok().flatten().unwrap_or_default();
+    let digest = |column| Digest::parse(&text(column)).unwrap_or_else(|_| Digest::of(text(column)));
+    let number = |column| nullable::<i64>(row, column).ok().flatten().unwrap_or_default();
+    let sequence_number = u64::try_from(number("last").max(number("d_sequence_number"))).unwrap_or_default();
+    Some(Remains {
+        identity,
+        device: Digest::parse(&text("name")).ok()?,
+        public_key: PublicKey::parse(&text("d_public_key")).ok(),
+        rotation_hash: digest("d_rotation_hash"),
+        version: Version {
+            id: digest("d_id"),
+            prefix: digest("chain"),
+            previous: None,
+            sequence_number,
+            created_at: Timestamp::from_unix_millis(0),
+        },
+    })
+}
+
+fn select(from: &str, parts: &[Part]) -> String {
+    let columns: Vec<_> = parts.iter().map(|part| part.columns.as_str()).collect();
+    let joins: String = parts.iter().map(|part| part.join.as_str()).collect();
+    format!("SELECT {} FROM {from}{joins}", columns.join(", "))
+}
+
+/// Every column of a table, named so that [`head_at`] finds it.
+fn columns<E: EntityTrait>(alias: &str) -> String {
+    let names = E::Column::iter().map(|column| column.as_str());
+    let columns: Vec<_> =
+        names.map(|name| format!(r#"{alias}."{name}" AS "{}""#, prefix(alias) + name)).collect();
+    columns.join(", ")
+}
+
+fn prefix(alias: &str) -> String {
+    format!("{alias}_")
+}
+
+fn statement(db: &impl ConnectionTrait, text: &str, values: impl IntoIterator<Item = Value>) -> Statement {
+    Statement::from_sql_and_values(db.get_database_backend(), text, values)
+}
+
+/// The one row of a statement that always has one.
+async fn one(
     db: &impl ConnectionTrait,
-    identity: &Digest,
-) -> Result<Option<AccountRecord>, Fault> {
-    let row = account::Entity::find()
-        .filter(account::Column::Identity.eq(identity.to_string()))
-        .order_by_desc(account::Column::SequenceNumber)
-        .one(db)
-        .await?;
-    row.map(rows::account_record).transpose()
+    text: &str,
+    values: impl IntoIterator<Item = Value>,
+) -> Result<QueryResult, Fault> {
+    let row = db.query_one_raw(statement(db, text, values)).await?;
+    row.ok_or_else(|| DbErr::RecordNotFound("a statement that has one row had none".to_owned()).into())
 }
 
-async fn newest_device(
-    db: &impl ConnectionTrait,
-    identity: &Digest,
-    name: &Digest,
-) -> Result<Option<DeviceRecord>, Fault> {
-    let row = device::Entity::find()
-        .filter(device::Column::Device.eq(name.to_string()))
-        .filter(device::Column::Identity.eq(identity.to_string()))
-        .order_by_desc(device::Column::SequenceNumber)
-        .one(db)
-        .await?;
-    row.map(rows::device_record).transpose()
+fn optional(digest: Option<Digest>) -> Value {
+    digest.map(|digest| digest.to_string()).into()
 }
 
-async fn is_key_spent(
-    db: &impl ConnectionTrait,
-    identity: &Digest,
-    name: &Digest,
-    key: &PublicKey,
-) -> Result<bool, Fault> {
-    let revealed = device::Entity::find()
-        .filter(device::Column::Device.eq(name.to_string()))
-        .filter(device::Column::PublicKey.eq(key.to_string()))
-        .filter(device::Column::Identity.eq(identity.to_string()));
-    Ok(revealed.count(db).await? > 0)
+/// The row of a record's table, if there is one.
+fn head<M: ModelTrait + FromQueryResult>(row: &QueryResult, alias: &str) -> Result<Option<M>, Fault> {
+    head_at(row, alias, "identity")
 }
 
-/// Whether another account has ever had a device, and whether one registered it by a recovery.
-async fn elsewhere(
-    db: &impl ConnectionTrait,
-    identity: &Digest,
-    name: &Digest,
-) -> Result<(bool, bool), Fault> {
-    let held = device::Entity::find()
-        .filter(device::Column::Device.eq(name.to_string()))
-        .filter(device::Column::SequenceNumber.eq(0))
-        .filter(device::Column::Identity.ne(identity.to_string()));
-    let recovered = held.clone().filter(device::Column::Path.eq(Operation::AccountRecover.path()));
-    Ok((held.count(db).await? > 0, recovered.count(db).await? > 0))
+/// The row of a table, if there is one: then `known`, by which it was found, is not null.
+///
+/// A row that cannot be read is never taken for none: who is banned by it would not be any more.
+fn head_at<M: ModelTrait + FromQueryResult>(
+    row: &QueryResult,
+    alias: &str,
+    known: &str,
+) -> Result<Option<M>, Fault> {
+    let prefix = prefix(alias);
+    let found: Option<String> = nullable(row, &format!("{prefix}{known}"))?;
+    let read = |_| M::from_query_result(row, &prefix).map_err(|_| unreadable::<M>(row, &prefix));
+    found.map(read).transpose()
 }
 
-async fn is_recovery_spent(
-    db: &impl ConnectionTrait,
-    identity: &Digest,
-    recovery: Option<&Digest>,
-) -> Result<bool, Fault> {
-    let Some(recovery) = recovery else { return Ok(false) };
-    let revealed = account::Entity::find()
-        .filter(account::Column::Identity.eq(identity.to_string()))
-        .filter(account::Column::Revealed.eq(recovery.to_string()));
-    Ok(revealed.count(db).await? > 0)
+fn unreadable<M: ModelTrait>(row: &QueryResult, prefix: &str) -> Fault {
+    Fault::Corrupt {
+        table: M::Entity::default().table_name(),
+        id: row.try_get(prefix, "id").unwrap_or_else(|_| "?".to_owned()),
+        because: "a column has another type",
+    }
+}
+
+fn answer<T: TryGetable>(row: &QueryResult, name: &str) -> Result<T, Fault> {
+    Ok(row.try_get("", name)?)
+}
+
+/// The same for what may be null. (`Option` would take a column that is not there for one that is null.)
+fn nullable<T: TryGetable>(row: &QueryResult, name: &str) -> Result<Option<T>, Fault> {
+    match row.try_get_nullable("", name) {
+        Ok(value) => Ok(Some(value)),
+        Err(TryGetError::Null(_)) => Ok(None),
+        Err(TryGetError::DbErr(error)) => Err(error.into()),
+    }
 }

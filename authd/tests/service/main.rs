@@ -13,11 +13,13 @@ mod hsm;
 mod operations;
 mod outage;
 mod outbox;
+mod plans;
 mod races;
 mod refusals;
 mod restart;
 mod sessions;
 mod stage;
+mod statements;
 mod store;
 mod tokens;
 

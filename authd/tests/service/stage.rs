@@ -87,6 +87,17 @@ impl Stage {
         Self::start(tempfile::tempdir().unwrap(), server.url(), Some(server), "", |_| {}).await
     }
 
+    /// On a PostgreSQL with more settings.
+    pub(crate) async fn on_postgres_with(settings: &[&str]) -> Self {
+        let server = PostgreSql::start_with(settings).await;
+        Self::start(tempfile::tempdir().unwrap(), server.url(), Some(server), "", |_| {}).await
+    }
+
+    /// What PostgreSQL has logged.
+    pub(crate) fn postgres_log(&self) -> String {
+        self.postgres.as_ref().unwrap().log()
+    }
+
     /// On SQLite, with the policy that lies in `folder`.
     pub(crate) async fn with_policy(folder: TempDir) -> Self {
         let database = format!("sqlite://{}", folder.path().join("accounts.db").display());

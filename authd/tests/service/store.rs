@@ -1,13 +1,16 @@
 //! The store when it is damaged, busy or gone.
 
+use std::time::Duration;
+
 use keychain::{Code, Digest};
 use sea_orm::{ConnectionTrait, DbBackend, TransactionTrait};
-use tests::craft::{Device, message};
+use tests::craft::{Device, key, message};
 
 use crate::stage::{Stage, gated};
 
 crate::on_both!(
     an_edited_row_is_an_error_and_never_an_input,
+    a_recovery_cuts_off_a_device_whose_row_is_damaged,
     a_store_that_does_not_answer_is_a_503_and_changes_nothing,
     every_record_keeps_what_the_device_signed,
 );
@@ -43,6 +46,49 @@ async fn an_edited_row_is_an_error_and_never_an_input(stage: Stage) {
     }
     let mut device = device;
     assert_eq!(device.rotate(&stage.auth).await.status, 200);
+}
+
+async fn a_recovery_cuts_off_a_device_whose_row_is_damaged(stage: Stage) {
+    let auth = &stage.auth;
+    let elsewhere = Digest::of("elsewhere");
+    for (column, value) in [
+        ("rotation_hash", format!("'{elsewhere}'")),
+        ("rotation_hash", "'E'".to_owned()),
+        ("public_key", "'E'".to_owned()),
+        ("state", "'retired'".to_owned()),
+        ("id", "'E'".to_owned()),
+        ("prefix", format!("'{elsewhere}'")),
+        ("device", format!("'{elsewhere}'")),
+        ("sequence_number", "7".to_owned()),
+        ("format", "2".to_owned()),
+    ] {
+        let (device, mut other) = stage.couple().await;
+        other.rotate(auth).await.response();
+        let row = format!("device = '{}' AND sequence_number = 1", other.device);
+        let kept = format!("CREATE TABLE kept AS SELECT * FROM device_records WHERE {row}");
+        stage.sql.execute_unprepared(&kept).await.unwrap();
+        let edit = format!("UPDATE device_records SET {column} = {value} WHERE {row}");
+        stage.sql.execute_unprepared(&edit).await.unwrap();
+
+        let mut fresh = device.another();
+        let recover = message(&fresh.recover_request(&key()), &fresh.recovery);
+        auth.post("/account/recover", recover).await.response();
+        tests::until("the denials in DB 3", Duration::from_secs(10), || async {
+            let names = stage.names(3).await;
+            [&device, &other].iter().all(|gone| names.contains(&gone.device.to_string())).then_some(())
+        })
+        .await;
+        fresh.rotate(auth).await.response();
+
+        // It is put right, and the device is cut off like the others.
+        let rest = format!("signature = (SELECT signature FROM kept) AND identity = '{}'", other.identity);
+        let remove = format!("DELETE FROM device_records WHERE path = '/device/rotate' AND {rest}");
+        stage.sql.execute_unprepared(&remove).await.unwrap();
+        stage.sql.execute_unprepared("INSERT INTO device_records SELECT * FROM kept").await.unwrap();
+        stage.sql.execute_unprepared("DROP TABLE kept").await.unwrap();
+        other.rotate(auth).await.refused(Code::UnknownDevice);
+        other.try_session(auth).await.refused(Code::UnknownDevice);
+    }
 }
 
 async fn a_store_that_does_not_answer_is_a_503_and_changes_nothing(stage: Stage) {

@@ -3,8 +3,8 @@
 use keychain::message::{self, AccessKeys, Authentication, Operation, Verified, body};
 use keychain::{Digest, Nonce, PublicKey, Refusal, SigningKey, Timestamp};
 
-use crate::operation::{self, Change, Decision, Needs, View};
-use crate::record::{AccountRecord, Action, BanEnd, BanRecord, Cause, DeviceRecord, Mandate};
+use crate::operation::{self, Change, Decision, Devices, Listed, Needs, View};
+use crate::record::{AccountRecord, Action, BanEnd, BanRecord, Cause, DeviceRecord, Mandate, Remains};
 
 /// The key of a seed.
 pub(super) fn key(seed: u8) -> SigningKey {
@@ -124,6 +124,7 @@ pub(super) fn ban(identity: Digest) -> BanRecord {
 pub(super) struct Book {
     pub(super) accounts: Vec<AccountRecord>,
     pub(super) devices: Vec<DeviceRecord>,
+    pub(super) damaged: Vec<Remains>,
     pub(super) revoked: Vec<Digest>,
     pub(super) ban: Option<BanRecord>,
 }
@@ -132,7 +133,11 @@ impl Book {
     /// Decides a request and applies what was decided.
     pub(super) fn take(&mut self, request: &Verified, now: Timestamp) -> Result<Decision, Refusal> {
         let needs = operation::needs(request.request()).unwrap();
-        let decision = operation::decide(request, &self.view(&needs), now)?;
+        let view = self.view(&needs);
+        let mut decision = operation::decide(request, &view, now)?;
+        if decision == Decision::Incomplete {
+            decision = operation::decide(request, &self.completed(view, &needs), now)?;
+        }
         if let Decision::Apply(change) = &decision {
             let Change { account, devices, revoked } = change.as_ref();
             self.accounts.extend(account.clone());
@@ -154,10 +159,28 @@ impl Book {
         self.accounts.iter().rev().find(|row| row.identity == *identity)
     }
 
-    fn view(&self, needs: &Needs) -> View {
-        let of_device = |row: &&DeviceRecord| row.identity == needs.identity && row.device == needs.device;
+    /// The view with what is read once the proof holds.
+    fn completed(&self, view: View, needs: &Needs) -> View {
         let firsts = self.devices.iter().filter(|row| row.identity == needs.identity);
         let firsts: Vec<_> = firsts.filter(|row| row.version.sequence_number == 0).collect();
+        let recovered = self.accounts.iter().rev().find(|row| row.revealed.is_some());
+        let since = |row: &&&DeviceRecord| {
+            recovered.is_none_or(|recovery| row.version.created_at >= recovery.version.created_at)
+        };
+        let newest = |row: &&DeviceRecord| self.newest(&needs.identity, &row.device).cloned();
+        match needs.devices {
+            Devices::Unneeded => view,
+            Devices::Counted => View { device_count: Some(firsts.iter().filter(since).count()), ..view },
+            Devices::Listed => {
+                let intact = firsts.iter().filter_map(newest).collect();
+                View { devices: Some(Listed { intact, damaged: self.damaged.clone() }), ..view }
+            }
+        }
+    }
+
+    pub(super) fn view(&self, needs: &Needs) -> View {
+        let of_device = |row: &&DeviceRecord| row.identity == needs.identity && row.device == needs.device;
+        let revealed_next = |row: &DeviceRecord| row.public_key.digest() == needs.next;
         let newest = |device: &Digest| self.newest(&needs.identity, device).cloned();
         let mine = |row: &&AccountRecord| row.identity == needs.identity;
         let revealed: Vec<_> = self.accounts.iter().filter(mine).filter_map(|row| row.revealed).collect();
@@ -171,13 +194,14 @@ impl Book {
             ban: self.ban.clone(),
             device: newest(&needs.device),
             key_spent: self.devices.iter().filter(of_device).any(|row| row.public_key == needs.public_key),
+            next_spent: self.devices.iter().filter(of_device).any(revealed_next),
             other: needs.other.and_then(|other| newest(&other)),
             held_elsewhere: !registrations.is_empty(),
             recovered_elsewhere: registrations.contains(&Operation::AccountRecover),
             recovery_spent: is_spent(needs.recovery),
             committed_spent: is_spent(needs.committed),
-            device_count: firsts.len(),
-            devices: firsts.iter().filter_map(|row| newest(&row.device)).collect(),
+            device_count: None,
+            devices: None,
         }
     }
 }

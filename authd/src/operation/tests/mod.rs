@@ -8,8 +8,8 @@ use book::{Book, Phone, at, change, create, delete, hash, link, recover, rotate,
 use keychain::message::{Operation, Verified, body};
 use keychain::{Code, Digest};
 
-use super::{Change, DEVICES_LINKED_MAX, DEVICES_RECOVERED_MAX, Decision};
-use crate::record::{AccountState, BanRecord, DeviceState};
+use super::{Change, DEVICES_MAX, Decision, decide, needs};
+use crate::record::{AccountState, BanRecord, DeviceState, Remains, Version};
 
 /// The recovery key of the accounts here.
 const RECOVERY: u8 = 200;
@@ -33,7 +33,7 @@ fn couple() -> (Book, Phone, Phone) {
 fn applied(book: &mut Book, request: &Verified) -> Change {
     match book.take(request, at(50)).unwrap() {
         Decision::Apply(change) => *change,
-        Decision::Repeat => panic!("was taken for a repeat"),
+        undone => panic!("was not applied: {undone:?}"),
     }
 }
 
@@ -360,20 +360,82 @@ fn a_ban_is_told_only_to_those_who_prove_a_key_and_ends_by_itself() {
 }
 
 #[test]
-fn devices_are_bounded_and_a_thief_cannot_use_up_the_recovery() {
+fn a_thief_who_links_devices_uses_up_neither_links_nor_recoveries_for_good() {
     let (mut book, phone, other) = couple();
     let first = book.devices.first().unwrap().clone();
-    let mut fill = |count: usize| {
-        while book.devices.iter().filter(|row| row.version.sequence_number == 0).count() < count {
-            let mut row = first.clone();
-            row.device = Digest::of(format!("device {}", book.devices.len()));
-            book.devices.push(row);
-        }
-        book.clone()
+    while book.devices.iter().filter(|row| row.version.sequence_number == 0).count() < DEVICES_MAX - 1 {
+        let mut row = first.clone();
+        row.device = Digest::of(format!("device {}", book.devices.len()));
+        book.devices.push(row);
+    }
+    let (phone, joining) = (phone.next(), |seed| Phone::joining(other.identity, seed));
+    applied(&mut book, &link(&phone, &joining(60)));
+    refused(&mut book, &link(&phone.next(), &joining(70)), Code::TooMany);
+    let new = joining(80);
+    let change = applied(&mut book, &recover(&new, RECOVERY, 201));
+    assert_eq!(change.revoked.len(), DEVICES_MAX);
+    applied(&mut book, &link(&new.next(), &joining(90)));
+}
+
+#[test]
+fn nothing_that_grows_is_asked_for_before_the_proof_holds() {
+    let (book, phone, other) = couple();
+    let (new, stranger) = (Phone::joining(phone.identity, 60), Phone { seed: 90, ..phone });
+    let proven = [delete(&phone.next()), link(&phone.next(), &new), recover(&new, RECOVERY, 201)];
+    let junk = [delete(&stranger), link(&stranger, &new), recover(&new, 99, 201)];
+    let nothing_listed =
+        [rotate(&phone.next()), unlink(&phone.next(), &other.device), change(&phone.next(), 201)];
+    let first = |request: &Verified| {
+        let view = book.view(&needs(request.request()).unwrap());
+        decide(request, &view, at(60)).map_err(|refusal| refusal.code())
     };
-    let (new, phone) = (Phone::joining(other.identity, 60), phone.next());
-    applied(&mut fill(DEVICES_LINKED_MAX - 1), &link(&phone, &new));
-    refused(&mut fill(DEVICES_LINKED_MAX), &link(&phone, &new), Code::TooMany);
-    applied(&mut fill(DEVICES_LINKED_MAX), &recover(&new, RECOVERY, 201));
-    refused(&mut fill(DEVICES_RECOVERED_MAX), &recover(&new, RECOVERY, 201), Code::TooMany);
+    for request in &proven {
+        assert_eq!(first(request), Ok(Decision::Incomplete), "{}", request.operation());
+    }
+    for request in &junk {
+        assert_eq!(first(request), Err(Code::RotationMismatch), "{}", request.operation());
+    }
+    for request in &nothing_listed {
+        assert!(matches!(first(request), Ok(Decision::Apply(_))), "{}", request.operation());
+    }
+}
+
+#[test]
+fn no_device_commits_to_a_key_that_it_has_revealed() {
+    let (mut book, phone) = account();
+    applied(&mut book, &rotate(&phone.next()));
+    let phone = phone.next().next();
+    for revealed in [phone.seed - 1, phone.seed - 2] {
+        let mut back = phone.here();
+        back.rotation_hash = hash(revealed);
+        let request = book::gated(Operation::DeviceRotate, &phone, &body::of_device(&back));
+        refused(&mut book, &request, Code::InvalidHash);
+    }
+    applied(&mut book, &rotate(&phone));
+}
+
+#[test]
+fn recovery_and_deletion_cut_off_a_device_whose_record_is_damaged() {
+    let (book, phone, other) = couple();
+    let row = book.device(&other).unwrap().clone();
+    let version = Version { id: Digest::of("nonsense"), ..row.version.clone() };
+    let (identity, device) = (row.identity, row.device);
+    for public_key in [Some(row.public_key), None] {
+        let rotation_hash = row.rotation_hash;
+        let remains = Remains { version: version.clone(), identity, device, public_key, rotation_hash };
+        let mut book = book.clone();
+        book.devices.retain(|row| row.device != device);
+        book.damaged = vec![remains];
+        let new = Phone::joining(identity, 60);
+        let change = applied(&mut book.clone(), &recover(&new, RECOVERY, 201));
+        assert!(change.revoked.contains(&device));
+        let revoked = change.devices.iter().find(|row| row.device == device).unwrap();
+        assert!(revoked.is_intact() && revoked.state == DeviceState::Revoked);
+        assert_eq!(revoked.public_key, public_key.unwrap_or(new.here().public_key));
+        assert_eq!(revoked.version.sequence_number, version.sequence_number + 1);
+        assert_eq!(revoked.version.previous, Some(version.id));
+        let change = applied(&mut book, &delete(&phone.next()));
+        assert!(change.revoked.contains(&device));
+        assert!(change.devices.iter().all(|row| row.device != device));
+    }
 }
