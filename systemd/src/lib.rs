@@ -1,4 +1,4 @@
-//! What makes a daemon a systemd service: configuration, credentials, sockets and who calls there,
+//! What makes a daemon a systemd service: configuration, credentials, sockets, their TLS and who calls there,
 //! readiness, logs, metrics and exit codes, done once and alike for all of them.
 //!
 //! Beside this crate's source stand the units themselves, their sockets, `sysusers.d`,
@@ -6,7 +6,7 @@
 //! sandbox directive is for and which test holds it.
 //!
 //! What it is not: a wrapper around libsystemd, a service framework, or a place for code that
-//! two daemons happen to share. It knows nothing of keys or of the protocol.
+//! two daemons happen to share. It knows nothing of the protocol, nor of its keys.
 //!
 //! Invariants:
 //! - It never writes to a file but a socket's own path, and never changes the environment.
@@ -29,3 +29,4 @@ mod passed;
 pub mod shutdown;
 pub mod swap;
 pub mod telemetry;
+pub mod tls;

@@ -12,7 +12,6 @@ mod clock;
 mod connections;
 mod declared;
 mod generation;
-mod handshake;
 mod health;
 mod lease;
 mod published;

@@ -18,12 +18,14 @@ use actix_web::{
     web,
 };
 use keychain::{Code, Refusal};
-use systemd::listen::{self, Socket};
+use systemd::{
+    listen::{self, Socket},
+    tls::{Bounded, Handshakes},
+};
 
 use super::{
     Door, border,
     connections::{Connections, Permit},
-    handshake::{Bounded, Handshakes},
     routes,
 };
 use crate::{
@@ -36,6 +38,13 @@ const CONNECTIONS_MAX: usize = 256;
 
 /// How long a caller may take to send its request's head.
 const HEAD_MAX: Duration = Duration::from_secs(5);
+
+/// Handshakes of one address at a time, of the 256 connections that a socket serves. A service makes one or two; a
+/// host with many services behind one address has room for them all.
+const HANDSHAKES_MAX: usize = 16;
+
+/// The metric of those beyond.
+const HANDSHAKES_REFUSED: &str = "hsmd_handshakes_refused_total";
 
 /// How long a TLS handshake may take, from the first byte to the last.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(3);
@@ -89,7 +98,7 @@ fn serve_plain(socket: Socket, door: web::Data<Door>) -> io::Result<Server> {
 fn serve_tls(socket: TcpListener, tls: ServerConfig, door: web::Data<Door>) -> io::Result<Server> {
     let role = door.policy.role();
     let (gate, connections, handshakes) =
-        (door.policy.clone(), Connections::default(), Handshakes::default());
+        (door.policy.clone(), Connections::default(), Handshakes::new(HANDSHAKES_MAX, HANDSHAKES_REFUSED));
     let server = Server::build()
         .workers(1)
         .max_concurrent_connections(CONNECTIONS_MAX)

@@ -26,7 +26,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use serde::Deserialize;
-use systemd::{config, credential};
+pub use systemd::tls::Error;
 use webpki::EndEntityCert;
 
 use crate::policy::{Caller, San};
@@ -50,6 +50,11 @@ pub struct Files {
 }
 
 impl Files {
+    /// Those of hsmd itself.
+    fn own(&self) -> systemd::tls::Files {
+        systemd::tls::Files { certificate: self.certificate.clone(), key: self.key.clone() }
+    }
+
     /// Those that are named by a path and nothing else.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         [Some(&self.certificate), Some(&self.client_ca), self.crl.as_ref()]
@@ -57,37 +62,6 @@ impl Files {
             .flatten()
             .map(PathBuf::as_path)
     }
-}
-
-/// What is wrong with these files.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A file cannot be read, or others can write to it.
-    #[error(transparent)]
-    File(#[from] config::Error),
-    /// The key cannot be read, or others can read it.
-    #[error(transparent)]
-    Key(#[from] credential::Error),
-    /// The certificate is another key's.
-    #[error("the certificate in `{}` is not that of the key `{key}`: give both of one issue", certificate.display())]
-    Mismatch {
-        /// The file of the certificate.
-        certificate: PathBuf,
-        /// The name or path of the key.
-        key: String,
-        /// What the TLS library said.
-        source: rustls::Error,
-    },
-    /// What is in the file is not what ought to be.
-    #[error("`{path}` holds no usable {what}: give PEM, as `opsctl tls` writes it")]
-    Unusable {
-        /// The file, or the credential.
-        path: String,
-        /// The kind of file.
-        what: &'static str,
-        /// What the TLS library said.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
 }
 
 /// The TLS side of one socket. Its parts can be exchanged while it serves.
@@ -117,7 +91,7 @@ impl Tls {
 
     /// How a server does its handshakes.
     pub fn server_config(self: &Arc<Self>) -> io::Result<ServerConfig> {
-        let mut config = ServerConfig::builder_with_provider(material::provider())
+        let mut config = ServerConfig::builder_with_provider(systemd::tls::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(io::Error::other)?
             .with_client_cert_verifier(Arc::new(Current(Arc::clone(self))))

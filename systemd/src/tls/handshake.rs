@@ -1,30 +1,28 @@
 //! TLS handshakes, bounded for each remote address: a client that opens connections and says nothing on them takes no
 //! place of another host's.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    io,
-    net::{IpAddr, Ipv6Addr},
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
-};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use actix_service::{Service, ServiceFactory};
-use actix_tls::accept::{
-    TlsError,
-    rustls_0_23::{Acceptor, AcceptorService, TlsStream},
-};
+use actix_tls::accept::TlsError;
+use actix_tls::accept::rustls_0_23::{Acceptor, AcceptorService, TlsStream};
 use actix_web::rt::net::TcpStream;
 
-/// Handshakes of one address at a time, of the 256 connections that a socket serves. A service makes one or two; a
-/// host with many services behind one address has room for them all.
-const HANDSHAKES_MAX: usize = 16;
-
-/// Handshakes under way, by address.
-#[derive(Clone, Default)]
-pub(super) struct Handshakes(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+/// Handshakes under way, by address. Cloning shares them.
+#[derive(Clone, Debug)]
+pub struct Handshakes {
+    counts: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+    /// How many one address may have.
+    most: usize,
+    /// The metric that counts those that were refused.
+    refused: &'static str,
+}
 
 /// One handshake among those of its address; given back when it is dropped.
 struct Handshake {
@@ -33,12 +31,17 @@ struct Handshake {
 }
 
 impl Handshakes {
-    /// Counts a handshake; `None` if the address has too many.
+    /// At most `most` of one address at a time; those beyond are counted in the metric `refused`.
+    pub fn new(most: usize, refused: &'static str) -> Self {
+        Self { counts: Arc::default(), most, refused }
+    }
+
+    /// Counts a handshake. Returns `None` if the address has too many.
     fn begin(&self, address: IpAddr) -> Option<Handshake> {
         let address = network(address);
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
-        if *count >= HANDSHAKES_MAX {
+        if *count >= self.most {
             return None;
         }
         *count = count.saturating_add(1);
@@ -49,7 +52,7 @@ impl Handshakes {
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        let mut counts = self.handshakes.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.handshakes.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.address) {
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -68,14 +71,15 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 /// An acceptor that closes what is beyond an address's bound, unheard.
-pub(super) struct Bounded {
+#[derive(Clone)]
+pub struct Bounded {
     acceptor: Acceptor,
     handshakes: Handshakes,
 }
 
 impl Bounded {
     /// Bounds the handshakes of `acceptor`.
-    pub(super) const fn new(acceptor: Acceptor, handshakes: Handshakes) -> Self {
+    pub const fn new(acceptor: Acceptor, handshakes: Handshakes) -> Self {
         Self { acceptor, handshakes }
     }
 }
@@ -96,7 +100,7 @@ impl ServiceFactory<TcpStream> for Bounded {
 }
 
 /// The service that [`Bounded`] makes.
-pub(super) struct BoundedService {
+pub struct BoundedService {
     acceptor: AcceptorService,
     handshakes: Handshakes,
 }
@@ -114,7 +118,7 @@ impl Service<TcpStream> for BoundedService {
         // A peer that is gone already has no address, and no handshake.
         let handshake = stream.peer_addr().ok().and_then(|peer| self.handshakes.begin(peer.ip()));
         let Some(handshake) = handshake else {
-            metrics::counter!("hsmd_handshakes_refused_total").increment(1);
+            metrics::counter!(self.handshakes.refused).increment(1);
             let refused = io::Error::other("the remote address has too many handshakes under way");
             return Box::pin(async { Err(TlsError::Tls(refused)) });
         };
@@ -133,18 +137,19 @@ mod tests {
 
     #[test]
     fn each_address_has_its_share_and_gives_it_back() {
-        let handshakes = Handshakes::default();
+        const MOST: usize = 16;
+        let handshakes = Handshakes::new(MOST, "refused_total");
         let begin = |address: &str| handshakes.begin(address.parse().unwrap());
         for (address, neighbour, other) in [
             ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
             ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"),
         ] {
-            let mut under_way: Vec<_> = (0..HANDSHAKES_MAX).map(|_| begin(address).unwrap()).collect();
+            let mut under_way: Vec<_> = (0..MOST).map(|_| begin(address).unwrap()).collect();
             assert!(begin(address).is_none() && begin(neighbour).is_none(), "{address}");
             assert!(begin(other).is_some(), "{other}");
             under_way.pop();
             assert!(begin(neighbour).is_some());
         }
-        assert!(handshakes.0.lock().unwrap().is_empty());
+        assert!(handshakes.counts.lock().unwrap().is_empty());
     }
 }
