@@ -8,14 +8,17 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub use journal::Priority;
 pub use metrics::{Error, Health, Metrics};
+pub use quota::Quota;
 
 mod journal;
 mod metrics;
+mod quota;
 
 pub(crate) use journal::is_stderr as is_journal;
 
-/// What is logged when `RUST_LOG` says nothing.
-const DEFAULT: &str = "info,actix_server=warn,sea_orm_migration=warn";
+/// What is logged when `RUST_LOG` says nothing. `actix_http` writes an error for each request that is no HTTP: a line
+/// that strangers cause as often as they like.
+const DEFAULT: &str = "info,actix_http=off,actix_server=warn,sea_orm_migration=warn";
 
 /// Sends the log of `daemon` to standard error: with a priority per line when that is the journal,
 /// for a person otherwise. `RUST_LOG` filters it; the default is `info`, and `warn` for libraries that

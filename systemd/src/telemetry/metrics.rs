@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
-use actix_web::http::header::ContentType;
+use actix_web::http::header::{CACHE_CONTROL, ContentType};
 use actix_web::web::ServiceConfig;
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Route, guard, web};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::listen::{self, Address, Mode};
@@ -115,17 +115,17 @@ fn routes(
     health: impl Fn() -> Health + Clone + 'static,
 ) -> impl FnOnce(&mut ServiceConfig) {
     move |config| {
-        config.route("/livez", web::get().to(async || text(true, "alive\n".to_owned())));
+        config.route("/livez", read().to(async || text(true, "alive\n".to_owned())));
         config.route(
             "/metrics",
-            web::get().to(move || {
+            read().to(move || {
                 let page = recorder.render();
                 async move { text(true, page) }
             }),
         );
         config.route(
             "/readyz",
-            web::get().to(move |request: HttpRequest| {
+            read().to(move |request: HttpRequest| {
                 let health = health();
                 async move {
                     match health.verbose.as_ref().filter(|_| request.query_string() == "verbose") {
@@ -138,13 +138,19 @@ fn routes(
     }
 }
 
+/// GET, and HEAD for what looks at the status alone.
+fn read() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
 fn text(good: bool, body: String) -> HttpResponse {
     page(good, ContentType::plaintext(), body)
 }
 
 fn page(good: bool, kind: ContentType, body: String) -> HttpResponse {
     let mut response = if good { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    response.insert_header(kind).body(body)
+    // An old answer says nothing of how the daemon is.
+    response.insert_header(kind).insert_header((CACHE_CONTROL, "no-store")).body(body)
 }
 
 /// `ready` or `not ready`, then one `name: value` a line.
@@ -165,8 +171,12 @@ mod tests {
 
     use super::*;
 
-    fn ask(mut stream: impl std::io::Read + std::io::Write, path: &str) -> String {
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    fn ask(stream: impl std::io::Read + std::io::Write, path: &str) -> String {
+        send(stream, "GET", path)
+    }
+
+    fn send(mut stream: impl std::io::Read + std::io::Write, method: &str, path: &str) -> String {
+        write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
@@ -197,9 +207,10 @@ mod tests {
                 unix(&path, "/readyz"),
                 unix(&path, "/readyz?verbose"),
                 ask(TcpStream::connect(tcp).unwrap(), "/metrics"),
+                send(TcpStream::connect(tcp).unwrap(), "HEAD", "/readyz"),
             ]
         });
-        let [page, live, ready, verbose, over_tcp] = answers.await.unwrap();
+        let [page, live, ready, verbose, over_tcp, head] = answers.await.unwrap();
         for page in [&page, &over_tcp] {
             assert!(page.starts_with("HTTP/1.1 200"), "{page}");
             assert!(page.contains("hsm_publisher_build_info{version="), "{page}");
@@ -209,6 +220,8 @@ mod tests {
         assert!(live.starts_with("HTTP/1.1 200") && live.ends_with("alive\n"), "{live}");
         assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
         assert!(ready.ends_with("not ready\ntoken: gone ready\n"), "{ready}");
+        assert!(head.starts_with("HTTP/1.1 503") && head.ends_with("\r\n\r\n"), "{head}");
+        assert!(head.contains("cache-control: no-store"), "{head}");
         assert!(verbose.starts_with("HTTP/1.1 503") && verbose.ends_with("{\"ready\":false}"), "{verbose}");
         unix.stop(true).await;
         tcp_server.stop(true).await;
