@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::json;
 
+/// Cause and cure of each code, for the authors of clients: `ERRORS.md`, where each code is an anchor.
+pub const PAGE: &str = include_str!("../ERRORS.md");
+
 /// Why a message was refused, as the wire says it: one row of the table of error codes
 /// (`PROTOCOL.md#errors`).
 ///
@@ -291,6 +294,22 @@ mod tests {
             assert!(seen.insert(code.as_str()), "{code} stands twice");
             assert!(matches!(code.status(), 400 | 401 | 403 | 404 | 405 | 409 | 413 | 429 | 500 | 502 | 503));
         }
+    }
+
+    #[test]
+    fn every_code_has_its_entry_in_the_page_and_every_entry_its_code() {
+        let mut entries = PAGE.split("<a id=\"BA").skip(1);
+        for code in Code::ALL {
+            let entry = entries.next().unwrap_or_else(|| panic!("{code} has no entry, or not in order"));
+            let head = format!("{}\"></a>\n## {code}, {}\n", &code.as_str()[2..], code.status());
+            assert!(entry.starts_with(&head), "{code}: its place has {:?}", entry.lines().nth(1));
+            let parts: Vec<_> = entry.trim_end().split("\n\n").collect();
+            for (part, begins) in [(1, "*Cause:* "), (2, "*Cure:* ")] {
+                let text = parts.get(part).and_then(|text| text.strip_prefix(begins));
+                assert!(text.is_some_and(|text| text.len() > 20 && text.ends_with('.')), "{code}: {begins}");
+            }
+        }
+        assert_eq!(entries.next(), None, "an entry without a code");
     }
 
     #[test]
