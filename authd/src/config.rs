@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use edge::http::{Proxies, server};
 use keychain::acknowledgement::Instance;
 use keychain::{Digest, Refusal, limits};
 use serde::Deserialize;
 use systemd::config::Span;
 use systemd::listen::{Address, Mode};
+use systemd::tls;
 
 use crate::admin::policy::Policy;
 use crate::operation::session::Lifetimes;
@@ -41,6 +43,14 @@ pub struct Config {
     pub instance: Instance,
     /// Where devices reach authd.
     pub listen: Address,
+    /// TLS of its own; without it, a reverse proxy has it.
+    pub tls: Option<tls::Files>,
+    /// Whose word counts for the id of a request.
+    #[serde(default)]
+    pub trusted_proxies: Proxies,
+    /// How long requests under way may take once authd is asked to stop.
+    #[serde(default = "drain")]
+    pub drain: Span,
     /// `sqlite:///path` or `postgres://…`.
     pub database: String,
     /// The key directory.
@@ -129,6 +139,9 @@ impl Config {
         edge::trust::keysd(&self.keysd).map_err(|error| unusable("keysd", error.to_string()))?;
         edge::updates::reread_every(self.reread_every)
             .map_err(|error| unusable("reread_every", error.to_string()))?;
+        server::drain(self.drain).map_err(|error| unusable("drain", error.to_string()))?;
+        server::check_tls(&self.listen, self.tls.as_ref())
+            .map_err(|error| unusable("tls", error.to_string()))?;
         self.roles().map_err(|refusal| unusable("roles", refusal.because().to_owned()))?;
         if let Some(shared) = self.grantable_roles.keys().find(|role| self.roles.contains_key(*role)) {
             let because = format!("every account has `{shared}` already; name it here or in [roles]");
@@ -179,6 +192,11 @@ impl Config {
         let least = access + 2 * skew + REQUEST_DEADLINE + COMMIT_DEADLINE;
         Duration::from_secs(least.as_secs().saturating_add(1).div_ceil(MINUTE) * MINUTE)
     }
+}
+
+/// Longer than any wait of the store.
+fn drain() -> Span {
+    Span::seconds(15)
 }
 
 fn head_max_age() -> Span {

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use actix_web::App;
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::web::Data;
-use actix_web::{App, HttpServer};
 use edge::acknowledger::{Acknowledger, Speaker};
 use edge::clock::Clock;
 use edge::endorser::Endorser;
 use edge::health::{self, Condition, Dependencies, End, Ends, Report, Watcher};
+use edge::http::Renewal;
+use edge::http::server::{self, Door};
 use edge::own_key::{OwnKey, Plan};
 use edge::roll::{Hangups, Roll};
 use edge::trust::{self, TrustFeed};
@@ -22,8 +24,9 @@ use keychain::Timestamp;
 use keychain::directory::Directory;
 use keychain::feed::Position;
 use systemd::exit::Failure;
+use systemd::listen;
 use systemd::telemetry::Health;
-use systemd::{listen, notify};
+use systemd::tls::Certificate;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -39,11 +42,11 @@ use crate::service::Service;
 use crate::store::{Fault, Store};
 use crate::{endorsements, feed, outbox};
 
-/// Connections that a worker holds at once. Each may be sending a body of 64 KiB.
+/// Connections that a worker holds at once. Each may be sending short bodies: one, or with HTTP/2 a few.
 const CONNECTIONS_MAX: usize = 2_048;
 
-/// How long a request begun before the end may still take, in seconds: longer than any wait of the store.
-const DRAIN_SECONDS: u64 = 15;
+/// How long a device's connection may be idle: a device comes back at once or in a quarter of an hour.
+const IDLE_MAX: Duration = Duration::from_secs(15);
 
 /// How long the end waits until another authd may write the denial feed.
 const LEASE_WAIT: Duration = Duration::from_secs(1);
@@ -80,6 +83,7 @@ pub struct Daemon {
     feed: JoinHandle<()>,
     _acknowledger: Acknowledger,
     _hangups: Hangups,
+    _renewal: Renewal,
     probe: JoinHandle<()>,
     watcher: Watcher,
     // Ends with the daemon: whoever follows the directory hears of it through this.
@@ -95,6 +99,7 @@ pub struct Starting {
     address: Option<SocketAddr>,
     server: ServerHandle,
     ended: JoinHandle<std::io::Result<()>>,
+    renewal: Renewal,
     watcher: Watcher,
 }
 
@@ -109,11 +114,13 @@ impl Starting {
         let entrance = Data::new(Entrance::new(dependencies.clone()));
         let watcher =
             Watcher::new("authd", clock, move |now| Report::new(dependencies.all(), false, &[], now));
+        let certificate = config.tls.clone().map(Certificate::open).transpose().map_err(Failure::config)?;
+        let renewal = Renewal::on_hangup(certificate.as_ref()).map_err(Failure::io)?;
         let socket = config.listen.bind().map_err(Failure::unavailable)?;
         let address = socket.tcp_address();
-        let (server, ended) = serve(&entrance, socket)?;
+        let (server, ended) = serve(config, &entrance, (socket, certificate))?;
         let config = config.clone();
-        Ok(Self { config, policy, directory, entrance, address, server, ended, watcher })
+        Ok(Self { config, policy, directory, entrance, address, server, ended, renewal, watcher })
     }
 
     /// Where it listens, if that is TCP.
@@ -142,10 +149,12 @@ impl Starting {
         let hangups = service.roll().on_hangup().map_err(Failure::io)?;
         let probe = tokio::spawn(probe(service.clone().into_inner()));
         let (seen, seen_by) = (service.clone().into_inner(), dependencies.clone());
-        let eviction = updates.eviction().clone();
-        self.watcher.replace(move |now| report(&seen, &seen_by, now).with(vec![eviction.detail()]));
+        let (eviction, certificate) = (updates.eviction().clone(), self.renewal.detail());
+        self.watcher.replace(move |now| {
+            report(&seen, &seen_by, now).with(vec![eviction.detail()]).with(certificate())
+        });
         self.entrance.open(service.clone());
-        let Self { address, server, ended, watcher, .. } = self;
+        let Self { address, server, ended, renewal, watcher, .. } = self;
         Ok(Daemon {
             service,
             address,
@@ -159,6 +168,7 @@ impl Starting {
             watcher,
             _acknowledger: acknowledger,
             _hangups: hangups,
+            _renewal: renewal,
             _updates: updates,
         })
     }
@@ -190,7 +200,7 @@ impl Daemon {
     pub async fn run_until(self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
         let ended = tokio::select! {
             () = signal => {
-                notify::stopping();
+                self.watcher.stopping();
                 if let Some(admin) = &self.admin {
                     admin.stop(true).await;
                 }
@@ -301,22 +311,29 @@ fn admin(
 }
 
 fn serve(
+    config: &Config,
     entrance: &Data<Entrance>,
-    socket: listen::Socket,
+    (socket, certificate): (listen::Socket, Option<Arc<Certificate>>),
 ) -> Result<(ServerHandle, JoinHandle<std::io::Result<()>>), Failure> {
     let (entrance, places) = (entrance.clone(), Data::new(Places::default()));
+    let proxies = Data::new(config.trusted_proxies.clone());
     let app = move || {
         App::new()
-            .wrap(from_fn(edge::http::cors))
+            .wrap(from_fn(edge::http::border))
             .app_data(entrance.clone())
             .app_data(places.clone())
+            .app_data(proxies.clone())
             .configure(http::routes)
     };
-    let server = HttpServer::new(app)
-        .max_connections(CONNECTIONS_MAX)
-        .shutdown_timeout(DRAIN_SECONDS)
-        .disable_signals();
-    let server = listen::attach(server, socket).map_err(Failure::io)?.run();
+    let door = Door {
+        socket,
+        certificate,
+        drain: server::drain(config.drain).map_err(Failure::config)?,
+        idle_max: IDLE_MAX,
+        connections_max: CONNECTIONS_MAX,
+        refused_handshakes: "authd_handshakes_refused_total",
+    };
+    let server = server::serve(door, app).map_err(Failure::io)?;
     Ok((server.handle(), tokio::spawn(server)))
 }
 

@@ -8,9 +8,10 @@ use actix_web::http::StatusCode;
 use actix_web::web::{self, Data, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use edge::health::Dependencies;
-use edge::http;
+use edge::http::{self, Document, RefusalLog, RequestId};
 use keychain::message::Operation;
 use keychain::{Code, Refusal, limits};
+use systemd::telemetry::Quota;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::service::Service;
@@ -23,6 +24,13 @@ const REQUESTS_MAX: usize = 512;
 /// How many of them may be unsigned. What anyone can send for nothing must not stand in the way of what
 /// takes a key: at a read each, these delay the others by milliseconds.
 const UNSIGNED_MAX: usize = 64;
+
+/// What every caller can look up: the interface of authd.
+const INTERFACE: Document = Document::interface(include_str!("../openapi.json"));
+
+/// Strangers cause these lines, so that only some of them are written.
+static REFUSALS: RefusalLog = RefusalLog::new();
+static STORE_FAULTS: Quota = Quota::per_minute(12);
 
 /// The places that requests take while they are worked on.
 pub struct Places {
@@ -75,18 +83,17 @@ impl Entrance {
     }
 }
 
-/// The routes, for an app that has [`Entrance`] and [`Places`] as its data and [`http::cors`] around it.
+/// The routes, for an app that has [`Entrance`], [`Places`] and [`http::Proxies`] as its data and [`http::border`] around
+/// it.
 pub fn routes(config: &mut ServiceConfig) {
     for operation in Operation::ALL {
         let handler =
             move |request, payload, entrance, places| handle(operation, request, payload, entrance, places);
-        let resource = web::resource(operation.path()).route(web::post().to(handler));
-        config.service(resource.default_service(web::to(http::method_not_allowed)));
+        config.service(http::write(operation.path(), handler));
     }
-    let health = web::resource("/health").route(web::get().to(health));
-    config.service(health.default_service(web::to(http::method_not_allowed)));
-    let index = web::resource("/").route(web::get().to(index));
-    config.service(index.default_service(web::to(http::method_not_allowed)));
+    config.service(http::read("/health", health)).service(http::read("/", index));
+    config.service(http::read(Document::INTERFACE_PATH, async || INTERFACE.answer()));
+    config.service(http::read(Document::ERRORS_PATH, async || Document::ERRORS.answer()));
     config.default_service(web::to(http::no_such_route));
 }
 
@@ -97,16 +104,16 @@ async fn handle(
     entrance: Data<Entrance>,
     places: Data<Places>,
 ) -> HttpResponse {
-    let begun = Instant::now();
+    let (begun, id) = (Instant::now(), RequestId::of(&request));
     let outcome = match entrance.service() {
-        Ok(service) => answer(operation, &request, payload, service, &places).await,
+        Ok(service) => answer((operation, &id), &request, payload, service, &places).await,
         Err(starting) => Err(starting),
     };
     let op = operation.path();
     let mut code = "ok";
     if let Err(refusal) = &outcome {
         code = refusal.code().as_str();
-        tracing::info!(%operation, code, because = refusal.because(), "refused");
+        REFUSALS.note(&id, op, refusal);
     }
     metrics::counter!("authd_operations_total", "op" => op, "code" => code).increment(1);
     metrics::histogram!("authd_operation_seconds", "op" => op).record(begun.elapsed());
@@ -114,7 +121,7 @@ async fn handle(
 }
 
 async fn answer(
-    operation: Operation,
+    (operation, id): (Operation, &RequestId),
     request: &HttpRequest,
     payload: Payload,
     service: &Service,
@@ -126,7 +133,7 @@ async fn answer(
     // An answer that cannot be checked is none: without a key for it, now or in a moment, nothing is decided.
     service.response.demand_not_ended(now)?;
     let answer =
-        service.answer(operation, &body, now).await.map_err(|failure| explain(operation, failure))?;
+        service.answer(operation, &body, now).await.map_err(|failure| explain(operation, id, failure))?;
     if answer.repeated {
         metrics::counter!("authd_replayed_operations_total", "op" => operation.path()).increment(1);
     }
@@ -136,9 +143,11 @@ async fn answer(
 }
 
 /// Says in the log what happened to the store, and to the caller what concerns him.
-fn explain(operation: Operation, failure: Failure) -> Refusal {
-    if let Failure::Store(fault) = &failure {
-        tracing::error!(%operation, error = fault as &dyn Error, "the store failed");
+fn explain(operation: Operation, id: &RequestId, failure: Failure) -> Refusal {
+    if let Failure::Store(fault) = &failure
+        && let Some(left_out) = STORE_FAULTS.admit()
+    {
+        tracing::error!(request = %id, %operation, error = fault as &dyn Error, left_out, "the store failed");
     }
     failure.into_refusal()
 }
@@ -165,7 +174,12 @@ async fn index() -> HttpResponse {
     let paths: Vec<_> = Operation::ALL.iter().map(|operation| format!(r#""{}""#, operation.path())).collect();
     http::json(
         StatusCode::OK,
-        format!(r#"{{"service":"authd","post":[{}],"get":["/health"]}}"#, paths.join(",")),
+        format!(
+            r#"{{"service":"authd","post":[{}],"get":["/health","{}","{}"]}}"#,
+            paths.join(","),
+            Document::INTERFACE_PATH,
+            Document::ERRORS_PATH
+        ),
     )
 }
 

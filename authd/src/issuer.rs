@@ -14,6 +14,7 @@ use keychain::directory::{self, Db, Directory};
 use keychain::endorsement::{Endorsement, Expected, Purpose};
 use keychain::{Code, PublicKey, Refusal, Timestamp, VerifyingKey};
 use moka::sync::Cache;
+use systemd::telemetry::Quota;
 use tokio::sync::Semaphore;
 
 /// The service that alone issues tokens.
@@ -33,6 +34,9 @@ const READS_MAX: usize = 16;
 
 /// Longest wait for a read to begin.
 const READ_WAIT: Duration = Duration::from_secs(1);
+
+/// Lines about the directory that did not answer: anyone can name a key.
+static UNREAD: Quota = Quota::per_minute(12);
 
 /// The issuers known to this authd.
 #[derive(Debug)]
@@ -128,7 +132,10 @@ impl Issuers {
             return Ok(None);
         }
         found.map_err(|error| {
-            tracing::warn!(error = &error as &dyn std::error::Error, "cannot look up an issuer");
+            if let Some(left_out) = UNREAD.admit() {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, left_out, "cannot look up an issuer");
+            }
             Refusal::new(Code::Unavailable, "the directory did not answer")
         })
     }

@@ -28,6 +28,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         .map_err(|error| config::Error::value(path, error.key, error.because))
         .map_err(Failure::config)?;
     config.policy().map_err(Failure::config)?;
+    if let Some(tls) = &config.tls {
+        tls.check()
+            .map_err(|error| config::Error::value(path, "tls", Failure::config(error).to_string()))
+            .map_err(Failure::config)?;
+    }
     if arguments.check_config() {
         println!("ok");
         return Ok(());

@@ -17,6 +17,7 @@ use keychain::feed::Position;
 use keychain::message::{self, AccessKeys, Operation, Request, Unverified, Verified};
 use keychain::token::{Attributes, Claims, Token};
 use keychain::{Code, Digest, Nonce, Refusal, Timestamp};
+use systemd::telemetry::Quota;
 use tokio::sync::{Notify, watch};
 
 use crate::challenge::Challenger;
@@ -32,6 +33,9 @@ const MIRROR_WAIT: Duration = Duration::from_millis(200);
 
 /// How long a request waits for own keys that verifiers accept. After a taint they come within a second.
 const KEY_WAIT: Duration = Duration::from_secs(3);
+
+/// Lines about refreshes that public auth servers were not told of.
+static UNMIRRORED: Quota = Quota::per_minute(12);
 
 /// What the operations work with.
 pub struct Service {
@@ -274,15 +278,21 @@ impl Service {
         let directory = self.directory.clone();
         let lifetime = self.lifetimes.refresh;
         let reserve = async move { directory.reserve(&spent, &cause, lifetime).await };
-        match tokio::time::timeout(MIRROR_WAIT, reserve).await {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) => {
-                tracing::warn!(%spent, "another auth server on this directory accepted the same refresh key");
+        let outcome = tokio::time::timeout(MIRROR_WAIT, reserve).await;
+        if matches!(outcome, Ok(Ok(true))) {
+            return;
+        }
+        // Whoever has an account can refresh as often as he likes.
+        let Some(left_out) = UNMIRRORED.admit() else { return };
+        match outcome {
+            Ok(Ok(_)) => {
+                tracing::warn!(%spent, left_out, "another auth server on this directory accepted the same refresh key");
             }
             Ok(Err(error)) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "a refresh was not mirrored");
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, left_out, "a refresh was not mirrored");
             }
-            Err(_) => tracing::warn!("a refresh was not mirrored in time"),
+            Err(_) => tracing::warn!(left_out, "a refresh was not mirrored in time"),
         }
     }
 }

@@ -88,10 +88,9 @@ impl Roll {
         }
         let roll = Data::new(self);
         let app = move || {
-            let resource = web::resource("/roll").route(web::post().to(order));
             App::new()
                 .app_data(roll.clone())
-                .service(resource.default_service(web::to(http::method_not_allowed)))
+                .service(http::write("/roll", order))
                 .default_service(web::to(http::no_such_route))
         };
         let server = HttpServer::new(app)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keychain::error::Code;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
-use reqwest::{Client, Method, Response};
+use reqwest::{Certificate, Client, ClientBuilder, Method, Response, Version};
 
 /// No request of a test takes longer on a machine that is not stuck.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -22,6 +22,8 @@ pub struct Http {
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
+    /// The version that was spoken.
+    pub version: Version,
     /// Header fields.
     pub headers: HeaderMap,
     /// Body, exactly.
@@ -33,6 +35,22 @@ impl Http {
     pub fn to(base: &str) -> Self {
         let client = Client::builder().timeout(DEADLINE).build().unwrap();
         Self { client, base: base.to_owned() }
+    }
+
+    /// Speaks TLS to a base URL such as `https://127.0.0.1:8443`, and trusts one authority: HTTP/2 where it is offered.
+    pub fn trusting(base: &str, authority: &str) -> Self {
+        Self::trusting_with(base, authority, |builder| builder)
+    }
+
+    /// The same with anything else changed.
+    pub fn trusting_with(
+        base: &str,
+        authority: &str,
+        change: impl FnOnce(ClientBuilder) -> ClientBuilder,
+    ) -> Self {
+        let authority = Certificate::from_pem(authority.as_bytes()).unwrap();
+        let builder = Client::builder().timeout(DEADLINE).tls_certs_only([authority]);
+        Self { client: change(builder).build().unwrap(), base: base.to_owned() }
     }
 
     /// Speaks to a Unix socket.
@@ -61,6 +79,18 @@ impl Http {
         self.send(Method::POST, path, Some(body.into())).await
     }
 
+    /// GET with a header field.
+    pub async fn get_with(&self, path: &str, name: &'static str, value: &str) -> Answer {
+        let request = self.client.get(format!("{}{path}", self.base)).header(name, value);
+        Answer::read(request.send().await.unwrap()).await.unwrap()
+    }
+
+    /// POST with a header field.
+    pub async fn post_with(&self, path: &str, body: &str, name: &'static str, value: &str) -> Answer {
+        let request = self.client.post(format!("{}{path}", self.base)).body(body.to_owned());
+        Answer::read(request.header(name, value).send().await.unwrap()).await.unwrap()
+    }
+
     /// Any method.
     pub async fn method(&self, method: Method, path: &str) -> Answer {
         self.send(method, path, None).await.unwrap()
@@ -82,9 +112,15 @@ impl Http {
 
 impl Answer {
     async fn read(response: Response) -> Result<Self, reqwest::Error> {
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let (status, version) = (response.status().as_u16(), response.version());
+        let headers = response.headers().clone();
         let body = String::from_utf8(response.bytes().await?.to_vec()).expect("an answer in UTF-8");
-        Ok(Self { status, headers, body })
+        Ok(Self { status, version, headers, body })
+    }
+
+    /// The value of a header field; empty if there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
     /// The body as JSON.

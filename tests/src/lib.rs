@@ -14,10 +14,11 @@
 #![expect(clippy::expect_used, reason = "the kit reports by panicking, as assertions do")]
 #![expect(clippy::panic, reason = "the kit reports by panicking, as assertions do")]
 
+pub mod certificate;
 pub mod craft;
 pub mod fleet;
 pub mod http;
-
+pub mod interface;
 pub mod name;
 pub mod port;
 pub mod postgres;

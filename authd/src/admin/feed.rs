@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use actix_web::web::{self, Data, Payload, Query, ServiceConfig};
+use actix_web::web::{Data, Payload, Query, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use edge::http;
 use keychain::feed::Position;
@@ -18,18 +18,14 @@ use crate::service::Service;
 use crate::store::{Failure, Held, WhichHeld};
 
 pub(super) fn routes(config: &mut ServiceConfig) {
-    let show = web::resource("/feed").route(web::get().to(show));
-    config.service(show.default_service(web::to(http::method_not_allowed)));
-    let position = web::resource("/feed/position").route(web::get().to(position));
-    config.service(position.default_service(web::to(http::method_not_allowed)));
+    config.service(http::read("/feed", show)).service(http::read("/feed/position", position));
     for (path, operation) in [
         ("/feed/lift", Operation::FeedLift),
         ("/feed/reopen", Operation::FeedReopen),
         ("/reset", Operation::Reset),
     ] {
         let handler = move |request, payload, door| order(operation, request, payload, door);
-        let resource = web::resource(path).route(web::post().to(handler));
-        config.service(resource.default_service(web::to(http::method_not_allowed)));
+        config.service(http::write(path, handler));
     }
 }
 

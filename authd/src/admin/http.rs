@@ -43,16 +43,11 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         ("/unban", Operation::Unban),
     ] {
         let handler = move |request, payload, door| order(operation, request, payload, door);
-        let resource = web::resource(path).route(web::post().to(handler));
-        config.service(resource.default_service(web::to(http::method_not_allowed)));
+        config.service(http::write(path, handler));
     }
-    let account = web::resource("/account").route(web::get().to(account));
-    config.service(account.default_service(web::to(http::method_not_allowed)));
-    let roll = web::resource("/roll").route(web::post().to(roll));
-    config.service(roll.default_service(web::to(http::method_not_allowed)));
+    config.service(http::read("/account", account)).service(http::read("/audit", audit));
+    config.service(http::write("/roll", roll));
     config.configure(feed::routes);
-    let audit = web::resource("/audit").route(web::get().to(audit));
-    config.service(audit.default_service(web::to(http::method_not_allowed)));
     config.default_service(web::to(http::no_such_route));
 }
 

@@ -12,6 +12,8 @@ crate::on_both!(
     malformed_members_are_refused,
     large_bodies_are_refused_before_they_are_read,
     routes_methods_and_browsers,
+    every_answer_names_its_request_and_is_not_kept,
+    documents_say_what_there_is,
     health_says_what_is_wrong,
 );
 
@@ -152,6 +154,47 @@ async fn routes_methods_and_browsers(stage: Stage) {
     for answer in answers {
         let origins: Vec<_> = answer.headers.get_all("access-control-allow-origin").iter().collect();
         assert_eq!(origins, ["*"], "{} {}", answer.status, answer.body);
+    }
+}
+
+async fn every_answer_names_its_request_and_is_not_kept(stage: Stage) {
+    let auth = &stage.auth;
+    let mut ids = std::collections::BTreeSet::new();
+    for answer in [
+        auth.get("/health").await,
+        auth.get("/nowhere").await,
+        auth.get("/errors").await,
+        auth.get("/openapi.json").await,
+        auth.method(Method::HEAD, "/health").await,
+        auth.method(Method::OPTIONS, "/health").await,
+        auth.post("/account/create", "{}").await,
+        auth.get("/account/create").await,
+        auth.get_with("/health", "x-request-id", "mine").await,
+    ] {
+        assert_eq!(answer.header("cache-control"), "no-store", "{}", answer.body);
+        let id = answer.header("x-request-id").to_owned();
+        assert_eq!(id.len(), 32, "a stranger names no request: {id}");
+        assert!(ids.insert(id), "{ids:?}");
+        if answer.status >= 400 {
+            assert_eq!(answer.header("link"), format!("</errors#{}>; rel=\"help\"", answer.code()));
+        }
+    }
+    assert_eq!(auth.get("/account/create").await.header("allow"), "POST, OPTIONS");
+    assert_eq!(auth.post("/health", "").await.header("allow"), "GET, HEAD, OPTIONS");
+    let head = auth.method(Method::HEAD, "/health").await;
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+}
+
+async fn documents_say_what_there_is(stage: Stage) {
+    let document = stage.auth.get("/openapi.json").await;
+    assert_eq!(document.header("content-type"), "application/json");
+    let paths = Operation::ALL.map(Operation::path);
+    let paths = [&paths[..], &["/", "/errors", "/health", "/openapi.json"]].concat();
+    tests::interface::check(&document.json(), env!("CARGO_PKG_VERSION"), &paths);
+    let page = stage.auth.get("/errors").await;
+    assert_eq!(page.header("content-type"), "text/markdown; charset=utf-8");
+    for code in Code::ALL {
+        assert!(page.body.contains(&format!("<a id=\"{}\"></a>", code.as_str())), "{code}");
     }
 }
 

@@ -1,14 +1,11 @@
 //! The program itself: what it says of its configuration, and how it ends.
 
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use keychain::message::Operation;
 use tests::craft::Device;
-use tests::port::Port;
-use tests::process::{Process, command};
-use tests::until;
 
+use crate::program::Program;
 use crate::stage::Stage;
 
 crate::on_both!(it_serves_until_it_is_told_to_stop_and_counts_what_it_did);
@@ -40,6 +37,9 @@ fn a_configuration_is_checked_without_being_used() {
         (format!("{good}cycle = \"7h\"\n"), "cycle"),
         (format!("{good}clock_skew = \"1m\"\n"), "clock_skew"),
         (format!("{good}head_max_age = \"9m\"\n"), "head_max_age"),
+        (format!("{good}drain = \"2m\"\n"), "drain"),
+        (format!("{good}trusted_proxies = [\"10.0.0.1/8\"]\n"), "trusted_proxies"),
+        (format!("{good}tls = {{ certificate = \"/nowhere/tls.crt\", key = \"tls-key\" }}\n"), "tls"),
         (format!("{good}[roles]\nuser = [\"a<b\"]\n"), "roles"),
         (format!("{good}[roles]\n\"12\" = [\"read\"]\n"), "roles"),
     ] {
@@ -52,30 +52,12 @@ fn a_configuration_is_checked_without_being_used() {
 }
 
 async fn it_serves_until_it_is_told_to_stop_and_counts_what_it_did(stage: Stage) {
-    let reserved = [Port::reserve(), Port::reserve()];
-    let [port, metrics] = reserved.each_ref().map(Port::number);
-    let path = stage.configuration("program");
-    let text = std::fs::read_to_string(&path).unwrap();
-    let text = text.replace("listen = \"127.0.0.1:0\"", &format!("listen = \"127.0.0.1:{port}\""));
-    let text = text.replace("metrics = \"127.0.0.1:0\"", &format!("metrics = \"127.0.0.1:{metrics}\""));
-    std::fs::write(&path, text).unwrap();
-    let mut program = command(env!("CARGO_BIN_EXE_authd"));
-    program.arg("--config").arg(&path);
-    let mut process = Process::start("authd", program, stage.folder.path());
-    let observe = tests::http::Http::to(&format!("http://127.0.0.1:{metrics}"));
-    until("authd to answer", Duration::from_secs(20), || async {
-        std::net::TcpStream::connect(("127.0.0.1", metrics)).ok().map(drop)
-    })
-    .await;
-    until("authd to be ready", Duration::from_secs(20), || async {
-        (observe.get("/readyz").await.status == 200).then_some(())
-    })
-    .await;
-    let auth = tests::http::Http::to(&format!("http://127.0.0.1:{port}"));
+    let mut program = Program::start(&stage, "").await;
+    let auth = program.auth();
     let mut device = Device::create(&auth).await;
     device.open_session(&auth).await;
     auth.post(Operation::DeviceRotate.path(), "{}").await.refused(keychain::Code::InvalidMessage);
-    let page = observe.get("/metrics").await.body;
+    let page = program.observe.get("/metrics").await.body;
     for line in [
         "authd_operations_total{op=\"/account/create\",code=\"ok\"} 1",
         "authd_operations_total{op=\"/session/create\",code=\"ok\"} 1",
@@ -86,8 +68,8 @@ async fn it_serves_until_it_is_told_to_stop_and_counts_what_it_did(stage: Stage)
     ] {
         assert!(page.contains(line), "no `{line}` in\n{page}");
     }
-    assert_eq!(process.stop().code(), Some(0));
-    let log = process.log();
+    assert_eq!(program.process.stop().code(), Some(0));
+    let log = program.log(&stage);
     let token = &device.session().token;
     assert!(log.contains("BA101") && !log.contains(token.as_str()), "{log}");
 }

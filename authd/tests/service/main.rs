@@ -7,6 +7,7 @@
 mod admin;
 mod border;
 mod daemon;
+mod ending;
 mod endorsements;
 mod feed;
 mod hsm;
@@ -14,6 +15,7 @@ mod operations;
 mod outage;
 mod outbox;
 mod plans;
+mod program;
 mod races;
 mod refusals;
 mod restart;
@@ -21,6 +23,8 @@ mod sessions;
 mod stage;
 mod statements;
 mod store;
+mod strangers;
+mod tls;
 mod tokens;
 
 /// Makes a test on each database of each function that takes a stage.

@@ -132,6 +132,16 @@ impl Watcher {
         notify::ready(&page::status(&self.report(self.clock.now()), &self.daemon));
     }
 
+    /// Says that the daemon ends: nobody is to ask it any more.
+    pub fn stopping(&self) {
+        let look = Arc::clone(&self.look.lock().unwrap_or_else(PoisonError::into_inner));
+        self.replace(move |now| {
+            let ending = ("ending".to_owned(), "requests under way are answered".to_owned());
+            Report { serving: false, ..look(now) }.with(vec![ending])
+        });
+        notify::stopping();
+    }
+
     /// How the daemon is now, for `/readyz`.
     pub fn health(&self) -> Health {
         let now = self.clock.now();

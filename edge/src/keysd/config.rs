@@ -6,9 +6,12 @@ use keychain::Digest;
 use keychain::acknowledgement::Instance;
 use serde::Deserialize;
 use systemd::config::{self, Span};
+use systemd::exit::Failure;
 use systemd::listen::Address;
+use systemd::tls;
 
 use crate::endorser::{self, Endorser};
+use crate::http::{Proxies, server};
 use crate::{trust, updates};
 
 /// The file as it stands.
@@ -27,6 +30,14 @@ pub struct Config {
     pub instance: Instance,
     /// Where devices reach it.
     pub listen: Address,
+    /// TLS of its own; without it, a reverse proxy has it.
+    pub tls: Option<tls::Files>,
+    /// Whose word counts for the id of a request.
+    #[serde(default)]
+    pub trusted_proxies: Proxies,
+    /// How long requests under way may take once keysd is asked to stop.
+    #[serde(default = "drain")]
+    pub drain: Span,
     /// The key directory.
     pub redis: String,
     /// Where operators of this host order new keys: a Unix socket; none if unset.
@@ -70,6 +81,12 @@ impl Config {
             let because = "over TCP nobody knows who calls; give unix:/PATH";
             return Err(config::Error::value(path, "admin", because));
         }
+        server::drain(config.drain)
+            .map_err(|error| config::Error::value(path, "drain", error.to_string()))?;
+        server::check_tls(&config.listen, config.tls.as_ref())
+            .map_err(|error| config::Error::value(path, "tls", error.to_string()))?;
+        let tls = config.tls.as_ref().map_or(Ok(()), tls::Files::check);
+        tls.map_err(|error| config::Error::value(path, "tls", Failure::config(error).to_string()))?;
         updates::reread_every(config.reread_every)
             .map_err(|error| config::Error::value(path, "reread_every", error.to_string()))?;
         match trust::head_max_age(config.head_max_age, config.insecure_any_head_age) {
@@ -88,5 +105,9 @@ const fn reread_every() -> Span {
 }
 
 const fn clock_skew() -> Span {
+    Span::seconds(5)
+}
+
+const fn drain() -> Span {
     Span::seconds(5)
 }

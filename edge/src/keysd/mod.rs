@@ -15,14 +15,15 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpRequest, HttpResponse, web};
 use keychain::acknowledgement::Instance;
 use keychain::directory::Directory;
 use keychain::{Code, PublicKey, Refusal, Timestamp};
 use systemd::exit::Failure;
 use systemd::listen::Address;
+use systemd::shutdown;
 use systemd::telemetry::Metrics;
-use systemd::{listen, notify, shutdown};
+use systemd::tls::Certificate;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -30,7 +31,8 @@ use crate::acknowledger::{Acknowledger, Speaker};
 use crate::clock::Clock;
 use crate::endorser::Endorser;
 use crate::health::{self, Dependencies, End, Ends, Report, Watcher};
-use crate::http;
+use crate::http::server::{self, Door};
+use crate::http::{self, Document, Renewal};
 use crate::own_key::{Beginning, Plan};
 use crate::roll::Roll;
 use crate::task::Task;
@@ -46,8 +48,11 @@ const GRACE: Duration = Duration::from_millis(100);
 /// Questions that may wait at a time; beyond, the answer is given at once.
 const WAITING_MAX: usize = 256;
 
-/// How long requests in progress may take to end when keysd is stopped.
-const DRAIN_SECONDS: u64 = 5;
+/// How long an idle connection of a device stays open.
+const IDLE_MAX: Duration = Duration::from_secs(15);
+
+/// Connections that a worker holds at once.
+const CONNECTIONS_MAX: usize = 25_000;
 
 /// The age at which the key for acknowledgements is replaced.
 const CYCLE: Duration = Duration::from_hours(6);
@@ -56,7 +61,8 @@ const CYCLE: Duration = Duration::from_hours(6);
 const KEY_PAUSE: Duration = Duration::from_secs(1);
 
 /// What `/` answers.
-const INDEX: &str = r#"{"routes":["/","/health","/keys","/keys/{publicKey}","/hsm/keys","/hsm/heads"]}"#;
+const INDEX: &str =
+    r#"{"routes":["/","/health","/keys","/keys/{publicKey}","/hsm/keys","/hsm/heads","/errors"]}"#;
 
 /// What keysd rests on.
 const RESTS_ON: [&str; 5] =
@@ -96,7 +102,9 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     // Both doors are open from the first moment: a start that waits says for what.
     let seen = watcher.clone();
     Metrics::install("keysd")?.serve(&config.metrics, move || seen.health())?;
-    let (server, mut ended) = listen(&config, entrance.clone())?;
+    let certificate = config.tls.clone().map(Certificate::open).transpose().map_err(Failure::config)?;
+    let renewal = Renewal::on_hangup(certificate.as_ref()).map_err(Failure::io)?;
+    let (server, mut ended) = listen(&config, entrance.clone(), certificate)?;
     let _task = Task::spawn(watcher.clone().run());
     // Kept to the end: whoever follows the directory hears of it through this.
     let every = updates::reread_every(config.reread_every).map_err(Failure::config)?;
@@ -111,7 +119,8 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         () = &mut stop => return Ok(()),
         end = &mut ended => return end.map_err(Failure::software)?.map_err(Failure::io),
     }
-    watcher.replace(serving(feed.clone(), &updates));
+    let (report, certificate) = (serving(feed.clone(), &updates), renewal.detail());
+    watcher.replace(move |now| report(now).with(certificate()));
     let _speaker = endorser.map(|endorser| {
         let (speaker, updates) = ((config.instance.clone(), config.admin.clone()), Arc::clone(&updates));
         Task::spawn(speak(speaker, endorser, directory.clone(), updates, feed.clone()))
@@ -123,7 +132,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         () = &mut stop => {}
         end = &mut ended => return end.map_err(Failure::software)?.map_err(Failure::io),
     }
-    notify::stopping();
+    watcher.stopping();
     server.stop(true).await;
     ended.await.map_err(Failure::software)?.map_err(Failure::io)
 }
@@ -179,28 +188,44 @@ async fn first_listing(feed: &TrustFeed, copy: &Copy) {
 type Ended = JoinHandle<std::io::Result<()>>;
 
 /// Listens, and answers 503 until `entrance` is opened.
-fn listen(config: &Config, entrance: web::Data<Entrance>) -> Result<(ServerHandle, Ended), Failure> {
-    let socket = config.listen.bind()?;
-    let server = HttpServer::new(move || {
-        App::new().wrap(from_fn(http::cors)).app_data(entrance.clone()).default_service(web::to(answer))
-    })
-    .shutdown_timeout(DRAIN_SECONDS)
-    .disable_signals();
-    let server = listen::attach(server, socket).map_err(Failure::io)?.run();
+fn listen(
+    config: &Config,
+    entrance: web::Data<Entrance>,
+    certificate: Option<Arc<Certificate>>,
+) -> Result<(ServerHandle, Ended), Failure> {
+    let door = Door {
+        socket: config.listen.bind()?,
+        certificate,
+        drain: server::drain(config.drain).map_err(Failure::config)?,
+        idle_max: IDLE_MAX,
+        connections_max: CONNECTIONS_MAX,
+        refused_handshakes: "keysd_handshakes_refused_total",
+    };
+    let proxies = web::Data::new(config.trusted_proxies.clone());
+    let app = move || {
+        let app = App::new().wrap(from_fn(http::border)).app_data(entrance.clone());
+        app.app_data(proxies.clone()).default_service(web::to(answer))
+    };
+    let server = server::serve(door, app).map_err(Failure::io)?;
     Ok((server.handle(), tokio::spawn(server)))
 }
 
 async fn answer(request: HttpRequest, entrance: web::Data<Entrance>) -> HttpResponse {
+    let is_read = request.method() == Method::GET || request.method() == Method::HEAD;
+    if is_read && request.path() == Document::ERRORS_PATH {
+        return Document::ERRORS.answer();
+    }
     let answer = match entrance.shared.get() {
         Some(shared) => route(&request, shared).await,
         None => Err(entrance.dependencies.refusal()),
     };
     let code = answer.as_ref().err().map_or("", |refusal| refusal.code().as_str());
     metrics::counter!("keysd_requests_total", "code" => code).increment(1);
-    answer.unwrap_or_else(|refusal| http::refuse(&refusal))
+    answer.unwrap_or_else(|refusal| http::refuse_at(http::READ, &refusal))
 }
 
 async fn route(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, Refusal> {
+    let is_read = request.method() == Method::GET || request.method() == Method::HEAD;
     let listing = || shared.copy.listing();
     let body = match request.path() {
         "/" => INDEX.to_owned(),
@@ -212,7 +237,7 @@ async fn route(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, R
         "/hsm/keys" => listing().chain.clone(),
         "/hsm/heads" => listing().heads.clone(),
         path => match path.strip_prefix("/keys/") {
-            Some(key) if request.method() == Method::GET => {
+            Some(key) if is_read => {
                 shared.feed.state().demand_fresh(shared.feed.now())?;
                 one_key(key, shared).await?
             }
@@ -220,7 +245,7 @@ async fn route(request: &HttpRequest, shared: &Shared) -> Result<HttpResponse, R
             None => return Err(Refusal::new(Code::NoSuchRoute, "no such route")),
         },
     };
-    if request.method() != Method::GET {
+    if !is_read {
         return Err(Refusal::new(Code::MethodNotAllowed, "the key directory is read with GET"));
     }
     Ok(http::json(StatusCode::OK, body))

@@ -4,8 +4,10 @@ use actix_web::http::header::HeaderMap;
 use keychain::token::Claims;
 use keychain::{Code, Nonce, Refusal};
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use systemd::telemetry::Quota;
 
 use crate::ecma;
+use crate::http::RequestId;
 use crate::peer::Peer;
 use crate::verifier::Admitted;
 
@@ -14,8 +16,14 @@ const IDENTITY: HeaderName = HeaderName::from_static("keelson-identity");
 const DEVICE: HeaderName = HeaderName::from_static("keelson-device");
 const ATTRIBUTES: HeaderName = HeaderName::from_static("keelson-attributes");
 const NONCE: HeaderName = HeaderName::from_static("keelson-nonce");
+/// What the request is called in the edge's answer and log.
+const REQUEST: HeaderName = HeaderName::from_static("keelson-request");
 /// Which edge asks, for an app that others on the network could reach.
 const EDGE_SECRET: HeaderName = HeaderName::from_static("keelson-edge-secret");
+
+/// Whoever has a session can cause these lines, so that only some of them are written.
+static BAD_ANSWERS: Quota = Quota::per_minute(12);
+static NO_ANSWERS: Quota = Quota::per_minute(12);
 
 /// What every worker's way to the app has in common.
 #[derive(Debug, Clone)]
@@ -60,16 +68,17 @@ impl App {
         place: &str,
         admitted: &Admitted<'_>,
         device: &HeaderMap,
+        id: &RequestId,
     ) -> Result<Answer, Refusal> {
-        let answer =
-            self.request(place, admitted, device)?.send().await.map_err(|error| unavailable(&error))?;
+        let request = self.request(place, admitted, device)?.header(REQUEST, id.value().as_bytes());
+        let answer = request.send().await.map_err(|error| unavailable(id, &error))?;
         let status = answer.status().as_u16();
         let status = match status {
             200..=299 => 200,
             400..=599 => status,
             _ => return Err(bad_answer("the app answered with neither success nor error")),
         };
-        let body = self.body(answer).await?;
+        let body = self.body(answer, id).await?;
         let json = match ecma::respell(&body) {
             Ok(json) => json,
             // Frameworks' own error pages are no JSON: what they say to the device is their status.
@@ -77,7 +86,9 @@ impl App {
                 "{}".to_owned()
             }
             Err(flaw) => {
-                tracing::warn!(%flaw, "the app's answer cannot reach a device unchanged");
+                if let Some(left_out) = BAD_ANSWERS.admit() {
+                    tracing::warn!(request = %id, %flaw, left_out, "the app's answer cannot reach a device unchanged");
+                }
                 return Err(bad_answer("the app's answer is not JSON that survives every client"));
             }
         };
@@ -109,13 +120,13 @@ impl App {
         Ok(request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")))
     }
 
-    async fn body(&self, mut answer: reqwest::Response) -> Result<Vec<u8>, Refusal> {
+    async fn body(&self, mut answer: reqwest::Response, id: &RequestId) -> Result<Vec<u8>, Refusal> {
         let most = self.settings.answer_max;
         if answer.content_length().is_some_and(|length| length > most as u64) {
             return Err(bad_answer("the app's answer is beyond its limit"));
         }
         let mut bytes = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| unavailable(&error))? {
+        while let Some(chunk) = answer.chunk().await.map_err(|error| unavailable(id, &error))? {
             if bytes.len() + chunk.len() > most {
                 return Err(bad_answer("the app's answer is beyond its limit"));
             }
@@ -158,8 +169,11 @@ const fn bad_answer(because: &'static str) -> Refusal {
     Refusal::new(Code::BadAnswer, because)
 }
 
-fn unavailable(error: &reqwest::Error) -> Refusal {
-    tracing::warn!(error = error as &dyn std::error::Error, "the app did not answer");
+fn unavailable(id: &RequestId, error: &reqwest::Error) -> Refusal {
+    if let Some(left_out) = NO_ANSWERS.admit() {
+        let error = error as &dyn std::error::Error;
+        tracing::warn!(request = %id, error, left_out, "the app did not answer");
+    }
     Refusal::new(
         Code::AppUnavailable,
         if error.is_timeout() { "the app took too long" } else { "the app did not answer" },

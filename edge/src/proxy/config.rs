@@ -7,7 +7,9 @@ use keychain::acknowledgement::Instance;
 use serde::Deserialize;
 use systemd::config::{self, ByteSize, Span};
 use systemd::listen::Address;
+use systemd::tls;
 
+use crate::http::{Proxies, server};
 use crate::{denials, endorser, revocations, trust, updates};
 
 /// The file as it stands. Every key but the first eight has a default.
@@ -23,6 +25,14 @@ pub struct Config {
     pub instance: Instance,
     /// Where devices reach it.
     pub listen: Address,
+    /// TLS of its own; without it, a reverse proxy has it.
+    pub tls: Option<tls::Files>,
+    /// Whose word counts for the id of a request.
+    #[serde(default)]
+    pub trusted_proxies: Proxies,
+    /// How long requests under way may take once the edge is asked to stop.
+    #[serde(default = "defaults::drain")]
+    pub drain: Span,
     /// The app behind it: `http://host:port` or `unix:/path`.
     pub app: String,
     /// The key directory.
@@ -155,6 +165,11 @@ mod defaults {
         verifier::NONCES_DEFAULT
     }
 
+    /// Beyond the app's deadline nobody waits for an answer any more.
+    pub(super) const fn drain() -> Span {
+        Span::seconds(35)
+    }
+
     pub(super) const fn deadline() -> Span {
         Span::seconds(30)
     }
@@ -187,6 +202,8 @@ impl Config {
         if matches!(self.admin, Some(Address::Tcp(_))) {
             return Err(("admin", "over TCP nobody knows who calls; give unix:/PATH".into()));
         }
+        server::drain(self.drain).map_err(|error| ("drain", error.to_string()))?;
+        server::check_tls(&self.listen, self.tls.as_ref()).map_err(|error| ("tls", error.to_string()))?;
         if self.nonce_capacity < NONCES_MIN {
             return Err((
                 "nonce_capacity",

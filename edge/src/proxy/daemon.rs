@@ -3,33 +3,35 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
-use actix_web::{App as Server, HttpServer, web};
+use actix_web::{App as Server, web};
 use keychain::Timestamp;
 use keychain::directory::Directory;
 use reqwest::header::{HeaderName, HeaderValue};
 use systemd::config::Error;
 use systemd::exit::Failure;
 use systemd::telemetry::Metrics;
-use systemd::{credential, listen, notify, shutdown};
+use systemd::tls::{self, Certificate};
+use systemd::{credential, shutdown};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::app::{App, AppSettings};
 use super::config::Config;
 use super::routes::Routes;
-use super::{Entrance, IN_PROGRESS_MAX, LONG_BODIES_MAX, Places, Shared, handle};
+use super::{Entrance, IN_PROGRESS_MAX, Places, Shared, handle};
 use crate::acknowledger::{Acknowledger, Speaker};
 use crate::clock::Clock;
 use crate::denials::{self, DenialFeed};
 use crate::endorser::Endorser;
 use crate::gate::Gate;
 use crate::health::{self, Dependencies, End, Ends, Report, Watcher};
-use crate::http;
+use crate::http::server::{self, Door};
+use crate::http::{self, Renewal};
 use crate::own_key::{OwnKey, Plan};
 use crate::peer::Peer;
 use crate::revocations;
@@ -42,12 +44,11 @@ use crate::verifier::{Audience, Settings};
 /// Longest secret between edge and app.
 const SECRET_MAX: usize = 1_024;
 
-/// How long requests in progress may take to end when the edge is stopped; beyond the app's deadline
-/// nobody waits for them any more.
-const DRAIN_SECONDS: u64 = 35;
+/// Connections that a worker holds at once.
+const CONNECTIONS_MAX: usize = 25_000;
 
 /// How long an idle connection of a device stays open.
-const KEEP_ALIVE: Duration = Duration::from_mins(1);
+const IDLE_MAX: Duration = Duration::from_mins(1);
 
 /// How often memory is given back and gauges are set.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
@@ -116,6 +117,8 @@ impl Setup {
         let endorser = Endorser::new(&config.endorse, config.endorse_tls.as_ref());
         let endorser = endorser.map_err(|error| wrong("endorse", &error))?;
         let directory = Directory::connect(&config.redis).map_err(|error| wrong("redis", &error))?;
+        let tls = config.tls.as_ref().map_or(Ok(()), tls::Files::check);
+        tls.map_err(|error| wrong("tls", &Failure::config(error)))?;
         Ok(Self { config, routes, app, endorser, directory })
     }
 }
@@ -126,6 +129,7 @@ pub struct Starting {
     entrance: web::Data<Entrance>,
     server: ServerHandle,
     ended: Ended,
+    renewal: Renewal,
     watcher: Watcher,
     tasks: [Task; 2],
 }
@@ -138,10 +142,13 @@ impl Starting {
             web::Data::new(Entrance { shared: OnceLock::new(), dependencies: dependencies.clone() });
         let name = format!("edge {}", setup.config.name);
         let watcher = Watcher::new(&name, clock, starting(dependencies.clone()));
-        let (server, ended) = listen(&setup.config, entrance.clone(), &setup.app)?;
+        let certificate =
+            setup.config.tls.clone().map(Certificate::open).transpose().map_err(Failure::config)?;
+        let renewal = Renewal::on_hangup(certificate.as_ref()).map_err(Failure::io)?;
+        let (server, ended) = listen(&setup.config, entrance.clone(), certificate, &setup.app)?;
         let probe = probe(setup.app.peer.clone(), dependencies);
         let tasks = [Task::spawn(watcher.clone().run()), Task::spawn(probe)];
-        Ok(Self { setup, entrance, server, ended, watcher, tasks })
+        Ok(Self { setup, entrance, server, ended, renewal, watcher, tasks })
     }
 
     /// Sees how it is, from now on.
@@ -152,7 +159,7 @@ impl Starting {
     /// Learns what it must know and gets its own key endorsed, waiting for hsmd and the directory as long as it takes,
     /// and only then lets requests in.
     pub async fn ready(self) -> Result<Edge, Failure> {
-        let Self { setup, entrance, server, mut ended, watcher, tasks } = self;
+        let Self { setup, entrance, server, mut ended, renewal, watcher, tasks } = self;
         let Setup { config, routes, endorser, directory, .. } = setup;
         let every = updates::reread_every(config.reread_every).map_err(Failure::config)?;
         let updates = Updates::follow(&directory, entrance.dependencies.clone(), every);
@@ -195,10 +202,10 @@ impl Starting {
             routes,
             request_max: config.max_request.length(),
             in_progress: Places::new(IN_PROGRESS_MAX),
-            long_bodies: Places::new(LONG_BODIES_MAX),
             key_wait: config.deadline.duration(),
         };
-        watcher.replace(serving(&shared, &updates, feed, ends));
+        let (report, certificate) = (serving(&shared, &updates, feed, ends), renewal.detail());
+        watcher.replace(move |now| report(now).with(certificate()));
         entrance.open(shared);
         tracing::info!(edge = config.name, listen = %config.listen, "serving");
         Ok(Edge {
@@ -208,6 +215,8 @@ impl Starting {
             _tasks: tasks,
             _acknowledger: acknowledger,
             _hangups: hangups,
+            _renewal: renewal,
+            watcher,
             _updates: updates,
         })
     }
@@ -226,6 +235,8 @@ pub struct Edge {
     _tasks: [Task; 2],
     _acknowledger: Acknowledger,
     _hangups: Hangups,
+    _renewal: Renewal,
+    watcher: Watcher,
     // Ends with the edge: whoever follows the directory hears of it through this.
     _updates: Updates,
 }
@@ -242,7 +253,7 @@ impl Edge {
                 end = &mut self.ended => return end.map_err(Failure::software)?.map_err(Failure::io),
             }
         }
-        notify::stopping();
+        self.watcher.stopping();
         self.server.stop(true).await;
         self.ended.await.map_err(Failure::software)?.map_err(Failure::io)
     }
@@ -254,23 +265,30 @@ type Ended = JoinHandle<std::io::Result<()>>;
 fn listen(
     config: &Config,
     entrance: web::Data<Entrance>,
+    certificate: Option<Arc<Certificate>>,
     app: &AppSettings,
 ) -> Result<(ServerHandle, Ended), Failure> {
     App::new(app.clone()).map_err(Failure::config)?; // a client that cannot be made is known before the workers
     let socket = config.listen.bind()?;
-    let app = app.clone();
-    let server = HttpServer::new(move || {
-        let server = Server::new().wrap(from_fn(http::cors)).app_data(entrance.clone());
+    let (app, proxies) = (app.clone(), web::Data::new(config.trusted_proxies.clone()));
+    let factory = move || {
+        let server = Server::new().wrap(from_fn(http::border)).app_data(entrance.clone());
+        let server = server.app_data(proxies.clone());
         let server = match App::new(app.clone()) {
             Ok(app) => server.app_data(web::Data::new(app)),
             Err(_) => server, // was tried above
         };
         server.default_service(web::to(handle))
-    })
-    .keep_alive(KEEP_ALIVE)
-    .shutdown_timeout(DRAIN_SECONDS)
-    .disable_signals();
-    let server = listen::attach(server, socket).map_err(Failure::io)?.run();
+    };
+    let door = Door {
+        socket,
+        certificate,
+        drain: server::drain(config.drain).map_err(Failure::config)?,
+        idle_max: IDLE_MAX,
+        connections_max: CONNECTIONS_MAX,
+        refused_handshakes: "edge_handshakes_refused_total",
+    };
+    let server = server::serve(door, factory).map_err(Failure::io)?;
     Ok((server.handle(), tokio::spawn(server)))
 }
 

@@ -17,11 +17,12 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use keychain::{Code, Refusal};
 
+use crate::ecma;
 use crate::gate::Gate;
 use crate::health::Dependencies;
+use crate::http::{self, Document, RefusalLog, RequestId};
 use crate::own_key::OwnKey;
 use crate::verifier::Demand;
-use crate::{ecma, http};
 use app::App;
 pub use app::AppSettings;
 pub use daemon::{Edge, Setup, Starting, run};
@@ -31,17 +32,15 @@ use routes::{Routes, check_place};
 /// answer. Beyond it they are told to come again rather than made to wait.
 const IN_PROGRESS_MAX: usize = 512;
 
-/// Most long bodies on their way in at a time. Nothing is proven of who sends them, so they have places of
-/// their own: senders who dawdle take them from one another, never from requests that are all there.
-const LONG_BODIES_MAX: usize = 256;
-
-/// Longest body that needs no such place, in bytes: as much as a connection costs anyhow. Most requests are
-/// a tenth of it.
-const SHORT_BODY_MAX: u64 = 16 * 1024;
-
 /// How long a request waits for a key before its app is asked. One comes within a second of a taint, unless this service
 /// is revoked.
 const KEY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What every caller can look up: the interface of an edge, whatever its app takes.
+const INTERFACE: Document = Document::interface(include_str!("../../openapi.json"));
+
+/// Strangers cause these lines, so that only some of them are written.
+static REFUSALS: RefusalLog = RefusalLog::new();
 
 /// What all workers share.
 #[derive(Debug)]
@@ -51,7 +50,6 @@ struct Shared {
     routes: Routes,
     request_max: usize,
     in_progress: Places,
-    long_bodies: Places,
     /// How long an app's answer waits for a key to be signed with: as long as the app may take.
     key_wait: Duration,
 }
@@ -73,23 +71,33 @@ impl Entrance {
     }
 }
 
-/// Every path and method comes here.
+/// Every path and method comes here. What is read is the edge's own, for apps are asked with POST alone.
 async fn handle(
     request: HttpRequest,
     payload: web::Payload,
     entrance: web::Data<Entrance>,
     app: web::Data<App>,
 ) -> HttpResponse {
+    if let Some(document) = document(&request) {
+        return document.answer();
+    }
+    let id = RequestId::of(&request);
     let answer = match entrance.shared() {
-        Ok(shared) => serve(&request, payload, shared, &app).await,
+        Ok(shared) => serve(&request, payload, shared, &app, &id).await,
         Err(starting) => Err(starting),
     };
-    match answer {
-        Ok(answer) => answer,
-        Err(refusal) => {
-            tracing::debug!(%refusal, path = request.path(), "refused");
-            http::refuse(&refusal)
-        }
+    answer.unwrap_or_else(|refusal| {
+        REFUSALS.note(&id, "access", &refusal);
+        http::refuse_at(http::WRITE, &refusal)
+    })
+}
+
+fn document(request: &HttpRequest) -> Option<Document> {
+    let is_read = request.method() == Method::GET || request.method() == Method::HEAD;
+    match request.path() {
+        Document::INTERFACE_PATH if is_read => Some(INTERFACE),
+        Document::ERRORS_PATH if is_read => Some(Document::ERRORS),
+        _ => None,
     }
 }
 
@@ -98,6 +106,7 @@ async fn serve(
     payload: web::Payload,
     shared: &Shared,
     app: &App,
+    id: &RequestId,
 ) -> Result<HttpResponse, Refusal> {
     let place = request.uri().path_and_query().map_or("", |place| place.as_str());
     check_place(place)?;
@@ -105,7 +114,7 @@ async fn serve(
         return Err(Refusal::new(Code::MethodNotAllowed, "access requests are POST"));
     }
     let permission = shared.routes.permission(request.path())?;
-    let body = shared.body(request, payload).await?;
+    let body = http::body(request, payload, shared.request_max).await?;
     let _place = shared.in_progress.enter()?;
     if !ecma::is_shallow(&body) {
         return Err(Refusal::new(Code::InvalidMessage, "the message nests too deeply"));
@@ -119,7 +128,7 @@ async fn serve(
         shared.key.usable_within(KEY_PATIENCE).await?;
     }
     let admitted = shared.gate.admit(&body, demand).await?;
-    let answer = app.ask(place, &admitted, request.headers()).await.inspect_err(note_failure)?;
+    let answer = app.ask(place, &admitted, request.headers(), id).await.inspect_err(note_failure)?;
     // The app has acted: its answer is not lost to a taint that came meanwhile.
     let key = shared.key.usable_within(shared.key_wait).await?;
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -128,16 +137,6 @@ async fn serve(
 
 fn note_failure(refusal: &Refusal) {
     metrics::counter!("edge_app_failures_total", "code" => refusal.code().as_str()).increment(1);
-}
-
-impl Shared {
-    /// Reads the body: one that is long, or does not say its length, while there is a place for it.
-    async fn body(&self, request: &HttpRequest, payload: web::Payload) -> Result<Vec<u8>, Refusal> {
-        let is_short =
-            http::declared_length(request.headers()).is_some_and(|length| length <= SHORT_BODY_MAX);
-        let _place = if is_short { None } else { Some(self.long_bodies.enter()?) };
-        http::body(request, payload, self.request_max).await
-    }
 }
 
 /// So many places that requests can take at a time.

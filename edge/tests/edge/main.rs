@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod acknowledgements;
 #[cfg(test)]
+mod border;
+#[cfg(test)]
 mod budget;
 #[cfg(test)]
 mod denials;

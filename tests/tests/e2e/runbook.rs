@@ -215,5 +215,7 @@ async fn hsmd(drill: &mut Drill) {
     drill.cure("report");
     drill.cure("copy");
     drill.cure("handshakes");
+    drill.cure("certificate");
+    drill.cure("many-handshakes");
     drill.goes_on().await;
 }

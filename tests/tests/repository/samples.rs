@@ -39,11 +39,13 @@ fn check(daemon: &str, text: &str) -> Output {
     let policy = sample(policy).lines().map(take_in).collect::<Vec<_>>().join("\n");
     fs::write(folder.path().join("policy.toml"), policy).unwrap();
     write_certificates(folder.path());
-    fs::write(&path, text.replace("/etc/hsmd/", &beside).replace("/etc/authd/", &beside)).unwrap();
+    let folders = ["/etc/hsmd/", "/etc/authd/", "/etc/edge/", "/etc/keysd/"];
+    let text = folders.iter().fold(text.to_owned(), |text, folder| text.replace(folder, &beside));
+    fs::write(&path, text).unwrap();
     check_file(daemon, &path)
 }
 
-/// What hsmd's socket for other hosts needs, under the names of the sample.
+/// What sockets with TLS need, under the names of the samples.
 fn write_certificates(folder: &Path) {
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -58,9 +60,12 @@ fn write_certificates(folder: &Path) {
         key_identifier_method: rcgen::KeyIdMethod::Sha256,
     };
     let list = list.signed_by(&rcgen::Issuer::new(params, key)).unwrap().pem().unwrap();
-    for (name, text) in
-        [("remote.crt", &certificate), ("client-ca.crt", &certificate), ("client-ca.crl", &list)]
-    {
+    for (name, text) in [
+        ("remote.crt", &certificate),
+        ("tls.crt", &certificate),
+        ("client-ca.crt", &certificate),
+        ("client-ca.crl", &list),
+    ] {
         fs::write(folder.join(name), text).unwrap();
     }
 }
