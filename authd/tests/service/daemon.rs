@@ -69,7 +69,7 @@ async fn it_serves_until_it_is_told_to_stop_and_counts_what_it_did(stage: Stage)
         assert!(page.contains(line), "no `{line}` in\n{page}");
     }
     assert_eq!(program.process.stop().code(), Some(0));
-    let log = program.log(&stage);
+    let log = program.log();
     let token = &device.session().token;
     assert!(log.contains("BA101") && !log.contains(token.as_str()), "{log}");
 }

@@ -1,6 +1,6 @@
 //! The program itself, as a service manager runs it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tests::http::Http;
@@ -17,6 +17,7 @@ pub(crate) struct Program {
     pub(crate) observe: Http,
     /// The port that devices use.
     pub(crate) port: u16,
+    log: PathBuf,
     _reserved: [Port; 2],
 }
 
@@ -36,7 +37,8 @@ impl Program {
             (observe.try_get("/readyz").await.ok()?.status == 200).then_some(())
         })
         .await;
-        Self { process, observe, port, _reserved: reserved }
+        let log = stage.folder.path().join("authd.log");
+        Self { process, observe, port, log, _reserved: reserved }
     }
 
     /// As devices see it, without TLS.
@@ -45,8 +47,8 @@ impl Program {
     }
 
     /// Everything that it wrote.
-    pub(crate) fn log(&self, stage: &Stage) -> String {
-        std::fs::read_to_string(stage.folder.path().join("authd.log")).unwrap()
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
     }
 }
 

@@ -62,7 +62,7 @@ async fn floods_of_any_kind_are_a_few_lines_of_the_log() {
         }
     }
     assert_eq!(program.process.stop().code(), Some(0));
-    let log = program.log(&stage);
+    let log = program.log();
     let lines = log.lines().count();
     assert!(lines <= LINES_MAX, "{lines} lines:\n{log}");
     assert!(log.contains("BA101") && log.contains("BA201") && log.contains("left_out="), "{log}");
@@ -78,7 +78,7 @@ async fn handshakes_that_fail_are_no_lines_of_the_log() {
     let port = program.port;
     tokio::task::spawn_blocking(move || flood(port)).await.unwrap();
     assert_eq!(program.process.stop().code(), Some(0));
-    let log = program.log(&stage);
+    let log = program.log();
     assert!(log.lines().count() <= LINES_MAX, "{log}");
 }
 
@@ -89,5 +89,5 @@ async fn a_proxys_name_of_a_request_stands_in_its_answer_and_in_the_log() {
     let answer = program.auth().post_with("/account/create", "{}", "x-request-id", "front-1.7").await;
     assert_eq!((answer.status, answer.header("x-request-id")), (400, "front-1.7"));
     assert_eq!(program.process.stop().code(), Some(0));
-    assert!(program.log(&stage).contains("refused request=front-1.7"), "{}", program.log(&stage));
+    assert!(program.log().contains("refused request=front-1.7"), "{}", program.log());
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use keychain::Code;
 use keychain::message::Operation;
-use reqwest::Version;
+use reqwest::{ClientBuilder, Version};
 use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -39,7 +39,7 @@ async fn devices_speak_either_version_of_http() {
     let stage = Stage::on_sqlite().await;
     let (program, authority) = start(&stage).await;
     let second = Http::trusting(&https(&program), authority.pem());
-    let first = Http::trusting_with(&https(&program), authority.pem(), |builder| builder.http1_only());
+    let first = Http::trusting_with(&https(&program), authority.pem(), ClientBuilder::http1_only);
     for (auth, version) in [(&second, Version::HTTP_2), (&first, Version::HTTP_11)] {
         let mut device = Device::create(auth).await;
         device.open_session(auth).await;

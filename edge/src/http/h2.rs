@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_ends_and_a_stalled_one_is_cut() {
-        let idle_max = Duration::from_secs(60);
+        let idle_max = Duration::from_mins(1);
         let begun = Instant::now();
         let at = |seconds: u64| begun + Duration::from_secs(seconds);
         let traffic = |open: usize, answering: usize| Traffic {

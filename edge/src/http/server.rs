@@ -155,7 +155,7 @@ where
     let stack = move || {
         let bare = || {
             let app = app().into_factory();
-            map_config(app.map_err(|error| HttpResponse::from_error(error)), |()| AppConfig::default())
+            map_config(app.map_err(HttpResponse::from_error), |()| AppConfig::default())
         };
         let told = ending.clone();
         let http1 = HttpService::build()
