@@ -15,6 +15,7 @@ use systemd::tls;
 use crate::admin::policy::Policy;
 use crate::operation::session::Lifetimes;
 use crate::roles::Roles;
+use crate::throttle::Limits;
 
 /// How long a device may still be sending a request whose token was checked in time.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
@@ -87,6 +88,9 @@ pub struct Config {
     /// What operators may let an account do besides: role to permissions.
     #[serde(default)]
     pub grantable_roles: BTreeMap<String, Vec<String>>,
+    /// How often somebody may ask.
+    #[serde(default)]
+    pub limits: Limits,
     /// The admin socket; none if unset.
     pub admin: Option<Admin>,
     /// How long an access token lasts.

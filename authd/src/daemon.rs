@@ -40,6 +40,7 @@ use crate::http::{self, Entrance, Places};
 use crate::issuer::Issuers;
 use crate::service::Service;
 use crate::store::{Fault, Store};
+use crate::throttle::Throttles;
 use crate::{endorsements, feed, outbox};
 
 /// Connections that a worker holds at once. Each may be sending short bodies: one, or with HTTP/2 a few.
@@ -258,6 +259,7 @@ async fn service(
         roles: config.roles().map_err(Failure::config)?,
         lifetimes: config.lifetimes(),
         denial: config.denial(),
+        throttles: Throttles::new(&config.limits),
         public_auth_servers: config.public_auth_servers,
         revoked: Notify::new(),
         denied: Notify::new(),

@@ -38,7 +38,8 @@
 //! - *A session outlives the process that opened it and the directory*: what the HSM said of authd's keys is in the
 //!   store until they end, and is put back unless it was revoked ([`endorsements`]).
 //! - *The unsigned operation costs no memory*: challenges are recognised, not remembered ([`challenge`]).
-//! - *Proven before paid for*: what a request has read before its key is proven does not grow with the account.
+//! - *Proven before paid for*: what a request has read before its key is proven does not grow with the account, and
+//!   what it has written is counted by device and account ([`throttle`]).
 //! - *Unknown, revoked and deleted look alike*, byte for byte. A ban is told only to those who prove a key.
 //! - *A lift takes back one denial*: that of one account for one cause. All other denials stay.
 //! - *No key outlives the process*, none is written, and no log line holds a key, token or payload.
@@ -62,3 +63,4 @@ pub mod record;
 pub mod roles;
 pub mod service;
 pub mod store;
+pub mod throttle;

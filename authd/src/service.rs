@@ -5,7 +5,7 @@
 //! the decisions stand in [`crate::operation`].
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use edge::health::Dependencies;
@@ -26,6 +26,7 @@ use crate::operation::session::{self, Grant, Lifetimes, RefreshView, SessionView
 use crate::operation::{self, Decision};
 use crate::roles::Roles;
 use crate::store::{Account, Failure, Refreshing, SessionOpening, Store, Verdict};
+use crate::throttle::Throttles;
 
 /// How long an answer waits for the mirror of its refresh: SQL has decided, and a directory that is away
 /// must not make devices wait.
@@ -59,6 +60,8 @@ pub struct Service {
     pub lifetimes: Lifetimes,
     /// How long edges are to deny a revoked device.
     pub denial: Duration,
+    /// How often somebody may ask.
+    pub throttles: Throttles,
     /// Whether public auth servers on the directory are told of spent refresh keys.
     pub public_auth_servers: bool,
     /// Wakes the task that tells the directory of revocations.
@@ -143,8 +146,13 @@ impl Service {
     ) -> Result<Answer, Failure> {
         self.response_key().await?;
         let case = Account { needs: *needs, denial: self.denial };
+        let count = self.counted_once(request.operation(), now);
         let judge = |view: &_| {
-            Ok(match operation::decide(request, view, now)? {
+            let decision = operation::decide(request, view, now)?;
+            if decision != Decision::Repeat {
+                count((needs.identity, needs.device))?;
+            }
+            Ok(match decision {
                 Decision::Apply(change) => {
                     let revokes = !change.revoked.is_empty();
                     Verdict::Write(*change, (false, revokes))
@@ -192,12 +200,14 @@ impl Service {
         // The account is the one of the device's that the challenge names.
         let is_for = |identity: &Digest| self.challenger.is_for(&challenge, identity);
         let case = SessionOpening { device: *device, challenge, is_for };
+        let count = self.counted_once(Operation::SessionCreate, now);
         let judge = |view: &Result<SessionView, Refusal>| {
             let view = view.as_ref().map_err(Refusal::clone)?;
             let device = session::device(view)?;
             request.clone().verify_with(&device.public_key)?;
             let attributes = self.roles.attributes(view.roles.as_ref())?;
             let grant = session::create(view, access, &self.lifetimes, now)?;
+            count((grant.identity, grant.device))?;
             Ok(Verdict::Write(device.identity, (grant, attributes)))
         };
         let (grant, attributes) = self.store.decide(&case, now, judge).await?;
@@ -228,11 +238,13 @@ impl Service {
             digest: claims.rotation_hash,
             next: access.rotation_hash,
         };
+        let count = self.counted_once(Operation::SessionRefresh, now);
         let judge = |view: &RefreshView| {
             let decision = session::refresh(request.cause(), access, claims, view, &self.lifetimes, now)?;
             let attributes = self.roles.attributes(view.session.roles.as_ref())?;
             Ok(match decision {
                 session::Decision::Apply(refresh) => {
+                    count((refresh.grant.identity, refresh.grant.device))?;
                     Verdict::Write(refresh.clone(), (refresh.grant, attributes, false))
                 }
                 session::Decision::Repeat(refresh) => Verdict::Answer((refresh.grant, attributes, true)),
@@ -245,6 +257,19 @@ impl Service {
         }
         let response = self.token(&grant, attributes).await?;
         Ok(Answer { nonce: request.nonce(), response, repeated })
+    }
+
+    /// Counts what a device is about to have written; once, however often it is judged.
+    fn counted_once(
+        &self,
+        operation: Operation,
+        now: Timestamp,
+    ) -> impl Fn((Digest, Digest)) -> Result<(), Refusal> {
+        let is_counted = AtomicBool::new(false);
+        move |owner| {
+            let was_counted = is_counted.swap(true, Ordering::Relaxed);
+            if was_counted { Ok(()) } else { self.throttles.count(operation, owner, now) }
+        }
     }
 
     fn learn(&self, key: &Endorsed) -> Result<(), Refusal> {

@@ -24,6 +24,7 @@ mod stage;
 mod statements;
 mod store;
 mod strangers;
+mod throttle;
 mod tls;
 mod tokens;
 

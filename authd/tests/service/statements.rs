@@ -48,8 +48,9 @@ const STATEMENTS: [(&str, &[&str]); 2] = [
 /// Writes down the statements of each thread whose subscriber it is.
 struct Asked;
 
-/// One for all tests: what a subscriber wants to hear of is remembered at each place that tells, by whoever comes first.
-static ASKED: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Asked));
+/// One for all tests, and another that nobody uses: while there is but one, a place that tells for the first time in a
+/// thread without it would remember that nobody listens.
+static ASKED: LazyLock<[Dispatch; 2]> = LazyLock::new(|| [Dispatch::new(Asked), Dispatch::new(Asked)]);
 
 thread_local! {
     static HERE: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
@@ -78,7 +79,8 @@ impl Subscriber for Asked {
 /// Has a request carried out, and tells which statements that took, and how it was refused if it was.
 async fn count(stage: &Stage, operation: Operation, body: &str) -> (Vec<&'static str>, Option<Code>) {
     let outcome = {
-        let _here = tracing::dispatcher::set_default(&ASKED);
+        let [listener, _] = &*ASKED;
+        let _here = tracing::dispatcher::set_default(listener);
         tracing::callsite::rebuild_interest_cache();
         let service = stage.service();
         service.answer(operation, body.as_bytes(), service.now()).await

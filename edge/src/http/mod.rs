@@ -42,15 +42,16 @@ const LONG_BODIES_MAX: usize = 256;
 
 static LONG_BODIES: Semaphore = Semaphore::const_new(LONG_BODIES_MAX);
 
-/// Seconds after which a caller may try again when the service could not decide.
-const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// Seconds after which a caller may try again where the refusal does not say.
+const RETRY_SECONDS: u64 = 1;
 
 /// The answer that carries a refusal: its status, and its body without a `payload`.
 pub fn refuse(refusal: &Refusal) -> HttpResponse {
     let status = StatusCode::from_u16(refusal.code().status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = HttpResponse::build(status);
     if matches!(refusal.code(), Code::Unavailable | Code::TooMany) {
-        answer.insert_header((RETRY_AFTER, RETRY_SECONDS));
+        let seconds = refusal.context("retryAfter").and_then(|seconds| seconds.parse().ok());
+        answer.insert_header((RETRY_AFTER, HeaderValue::from(seconds.unwrap_or(RETRY_SECONDS))));
     }
     let help = format!("<{}#{}>; rel=\"help\"", Document::ERRORS_PATH, refusal.code().as_str());
     answer.insert_header((LINK, help)).insert_header((CONTENT_TYPE, JSON)).body(refusal.body())

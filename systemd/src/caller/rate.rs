@@ -29,6 +29,27 @@ impl Rate {
         Self { count, period: Duration::from_mins(1), burst }
     }
 
+    /// So many an hour, at least one, and so many at once.
+    pub const fn per_hour(count: u32, burst: u32) -> Self {
+        Self { period: Duration::from_hours(1), ..Self::per_minute(count, burst) }
+    }
+
+    /// How long an empty bucket takes until it is full.
+    pub fn refill(&self) -> Duration {
+        self.pause() * self.burst
+    }
+
+    /// When a bucket that is full again at `full` would be so after one more token.
+    fn after(&self, full: &mut Duration, now: Duration) -> Duration {
+        *full = (*full).clamp(now, now + self.refill());
+        *full + self.pause()
+    }
+
+    /// How long one token takes.
+    fn pause(&self) -> Duration {
+        self.period / self.count
+    }
+
     /// The same with another burst.
     pub fn with_burst(self, burst: u32) -> Result<Self, String> {
         if !(1..=COUNT_MAX).contains(&burst) {
@@ -76,7 +97,7 @@ impl fmt::Display for Rate {
 #[derive(Debug)]
 pub struct Bucket {
     rate: Rate,
-    /// When, on the monotonic clock, the bucket will be full again: one number says how full it is now.
+    /// When, on the caller's clock, the bucket will be full again: one number says how full it is now.
     full: Mutex<Duration>,
 }
 
@@ -86,17 +107,23 @@ impl Bucket {
         Self { rate, full: Mutex::new(Duration::ZERO) }
     }
 
-    /// Takes one token at `now` (of a monotonic clock), or says how long to wait for one.
+    /// Takes one token at `now`, or says how long to wait for one. A clock that went back costs what is in the bucket,
+    /// and nothing more.
     pub fn take(&self, now: Duration) -> Result<(), Duration> {
         let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
-        let pause = self.rate.period / self.rate.count;
-        let next = (*full).max(now) + pause;
-        let wait = next.saturating_sub(now + pause * self.rate.burst);
+        let next = self.rate.after(&mut full, now);
+        let wait = next.saturating_sub(now + self.rate.refill());
         if wait.is_zero() {
             *full = next;
             return Ok(());
         }
         Err(wait)
+    }
+
+    /// How long to wait for a token at `now`; not at all if there is one.
+    pub fn wait(&self, now: Duration) -> Duration {
+        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        self.rate.after(&mut full, now).saturating_sub(now + self.rate.refill())
     }
 }
 
@@ -127,7 +154,7 @@ mod tests {
         let ms = Duration::from_millis;
         let hour = Duration::from_hours(1);
         for (at, outcome) in [
-            (0, Ok(())),
+            (0_i64, Ok(())),
             (0, Ok(())),
             (0, Ok(())),
             (0, Ok(())),
@@ -143,8 +170,13 @@ mod tests {
             (10_000, Ok(())),
             (10_000, Ok(())),
             (10_000, Err(ms(250))),
+            // The clock goes back: one pause, not an hour.
+            (-5_000, Err(ms(250))),
+            (-4_750, Ok(())),
         ] {
-            assert_eq!(bucket.take(hour + ms(at)), outcome, "{at}");
+            let now = if at < 0 { hour - ms(at.unsigned_abs()) } else { hour + ms(at.unsigned_abs()) };
+            assert_eq!(bucket.wait(now), outcome.err().unwrap_or_default(), "{at}");
+            assert_eq!(bucket.take(now), outcome, "{at}");
         }
     }
 }
