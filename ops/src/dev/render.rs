@@ -35,6 +35,7 @@ pub(crate) struct Hsm {
     pub(crate) module: PathBuf,
     pub(crate) token_label: &'static str,
     pub(crate) pin: PathBuf,
+    pub(crate) refused_pin: PathBuf,
 }
 
 /// One of hsmd's sockets.
@@ -75,7 +76,12 @@ impl Hsmd {
             metrics: unix(&folder.join("metrics.sock")),
             insecure_plain_http_endorse: plain_http,
             insecure_plain_http_service: LABORATORY,
-            hsm: Hsm { module: module.to_owned(), token_label: TOKEN_LABEL, pin: folder.join("pin") },
+            hsm: Hsm {
+                module: module.to_owned(),
+                token_label: TOKEN_LABEL,
+                pin: folder.join("pin"),
+                refused_pin: folder.join("refused-pin"),
+            },
             listen: doors.iter().map(Door::listen).collect(),
         }
     }

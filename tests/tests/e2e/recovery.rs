@@ -143,3 +143,10 @@ async fn is_ready(world: &World) {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_fresh_system_can_note_what_it_has_to_remember_of_its_token() {
+    let world = World::shared().await;
+    let health = world.admin().get("/health").await.json();
+    assert_eq!(health.get("warnings"), Some(&serde_json::json!({})), "{health}");
+}
