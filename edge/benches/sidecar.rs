@@ -33,6 +33,7 @@ mod support;
 
 use support::fixture::Session;
 use support::world::World;
+use tests::process::cpu_seconds;
 
 const INNER: &str = r#"{"foo":"bar","bar":"foo"}"#;
 
@@ -174,15 +175,6 @@ async fn read_answer(stream: &mut TcpStream) {
             return;
         }
     }
-}
-
-/// CPU time that a process has used, in its own and in the kernel's code.
-fn cpu_seconds(process: u32) -> f64 {
-    const TICKS_PER_SECOND: f64 = 100.0; // USER_HZ, fixed on Linux
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks = |field: usize| fields[field].parse::<f64>().unwrap();
-    (ticks(11) + ticks(12)) / TICKS_PER_SECOND
 }
 
 /// An address that was free a moment ago.

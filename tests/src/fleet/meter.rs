@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use redis::aio::MultiplexedConnection;
 
 use crate::World;
+use crate::process::cpu_seconds;
 
 /// Reads the counters of a system's Redis and hsmd.
 pub(super) struct Meter {
@@ -141,16 +142,6 @@ fn parse(info: &str) -> Cost {
     cost
 }
 
-/// CPU time that a process has used, in its own and in the kernel's code. It is counted in steps of 10 ms, which even
-/// out over many declarations.
-fn cpu_seconds(process: u32) -> f64 {
-    const TICKS_PER_SECOND: f64 = 100.0; // USER_HZ, fixed on Linux
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    let after_name = stat.rsplit(')').next().unwrap();
-    let ticks = after_name.split_whitespace().skip(11).take(2).map(|field| field.parse::<f64>().unwrap());
-    ticks.sum::<f64>() / TICKS_PER_SECOND
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,14 +161,5 @@ mod tests {
         assert_eq!((beyond.all_commands(), beyond.bytes_in, beyond.bytes_out), (7.0, 80.0, 300.0));
         let twice = (beyond.clone() + beyond).by(4.0);
         assert_eq!((twice.span, twice.bytes_in), (Duration::from_secs(4), 40.0));
-    }
-
-    #[test]
-    fn this_process_has_used_time() {
-        let before = cpu_seconds(std::process::id());
-        let mut sum = 0_u64;
-        while cpu_seconds(std::process::id()) - before < 0.02 {
-            sum = std::hint::black_box(sum.wrapping_add(1));
-        }
     }
 }
