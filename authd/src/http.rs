@@ -127,6 +127,11 @@ async fn answer(
     service: &Service,
     places: &Places,
 ) -> Result<HttpResponse, Refusal> {
+    let proxies = request.app_data::<Data<http::Proxies>>();
+    let address = proxies.and_then(|proxies| proxies.client(request.peer_addr(), request.headers()));
+    if let Some(address) = address {
+        service.throttles.count_address(address, service.now())?;
+    }
     let body = http::body(request, payload, limits::MESSAGE_MAX).await?;
     let _place = places.take(operation)?;
     let now = service.now();

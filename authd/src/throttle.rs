@@ -1,6 +1,7 @@
-//! How often somebody may ask: a device, an account (`[limits]` of the configuration).
+//! How often somebody may ask: an address, a device, an account (`[limits]` of the configuration).
 //!
-//! They are counted only for what is about to be written, which is for requests whose proof holds: nobody uses up what
+//! An address is counted before a byte of its body is read, if it is known: behind a reverse proxy that is not named in
+//! `trusted_proxies` nobody's is. A device and its account are counted only for what is about to be written, which is for requests whose proof holds: nobody uses up what
 //! is another's. Exact repeats write nothing and are not counted, so a device whose answer was lost is answered. Who is
 //! refused is told when to come again, and is let in then: the refused request spent nothing.
 //!
@@ -10,6 +11,7 @@
 //! Each table is bounded. One that is full forgets those who ask least, who are counted anew then.
 
 use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,10 +24,15 @@ use systemd::caller::{Bucket, Rate};
 /// Most that one table counts: some 16 MiB when it is full.
 const COUNTED_MAX: u64 = 65_536;
 
+/// An IPv6 address is counted by its network: who has one address has all of these.
+const IPV6_NETWORK: u128 = u128::MAX << 64;
+
 /// `[limits]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
+    /// Requests of one address, of whatever kind.
+    pub address: Rate,
     /// What one device has written.
     pub device: Rate,
     /// What all devices of one account have written.
@@ -33,14 +40,20 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// A device refreshes four times an hour, and an account has up to a thousand devices.
+    /// Behind one address there may be an office. A device refreshes four times an hour, and an account has up to a
+    /// thousand devices.
     fn default() -> Self {
-        Self { device: Rate::per_hour(120, 120), identity: Rate::per_hour(6_000, 6_000) }
+        Self {
+            address: Rate::per_minute(3_000, 3_000),
+            device: Rate::per_hour(120, 120),
+            identity: Rate::per_hour(6_000, 6_000),
+        }
     }
 }
 
 /// Who asked how often.
 pub struct Throttles {
+    addresses: Table<IpAddr>,
     devices: Table<(Digest, Digest)>,
     identities: Table<Digest>,
     recoveries: Table<Digest>,
@@ -50,10 +63,20 @@ impl Throttles {
     /// Nobody asked yet.
     pub fn new(limits: &Limits) -> Self {
         Self {
+            addresses: Table::new("address", limits.address),
             devices: Table::new("device", limits.device),
             identities: Table::new("identity", limits.identity),
             recoveries: Table::new("recovery", limits.device),
         }
+    }
+
+    /// Counts a request of an address.
+    pub fn count_address(&self, address: IpAddr, now: Timestamp) -> Result<(), Refusal> {
+        let network = match address.to_canonical() {
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & IPV6_NETWORK)),
+            address @ IpAddr::V4(_) => address,
+        };
+        take(&[self.addresses.bucket(network)], now)
     }
 
     /// Counts what a device is about to have written, now that its proof holds.
@@ -135,7 +158,7 @@ mod tests {
 
     fn throttles(limit: &str) -> Throttles {
         let rate = Rate::try_from(limit.to_owned()).unwrap();
-        Throttles::new(&Limits { device: rate, identity: rate })
+        Throttles::new(&Limits { address: rate, device: rate, identity: rate })
     }
 
     fn wait(outcome: Result<(), Refusal>) -> Option<String> {
@@ -185,5 +208,22 @@ mod tests {
         }
         assert_eq!(count(Operation::AccountRecover, stolen), Some("recovery 20".to_owned()));
         assert_eq!(count(Operation::AccountCreate, stolen), None);
+    }
+
+    #[test]
+    fn an_ipv6_address_is_counted_by_its_network() {
+        let table = [
+            ("192.0.2.1", "192.0.2.1", true),
+            ("192.0.2.1", "192.0.2.2", false),
+            ("::ffff:192.0.2.1", "192.0.2.1", true),
+            ("2001:db8::1", "2001:db8::ffff:2", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+        ];
+        for (one, other, same) in table {
+            let throttles = throttles("1/min");
+            let count = |address: &str| throttles.count_address(address.parse().unwrap(), at(0));
+            assert_eq!(count(one), Ok(()));
+            assert_eq!(wait(count(other)), same.then(|| "address 60".to_owned()), "{one} {other}");
+        }
     }
 }

@@ -126,6 +126,11 @@ impl Stage {
         Self { auth, daemon, hsm, directory, redis, database, sql, folder, postgres, lines, clock, hand }
     }
 
+    /// Where this stage's authd listens.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.daemon.as_ref().unwrap().address().unwrap())
+    }
+
     /// What this stage's authd works with.
     pub(crate) fn service(&self) -> &Service {
         self.daemon.as_ref().unwrap().service()

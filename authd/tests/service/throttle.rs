@@ -84,3 +84,30 @@ async fn what_proves_nothing_uses_up_nothing() {
     }
     device.rotate(&stage.auth).await.response();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_is_counted_that_a_trusted_proxy_names_and_no_other() {
+    let limits = "[limits]\naddress = \"2/min\"";
+    let named = Stage::prepared(&format!("trusted_proxies = [\"127.0.0.1\"]\n{limits}"), |_| {}).await;
+    let unnamed = Stage::prepared(limits, |_| {}).await;
+    let client = reqwest::Client::new();
+    let ask = async |stage: &Stage, address: &str| {
+        let identity = keychain::Digest::of("identity");
+        let request = format!(r#"{{"authentication":{{"identity":"{identity}"}}}}"#);
+        let body = format!(r#"{{"payload":{}}}"#, tests::craft::payload(&request));
+        let request = client.post(stage.url() + "/session/request").header("x-forwarded-for", address);
+        let answer = request.body(body).send().await.unwrap();
+        (answer.status().as_u16(), answer.headers().contains_key("retry-after"))
+    };
+    for (address, expected) in [
+        ("192.0.2.1", (200, false)),
+        ("198.51.100.9, 192.0.2.1", (200, false)),
+        ("203.0.113.5, 192.0.2.1", (429, true)),
+        ("192.0.2.2", (200, false)),
+    ] {
+        assert_eq!(ask(&named, address).await, expected, "{address}");
+    }
+    for _ in 0..4 {
+        assert_eq!(ask(&unnamed, "192.0.2.1").await, (200, false));
+    }
+}

@@ -2,6 +2,7 @@
 //! refusals, signed answers, bounded bodies (`PROTOCOL.md#directory-service`, `PROTOCOL.md#errors`).
 
 mod border;
+mod client;
 mod documents;
 mod h2;
 mod proxies;
