@@ -80,6 +80,7 @@ Examples:
 const ACCOUNT: &str = "\
 Examples:
   opsctl account show E…
+  opsctl account export E… > account.json
   opsctl account delete E… --reason 'asked for by letter'
   opsctl account restore E… --reason 'deleted by mistake'";
 const DEVICE: &str = "\
@@ -318,6 +319,8 @@ pub(crate) enum AccountVerb {
     Show(account::Show),
     /// Delete an account: its devices are refused until it is restored
     Delete(account::Delete),
+    /// Print everything that authd keeps of an identity, as JSON; exit code 1 if it keeps nothing
+    Export(account::Export),
     /// Let a deleted account stand again
     Restore(account::Plain),
 }
@@ -497,6 +500,8 @@ mod tests {
     fn command_lines_about_authd_and_the_directory() {
         check(&[
             ("feed show --json", true),
+            ("account export EJ5tD2EZ8IRj4t4pmMtVkCsMvlbXH7Ghr4kE6oo1xK5r", true),
+            ("account export", false),
             ("feed lift --reason drill --yes --wait 1m", true),
             (
                 "feed lift --account EJ5tD2EZ8IRj4t4pmMtVkCsMvlbXH7Ghr4kE6oo1xK5r --reason drill --dry-run",

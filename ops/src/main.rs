@@ -143,6 +143,7 @@ async fn run(command: Command, talk: Talk) -> Result<(), Failure> {
         Command::Account { verb } => match verb {
             AccountVerb::Show(options) => account::show(&options).await,
             AccountVerb::Delete(options) => account::delete(&options, talk).await,
+            AccountVerb::Export(options) => account::export(&options).await,
             AccountVerb::Restore(options) => account::restore(&options, talk).await,
         },
         Command::Device { verb: DeviceVerb::List(options) } => account::devices(&options).await,

@@ -17,7 +17,7 @@ use super::policy::Operation;
 use super::{Caller, Door, feed};
 use crate::operation::order::{Order, Standing, Which};
 use crate::record::{BanEnd, BanRecord, Cause};
-use crate::store::Failure;
+use crate::store::{ExportPage, ExportPlace, Failure};
 
 /// Longest body: an identity, a device, a reason.
 pub(super) const BODY_MAX: usize = 4096;
@@ -45,6 +45,7 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         let handler = move |request, payload, door| order(operation, request, payload, door);
         config.service(http::write(path, handler));
     }
+    config.service(http::read("/account/export", export));
     config.service(http::read("/account", account)).service(http::read("/audit", audit));
     config.service(http::write("/roll", roll));
     config.configure(feed::routes);
@@ -81,7 +82,8 @@ async fn try_order(
         Operation::RoleGrant => Order::RoleGrant(grantable(role(&mut object)?, door)?),
         Operation::RoleRevoke => Order::RoleRevoke(role(&mut object)?),
         Operation::Unban => Order::Unban,
-        Operation::AccountShow
+        Operation::AccountExport
+        | Operation::AccountShow
         | Operation::Audit
         | Operation::FeedLift
         | Operation::FeedReopen
@@ -133,6 +135,40 @@ async fn try_account(
     let standing = door.service.store.standing(&identity).await;
     let standing = standing.map_err(|fault| explain(Operation::AccountShow, fault.into()))?;
     Ok(spell(&identity, &standing, door.service.now()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedRows {
+    identity: String,
+    after: Option<String>,
+}
+
+async fn export(
+    request: HttpRequest,
+    query: Result<Query<WantedRows>, actix_web::Error>,
+    door: Data<Door>,
+) -> HttpResponse {
+    answer(Operation::AccountExport, try_export(&request, query, &door).await)
+}
+
+async fn try_export(
+    request: &HttpRequest,
+    query: Result<Query<WantedRows>, actix_web::Error>,
+    door: &Door,
+) -> Result<String, Refusal> {
+    let user = door.policy.demand_known(caller(request))?;
+    door.policy.permit(user, Operation::AccountExport, door.begun.elapsed())?;
+    let bad = || malformed("want `identity`, and `after`, where the page before ended");
+    let wanted = query.map_err(|_| bad())?;
+    let identity = Digest::parse(&wanted.identity)?;
+    let from =
+        wanted.after.as_deref().map_or(Some(ExportPlace::FIRST), ExportPlace::parse).ok_or_else(bad)?;
+    let page = door.service.store.export(&identity, from).await;
+    let ExportPage { rows, next } = page.map_err(|fault| explain(Operation::AccountExport, fault.into()))?;
+    let next =
+        next.map_or_else(String::new, |place| format!(r#","next":{}"#, json::string(&place.to_string())));
+    Ok(format!(r#"{{"rows":[{}]{next}}}"#, rows.join(",")))
 }
 
 #[derive(Deserialize)]

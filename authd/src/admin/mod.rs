@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `POST /ban`, `/unban` | a ban, for ever or for a time; its end | `ban`, `unban` |
 //! | `GET /account`, `POST /account/delete`, `/account/restore` | what the rows say; a tombstone; its end | `account-show`, `account-delete`, `account-restore` |
+//! | `GET /account/export` | every row that names an identity, in pages | `account-export` |
 //! | `POST /devices/revoke` | one device, all, or all but one | `device-revoke` |
 //! | `POST /roles/grant`, `/roles/revoke` | a role besides those that all have | `role-grant`, `role-revoke` |
 //! | `GET /feed`, `POST /feed/lift`, `/feed/reopen` | where the denial feed stands, and what of it no record says; its end; a new epoch | `feed-show`, `feed-lift`, `feed-reopen` |

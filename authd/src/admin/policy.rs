@@ -23,6 +23,8 @@ const USUAL: Rate = Rate::per_minute(600, 600);
 pub enum Operation {
     /// Delete an account.
     AccountDelete,
+    /// See everything that is kept of an identity.
+    AccountExport,
     /// Let a deleted account stand again.
     AccountRestore,
     /// See an account: its state, devices, ban and roles.
@@ -156,8 +158,9 @@ impl Authority {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::AccountDelete,
+        Self::AccountExport,
         Self::AccountRestore,
         Self::AccountShow,
         Self::Audit,
@@ -177,6 +180,7 @@ impl Operation {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AccountDelete => "account-delete",
+            Self::AccountExport => "account-export",
             Self::AccountRestore => "account-restore",
             Self::AccountShow => "account-show",
             Self::Audit => "audit",

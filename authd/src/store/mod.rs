@@ -26,6 +26,7 @@ mod case;
 mod connect;
 mod elsewhere;
 mod endorsements;
+mod export;
 mod fault;
 mod feed;
 mod held;
@@ -52,6 +53,7 @@ use append::Text;
 
 pub use audit::{Lines, Page};
 pub use case::{Account, Case, Locks, Refreshing, SessionOpening, Verdict};
+pub use export::{Page as ExportPage, Place as ExportPlace};
 pub use fault::{Failure, Fault};
 pub use feed::{Batch, LEASE, Lease, Lost};
 pub use held::{Held, Which as WhichHeld};

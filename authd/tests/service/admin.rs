@@ -16,6 +16,7 @@ crate::on_both!(
     roles_are_granted_to_tokens_made_from_then_on,
     every_order_has_its_lines_and_every_record_its_signature,
     an_order_whose_lines_cannot_be_written_changes_nothing,
+    everything_that_names_an_identity_is_exported_and_nothing_else,
 );
 
 async fn left(stage: &Stage, who: &Digest) -> i64 {
@@ -32,6 +33,50 @@ async fn show(stage: &Stage, identity: &Digest) -> serde_json::Value {
 async fn refused(stage: &Stage, path: &str, body: &str, code: Code) {
     let answer = stage.admin().post(path, body.to_owned()).await;
     assert!(answer.body.contains(code.as_str()), "{path} {body}: {} {}", answer.status, answer.body);
+}
+
+/// Every row that the admin socket exports of an identity, page by page.
+async fn exported(stage: &Stage, identity: &Digest) -> Vec<serde_json::Value> {
+    let (mut rows, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = stage.admin().get(&format!("/account/export?identity={identity}{after}")).await;
+        assert_eq!(page.status, 200, "{}", page.body);
+        let page = page.json();
+        rows.extend(page["rows"].as_array().unwrap().iter().cloned());
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => return rows,
+        }
+    }
+}
+
+async fn everything_that_names_an_identity_is_exported_and_nothing_else(stage: Stage) {
+    let (mut device, other) = stage.couple().await;
+    let (stranger, _) = stage.couple().await;
+    device.open_session(&stage.auth).await;
+    assert_eq!(device.try_refresh(&stage.auth).await.status, 200);
+    // More than a page of one table.
+    for _ in 0..103 {
+        assert_eq!(device.rotate(&stage.auth).await.status, 200);
+    }
+    assert!(stage.order("/roles/grant", &device.identity, r#","role":"moderator""#).await);
+    assert!(stage.set_banned(&device.identity, true).await);
+    let rows = exported(&stage, &device.identity).await;
+    let count = |table: &str| rows.iter().filter(|row| row["table"] == table).count();
+    let tables = ["account_records", "device_records", "ban_records", "role_records", "refreshes", "outbox"];
+    // The link was made behind a rotation; three subjects are denied.
+    assert_eq!(tables.map(count), [1, 106, 1, 1, 1, 3]);
+    let ids: std::collections::BTreeSet<_> = rows.iter().map(ToString::to_string).collect();
+    assert_eq!(ids.len(), rows.len(), "a row was told twice");
+    let text = rows.iter().map(ToString::to_string).collect::<String>();
+    assert!(text.contains(&other.device.to_string()) && text.contains("a test"));
+    for foreign in [stranger.identity, stranger.device] {
+        assert!(!text.contains(&foreign.to_string()), "a row of another account was told");
+    }
+    assert!(exported(&stage, &Digest::of("nobody")).await.is_empty());
+    for bad in ["", "?identity=x", "?identity=E", "?after=accounts."] {
+        stage.admin().get(&format!("/account/export{bad}")).await.refused(Code::InvalidMessage);
+    }
 }
 
 async fn a_ban_with_an_end_is_refused_and_denied_until_then(stage: Stage) {

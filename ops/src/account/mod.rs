@@ -4,6 +4,7 @@
 //! when every edge has acknowledged that position. What is printed says what was done and no more.
 
 mod ask;
+mod export;
 mod feed;
 mod show;
 
@@ -18,6 +19,7 @@ use crate::verifiers::Wait;
 use ask::Site;
 pub(crate) use ask::{AuthdSocket, Given};
 use ask::{Done, Order};
+pub(crate) use export::{Export, export};
 pub(crate) use feed::{FeedVerb, feed};
 pub(crate) use show::{List, Show, devices, roles, show};
 

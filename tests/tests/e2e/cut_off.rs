@@ -14,7 +14,7 @@ const LOST: i32 = 74;
 
 /// Each command, with its code when nothing can be written: that of a command that writes nothing is its own. In their
 /// order: what one does, the next finds.
-const TABLE: [(&str, i32); 38] = [
+const TABLE: [(&str, i32); 39] = [
     ("identity export ENDPOINTS", LOST),
     ("chain show ENDPOINTS", LOST),
     ("chain verify ENDPOINTS", LOST),
@@ -31,6 +31,7 @@ const TABLE: [(&str, i32); 38] = [
     ("status ENDPOINTS", LOST),
     ("watch ENDPOINTS", LOST),
     ("account show IDENTITY ENDPOINTS", LOST),
+    ("account export IDENTITY ENDPOINTS", LOST),
     ("device list IDENTITY ENDPOINTS", LOST),
     ("role grant IDENTITY moderator REASON ENDPOINTS", LOST),
     ("role list IDENTITY ENDPOINTS", LOST),
