@@ -174,7 +174,11 @@ mod tests {
             (-5_000, Err(ms(250))),
             (-4_750, Ok(())),
         ] {
-            let now = if at < 0 { hour - ms(at.unsigned_abs()) } else { hour + ms(at.unsigned_abs()) };
+            let now = if at < 0 {
+                hour.checked_sub(ms(at.unsigned_abs())).unwrap()
+            } else {
+                hour + ms(at.unsigned_abs())
+            };
             assert_eq!(bucket.wait(now), outcome.err().unwrap_or_default(), "{at}");
             assert_eq!(bucket.take(now), outcome, "{at}");
         }
