@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use keychain::directory::Retention;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::{Proved, print_json};
@@ -38,6 +39,8 @@ struct Status {
     state: Option<ChainState>,
     chain: ChainStatus,
     head: HeadStatus,
+    /// What the key directory does when its memory is full, or why it cannot be asked.
+    directory_eviction: String,
     daemons: BTreeMap<String, DaemonStatus>,
     /// Every verifier that ought to be there, and what it acknowledged.
     verifiers: Vec<RowStatus>,
@@ -107,6 +110,7 @@ pub(crate) async fn status(options: &Options) -> Result<(), Failure> {
     for (name, address) in metrics(&options.deployment)? {
         daemons.insert(name, ask(&options.deployment, &address).await);
     }
+    let retention = retention(&options.deployment).await;
     let surveyed = verifiers::survey(&options.deployment).await;
     let rows = surveyed.as_deref().unwrap_or_default();
     let all_there =
@@ -119,6 +123,7 @@ pub(crate) async fn status(options: &Options) -> Result<(), Failure> {
         state,
         chain: describe(chain)?,
         head,
+        directory_eviction: retention.clone().map_or_else(|problem| problem, |known| known.to_string()),
         daemons,
         verifiers: rows.iter().map(|row| RowStatus::new(row, now)).collect(),
         verifiers_problem: surveyed.as_ref().err().map(ToString::to_string),
@@ -127,9 +132,18 @@ pub(crate) async fn status(options: &Options) -> Result<(), Failure> {
         print_json(&status)?;
     } else {
         print(&status);
+        if retention != Ok(Retention::Keeps) {
+            out::line(format_args!("directory   {}", status.directory_eviction));
+        }
         verifiers::print(rows, now).iter().for_each(out::line);
     }
     if ready { Ok(()) } else { Err(Failure::new(Exit::No, "not everything is ready")) }
+}
+
+/// Asks the key directory, with the credentials of this command.
+async fn retention(deployment: &Deployment) -> Result<Retention, String> {
+    let directory = deployment.directory().map_err(|failure| failure.to_string())?;
+    directory.retention().await.map_err(|error| error.to_string())
 }
 
 /// Asks hsmd, which answers in every state, for the state.

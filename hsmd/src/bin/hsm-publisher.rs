@@ -15,7 +15,7 @@ use hsmd::{
 };
 use keychain::{
     chain::SignedEvent,
-    directory::{self, Change, Directory},
+    directory::{self, Change, Directory, Retention},
     statement::Head,
 };
 use systemd::{
@@ -86,7 +86,9 @@ async fn carry(source: Source, report_to: Source, directory: Directory, health: 
     let mut carried = Carried {
         chain: Carrier::new(directory.clone()),
         statements: StatementCarrier::new(directory.clone()),
-        dead: DeadEntries::new(directory),
+        dead: DeadEntries::new(directory.clone()),
+        directory,
+        retention: None,
         has_more: false,
         clock: System::start(),
         reports: Reports { source: report_to, reported: None, problem: None },
@@ -139,6 +141,7 @@ async fn carry(source: Source, report_to: Source, directory: Directory, health: 
             }
         };
         state.report = carried.reports.problem.clone();
+        state.retention = carried.retention;
         state.directory = settled.err().map(|error| Failure::unavailable(error).to_string());
         state.show(&carried.chain, health);
     }
@@ -151,6 +154,9 @@ struct Carried {
     chain: Carrier,
     statements: StatementCarrier,
     dead: DeadEntries,
+    directory: Directory,
+    /// What the directory does when its memory is full, as it was asked last.
+    retention: Option<Retention>,
     /// Whether dead entries are being looked for.
     has_more: bool,
     clock: System,
@@ -177,10 +183,25 @@ impl Carried {
         self.statements.mark_all_pending();
         self.dead.sweep();
         let found = self.chain.sweep().await?;
+        self.ask_retention().await?;
         let is_due = self.reports.is_due();
         if let Some(newest) = self.chain.newest().filter(|_| is_due) {
             let heads = self.statements.found(&newest.id()).await?;
             self.reports.send(&found, &heads).await;
+        }
+        Ok(())
+    }
+
+    /// Asks at each sweep: the configuration can be changed while the server runs.
+    async fn ask_retention(&mut self) -> Result<(), directory::Error> {
+        let answer = self.directory.retention().await?;
+        if self.retention.replace(answer) == Some(answer) {
+            return Ok(());
+        }
+        let evicts = matches!(answer, Retention::Evicts(_));
+        metrics::gauge!("hsm_publisher_directory_evicts").set(if evicts { 1.0 } else { 0.0 });
+        if answer != Retention::Keeps {
+            tracing::warn!(eviction = %answer, "the key directory may delete entries by itself");
         }
         Ok(())
     }
@@ -273,6 +294,8 @@ struct State {
     /// Why hsmd cannot compare what is published with what it made, or what it found. This makes nothing unready
     /// either: it is for hsmd to act on.
     report: Option<String>,
+    /// What the directory does when its memory is full. This makes nothing unready either.
+    retention: Option<Retention>,
     announced: bool,
     status: String,
 }
@@ -286,7 +309,10 @@ impl State {
             ("directory", &self.directory),
             ("report", &self.report),
         ];
-        let detail = parts.map(|(part, problem)| (part.to_owned(), ok(problem))).to_vec();
+        let mut detail = parts.map(|(part, problem)| (part.to_owned(), ok(problem))).to_vec();
+        if let Some(retention) = self.retention {
+            detail.push(("directory_eviction".to_owned(), retention.to_string()));
+        }
         let up = |problem: &Option<String>| if problem.is_none() { 1.0 } else { 0.0 };
         metrics::gauge!("hsm_publisher_source_up").set(up(&self.hsmd));
         metrics::gauge!("hsm_publisher_statements_up").set(up(&self.statements));

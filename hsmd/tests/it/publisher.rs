@@ -330,6 +330,26 @@ fn an_event_appears_together_with_its_head() {
     publisher.stop();
 }
 
+/// A directory that deletes entries by itself is warned of.
+#[test]
+fn a_directory_that_evicts_is_warned_of() {
+    let mut published = Published::new();
+    let _hsmd = published.world.start();
+    let page = |published: &Published, place: &str| {
+        request(&published.world.socket("publisher"), "GET", place, "").body
+    };
+    for (policy, evicts) in [("noeviction", "0"), ("allkeys-lru", "1")] {
+        published.run(0, &["CONFIG", "SET", "maxmemory-policy", policy]);
+        let mut publisher = published.start();
+        let (readiness, metrics) = (page(&published, "/readyz"), page(&published, "/metrics"));
+        assert!(readiness.contains(&format!("directory_eviction: {policy}")), "{readiness}");
+        assert!(metrics.contains(&format!("hsm_publisher_directory_evicts {evicts}\n")), "{metrics}");
+        let log = publisher.log();
+        assert_eq!(log.contains("may delete entries by itself"), evicts == "1", "{log}");
+        publisher.stop();
+    }
+}
+
 /// The head of a taint is carried whatever the publisher's own clock says: without it what was denied before is not.
 #[test]
 fn a_wrong_clock_keeps_no_head_back() {

@@ -38,7 +38,7 @@ pub use error::{Cause, Error};
 use lane::Lane;
 pub use lane::{CALL_DEADLINE, CONNECT_DEADLINE, REPLY_DEADLINE};
 pub use read::{Cursor, ENTRIES_MAX, NAMES_PER_PAGE, REVOKED_MAX, SCAN_DEADLINE, VALUE_MAX};
-pub use server::{Eviction, History, Server, Stands};
+pub use server::{History, Retention, Server, Stands};
 
 /// A directory of endorsements, chosen by what the endorsed key signs
 /// ([PROTOCOL.md#directory](../../PROTOCOL.md#directory)).

@@ -1,5 +1,7 @@
 //! What a server says of itself (`INFO`), as far as this client may ask.
 
+use std::fmt;
+
 use super::{Directory, Error, NAMES_PER_PAGE};
 use crate::cesr::Digest;
 
@@ -8,8 +10,8 @@ use crate::cesr::Digest;
 pub struct Server {
     /// What it has been through; none of a replica, which does not say what its master evicted.
     pub history: Option<History>,
-    /// What it does when its memory is full; none if it does not say.
-    pub eviction: Option<Eviction>,
+    /// What it does when its memory is full.
+    pub retention: Retention,
     /// Whether it is a replica that hears nothing from its master.
     pub is_detached: bool,
 }
@@ -26,13 +28,35 @@ pub struct History {
     emptied: u64,
 }
 
-/// What a server does when its memory is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Eviction {
-    /// It refuses writes, and loses nothing.
-    Never,
+/// Whether a directory keeps what it is given when its memory is full, as far as its server says. It must: a denial that was
+/// evicted is gone for every verifier that starts later, and for public peers at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retention {
     /// It deletes entries, by the policy of that name.
-    By(&'static str),
+    Evicts(&'static str),
+    /// It deletes none.
+    Keeps,
+    /// The server does not let this client ask, or its answer says nothing of it.
+    #[default]
+    Unsaid,
+}
+
+/// Says it with the cure.
+impl fmt::Display for Retention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Evicts(policy) => write!(
+                f,
+                "{policy}: with its memory full the directory deletes entries, denials among them; set `maxmemory-policy \
+                 noeviction` in its configuration"
+            ),
+            Self::Keeps => f.write_str("noeviction"),
+            Self::Unsaid => f.write_str(
+                "not known, so denials may be deleted when the directory's memory is full; permit `INFO`, or see that its \
+                 `maxmemory-policy` is noeviction",
+            ),
+        }
+    }
 }
 
 /// How long an entry stands.
@@ -75,6 +99,11 @@ impl Directory {
             Err(error) if error.is_forbidden() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the server keeps what it is given when its memory is full.
+    pub async fn retention(&self) -> Result<Retention, Error> {
+        Ok(self.server().await?.map_or(Retention::Unsaid, |server| server.retention))
     }
 
     /// How long the denials of these devices and identities stand, in their order; nothing for one that is not denied.
@@ -145,9 +174,10 @@ impl Server {
             line.map(str::trim)
         };
         let is_replica = field("role") != Some("master");
-        let eviction = field("maxmemory_policy").and_then(|policy| {
+        let retention = field("maxmemory_policy").map_or(Retention::Unsaid, |policy| {
             let known = EVICTING.into_iter().find(|known| *known == policy);
-            if policy == "noeviction" { Some(Eviction::Never) } else { known.map(Eviction::By) }
+            let evicts = known.map_or(Retention::Unsaid, Retention::Evicts);
+            if policy == "noeviction" { Retention::Keeps } else { evicts }
         });
         let run = |name| field(name).filter(|run| !run.is_empty() && run.len() <= RUN_MAX).map(str::to_owned);
         let history = || {
@@ -157,7 +187,7 @@ impl Server {
         };
         Self {
             history: if is_replica { None } else { history() },
-            eviction,
+            retention,
             is_detached: is_replica && field("master_link_status").is_some_and(|status| status != "up"),
         }
     }
@@ -225,15 +255,15 @@ mod tests {
 
     #[test]
     fn policies_and_links_are_read() {
-        for (changes, eviction, is_detached) in [
-            (&[][..], Some(Eviction::Never), false),
-            (&[("maxmemory_policy", "allkeys-lru")], Some(Eviction::By("allkeys-lru")), false),
-            (&[("maxmemory_policy", "something else")], None, false),
-            (&[("role", "slave"), ("master_link_status", "up")], Some(Eviction::Never), false),
-            (&[("role", "slave"), ("master_link_status", "down")], Some(Eviction::Never), true),
+        for (changes, retention, is_detached) in [
+            (&[][..], Retention::Keeps, false),
+            (&[("maxmemory_policy", "allkeys-lru")], Retention::Evicts("allkeys-lru"), false),
+            (&[("maxmemory_policy", "something else")], Retention::Unsaid, false),
+            (&[("role", "slave"), ("master_link_status", "up")], Retention::Keeps, false),
+            (&[("role", "slave"), ("master_link_status", "down")], Retention::Keeps, true),
         ] {
             let server = Server::read(&info(changes));
-            assert_eq!((server.eviction, server.is_detached), (eviction, is_detached), "{changes:?}");
+            assert_eq!((server.retention, server.is_detached), (retention, is_detached), "{changes:?}");
         }
     }
 }

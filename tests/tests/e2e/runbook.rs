@@ -141,7 +141,10 @@ async fn the_directory(drill: &mut Drill) {
     drill.cure("no-writes");
 
     drill.redis(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
-    drill.cure("evicts");
+    let seen = drill.cure("look");
+    assert!(seen.contains("\ndirectory   allkeys-lru: with its memory full the directory deletes"), "{seen}");
+    let seen = drill.cure("evicts");
+    assert!(!seen.contains("\ndirectory   "), "{seen}");
     let mut bans = drill.world.directory(3).await;
     let identity = drill.device.identity.to_string();
     let () = redis::cmd("SET").arg(identity).arg("1").query_async(&mut bans).await.unwrap();
