@@ -4,7 +4,6 @@
 //! emptied, and at an interval. What is written is signed by a key that is live under the head that it names: with no such key nothing is written, and the reader sees
 //! that this service lags. No request waits for any of it.
 
-use std::error::Error;
 use std::time::Duration;
 
 use keychain::Timestamp;
@@ -14,7 +13,7 @@ use keychain::limits;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::health::{Ends, budget};
+use crate::health::{self, Dependencies, Ends, budget};
 use crate::own_key::{Endorsed, OwnKey};
 use crate::task::Task;
 use crate::trust::{TrustFeed, TrustState};
@@ -58,11 +57,18 @@ pub struct Acknowledger {
 impl Acknowledger {
     /// Begins to acknowledge what `feed` applies.
     pub fn start(speaker: Speaker, directory: Directory, updates: &Updates, feed: TrustFeed) -> Self {
-        Self { _task: Task::spawn(run(speaker, directory, updates.subscribe(), feed)) }
+        let dependencies = updates.dependencies().clone();
+        Self { _task: Task::spawn(run(speaker, directory, dependencies, updates.subscribe(), feed)) }
     }
 }
 
-async fn run(speaker: Speaker, directory: Directory, mut updates: Subscription, feed: TrustFeed) {
+async fn run(
+    speaker: Speaker,
+    directory: Directory,
+    dependencies: Dependencies,
+    mut updates: Subscription,
+    feed: TrustFeed,
+) {
     let mut trust = feed.version();
     let mut response = speaker.response.changes();
     let mut access = speaker.access.as_ref().map_or_else(|| speaker.response.changes(), OwnKey::changes);
@@ -82,14 +88,13 @@ async fn run(speaker: Speaker, directory: Directory, mut updates: Subscription, 
             match directory.acknowledge(&service, &speaker.instance, &text, TTL).await {
                 Ok(()) => {
                     is_told = true;
+                    dependencies.good(health::DIRECTORY_WRITES);
                     metrics::gauge!("verifier_acknowledged_timestamp_seconds").set(seconds(now));
                 }
                 Err(error) => {
                     wait = RETRY;
-                    if std::mem::take(&mut is_told) {
-                        let error = &error as &dyn Error;
-                        tracing::warn!(error, "the directory did not take an acknowledgement; trying again");
-                    }
+                    is_told = false;
+                    dependencies.lost(health::DIRECTORY_WRITES, &error);
                 }
             }
         }

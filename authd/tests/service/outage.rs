@@ -11,7 +11,7 @@ use serde_json::Value;
 use tests::craft::{Device, now};
 use tests::http::Http;
 use tests::name::Name;
-use tests::redis_server::RedisServer;
+use tests::redis_server::{RedisServer, load_the_rest, save_much};
 use tests::until;
 
 use crate::hsm::Hsm;
@@ -130,10 +130,8 @@ async fn the_window_of_the_generation_ends_refreshes() {
     ends_by(stage, "generation", Code::Unavailable).await;
 }
 
-/// The directory's server is demoted, and another one stands behind its name: authd says there all that it has to say.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn authd_leaves_a_demoted_directory_by_itself() {
-    let mut stage = Stage::on_sqlite().await;
+/// A directory under a name of its own, and an authd that goes by the name.
+async fn behind_a_name(stage: &mut Stage) -> (Name, Daemon, Http, Device) {
     stage.dismiss().await;
     let name = Name::of(&stage.redis.url()).await;
     let mut config = load(&stage.configuration("another"));
@@ -142,18 +140,20 @@ async fn authd_leaves_a_demoted_directory_by_itself() {
     let auth = Http::to(&format!("http://{}", daemon.address().unwrap()));
     let mut device = Device::create(&auth).await;
     device.open_session(&auth).await;
+    (name, daemon, auth, device)
+}
 
-    stage.redis(0, &["REPLICAOF", "127.0.0.1", "1"]).await;
-    let (delete, _, _) = gated(&device, Device::rotate_request);
+/// Deletes the account while the directory does not take the denial.
+async fn delete(auth: &Http, device: &Device) {
+    let (delete, _, _) = gated(device, Device::rotate_request);
     auth.post("/account/delete", delete).await.response();
-    let second = RedisServer::start().await;
-    let directory = Directory::connect(&second.url()).unwrap();
-    stage.hsm.publish(&directory).await;
-    name.leads_to(&second.url());
+}
 
+/// Waits until authd has told `directory` all that it has to say, the denial of `device` among it.
+async fn is_told(stage: &Stage, directory: &Directory, device: &Device) {
     let patience = Duration::from_secs(20);
     until("the denial in database 3", patience, || async {
-        directory.denials(&[device.device]).await.unwrap()[0].map(drop)
+        directory.denials(&[device.device]).await.ok()?[0].map(drop)
     })
     .await;
     until("the denial feed", patience, || async {
@@ -164,7 +164,105 @@ async fn authd_leaves_a_demoted_directory_by_itself() {
         directory.acknowledgements(&[("authd", &Instance::only())]).await.unwrap().remove(0).map(drop)
     })
     .await;
+}
+
+async fn serves(auth: &Http) {
+    let mut other = Device::create(auth).await;
+    other.open_session(auth).await;
+    other.try_refresh(auth).await.response();
+}
+
+/// How the daemon says that a dependency is, once it is in that state.
+async fn state(daemon: &Daemon, name: &str, state: &str) -> String {
+    until(&format!("{name} to be {state}"), Duration::from_secs(20), || async {
+        let page: Value = serde_json::from_str(&daemon.health()().verbose.unwrap()).unwrap();
+        let found = dependency(&page, name);
+        (found["state"] == state).then(|| format!("ready {} {}", page["ready"], found["because"]))
+    })
+    .await
+}
+
+/// The directory's server is demoted, and another one stands behind its name: authd says there all that it has to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn authd_leaves_a_demoted_directory_by_itself() {
+    let mut stage = Stage::on_sqlite().await;
+    let (name, _daemon, auth, device) = behind_a_name(&mut stage).await;
+    stage.redis(0, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    delete(&auth, &device).await;
+    let second = RedisServer::start().await;
+    let directory = Directory::connect(&second.url()).unwrap();
+    stage.hsm.publish(&directory).await;
+    name.leads_to(&second.url());
+    is_told(&stage, &directory, &device).await;
+    serves(&auth).await;
+}
+
+/// The directory's server is one that is loading its data: authd says so, refreshes sessions, and tells it everything
+/// once it serves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn authd_waits_for_a_directory_that_is_loading() {
+    let mut stage = Stage::on_sqlite().await;
+    let (name, daemon, auth, device) = behind_a_name(&mut stage).await;
     let mut other = Device::create(&auth).await;
     other.open_session(&auth).await;
+    state(&daemon, "directory", "ok").await;
+    save_much(&mut stage.connection(15).await).await;
+    let second = RedisServer::start_loading(&stage.redis.saved());
+    name.leads_to(&second.url());
+    stage.redis.process().stop();
+    let lost = state(&daemon, "directory", "lost").await;
+    assert!(lost.contains("ready false"), "{lost}");
+    delete(&auth, &device).await;
     other.try_refresh(&auth).await.response();
+    // It answers, calls itself a master, and is not taken for one that can be followed.
+    let mut operator =
+        redis::Client::open(second.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    until("authd to have asked it what it is, more than once", Duration::from_secs(20), async || {
+        let stats: String = redis::cmd("INFO").arg("commandstats").query_async(&mut operator).await.unwrap();
+        let calls = stats.split_once("cmdstat_role:calls=")?.1.split(',').next()?.parse::<u64>().ok()?;
+        (calls > 2).then_some(())
+    })
+    .await;
+    assert_eq!(state(&daemon, "directory", "lost").await, lost);
+    load_the_rest(&second.url()).await;
+    state(&daemon, "directory", "ok").await;
+    is_told(&stage, &Directory::connect(&second.url()).unwrap(), &device).await;
+    serves(&auth).await;
+}
+
+/// The directory's name leads to the replica of a primary that lives: it takes nothing, and authd says so. Promoted, it is
+/// told everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn authd_waits_for_a_replica_to_be_promoted() {
+    let mut stage = Stage::on_sqlite().await;
+    let (name, daemon, auth, device) = behind_a_name(&mut stage).await;
+    let replica = RedisServer::start().await;
+    let mut operator =
+        redis::Client::open(replica.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let primary = stage.redis.url().rsplit_once(':').unwrap().1.to_owned();
+    redis::cmd("REPLICAOF").arg(&["127.0.0.1", &primary]).exec_async(&mut operator).await.unwrap();
+    until("the replica to hear its primary", Duration::from_secs(20), || {
+        let mut operator = operator.clone();
+        async move {
+            let info: String = redis::cmd("INFO").query_async(&mut operator).await.unwrap();
+            info.contains("master_link_status:up").then_some(())
+        }
+    })
+    .await;
+    name.leads_to(&replica.url());
+    stage.redis(0, &["CLIENT", "KILL", "TYPE", "normal"]).await;
+    delete(&auth, &device).await;
+    for name in ["directory denial feed", "directory writes"] {
+        let lost = state(&daemon, name, "lost").await;
+        assert!(lost.contains("ready false") && lost.contains("point the name at the master"), "{lost}");
+    }
+    state(&daemon, "directory", "ok").await;
+    let directory = Directory::connect(&replica.url()).unwrap();
+    assert!(directory.denials(&[device.device]).await.unwrap()[0].is_none(), "the replica took nothing");
+    redis::cmd("REPLICAOF").arg(&["NO", "ONE"]).exec_async(&mut operator).await.unwrap();
+    for name in ["directory denial feed", "directory writes"] {
+        state(&daemon, name, "ok").await;
+    }
+    is_told(&stage, &directory, &device).await;
+    serves(&auth).await;
 }

@@ -217,7 +217,7 @@ impl Stage {
     }
 
     /// A connection that waits for a busy server: the library gives up after half a second otherwise.
-    async fn connection(&self, database: u8) -> redis::aio::MultiplexedConnection {
+    pub(crate) async fn connection(&self, database: u8) -> redis::aio::MultiplexedConnection {
         let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
         let client = redis::Client::open(format!("{}/{database}", self.redis.url())).unwrap();
         client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()

@@ -34,6 +34,8 @@ pub const DIRECTORY_ISSUERS: &str = "directory issuers";
 pub const DIRECTORY_KEYS: &str = "directory keys";
 /// Who is denied, as the key directory holds it.
 pub const DIRECTORY_REVOCATIONS: &str = "directory revocations";
+/// Whether the key directory takes what this service writes. A replica, a full server and some rights refuse it.
+pub const DIRECTORY_WRITES: &str = "directory writes";
 /// hsmd, over the road by which it endorses this service.
 pub const HSMD: &str = "hsmd";
 /// The app behind an edge.
@@ -51,9 +53,15 @@ pub const HEAD: &str = "head";
 /// Whether revocations were confirmed lately enough.
 pub const REVOCATIONS: &str = "revocations";
 
-/// What is read from the key directory.
-const SETS: [&str; 5] =
-    [DIRECTORY_CHAIN, DIRECTORY_DENIALS, DIRECTORY_ISSUERS, DIRECTORY_KEYS, DIRECTORY_REVOCATIONS];
+/// What is read from the key directory and written to it.
+const OF_DIRECTORY: [&str; 6] = [
+    DIRECTORY_CHAIN,
+    DIRECTORY_DENIALS,
+    DIRECTORY_ISSUERS,
+    DIRECTORY_KEYS,
+    DIRECTORY_REVOCATIONS,
+    DIRECTORY_WRITES,
+];
 
 /// How one dependency is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,8 +139,8 @@ impl Dependencies {
 
     /// The same, for the reason given.
     pub fn failed(&self, name: &'static str, because: impl Into<String>) {
-        // A directory that is away is one loss, and not one more for each set that cannot be read.
-        let is_explained = SETS.contains(&name) && self.is_lost(DIRECTORY);
+        // A directory that is away is one loss, and not one more for each part of it.
+        let is_explained = OF_DIRECTORY.contains(&name) && self.is_lost(DIRECTORY);
         if is_explained {
             return;
         }

@@ -21,10 +21,11 @@ pub(crate) async fn dependency(world: &World, name: &str) -> Value {
     page["dependencies"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone()
 }
 
-/// Waits until a dependency is in that state; why and since when.
+/// Waits until a dependency is in that state; why and since when. The edge may be starting meanwhile.
 pub(crate) async fn is(world: &World, name: &str, state: &str) -> String {
     until(&format!("{name} to be {state}"), async || {
-        let found = dependency(world, name).await;
+        let page: Value = serde_json::from_str(&world.try_daemon_page("readyz?verbose").await?).unwrap();
+        let found = page["dependencies"].as_array()?.iter().find(|one| one["name"] == name)?;
         (found["state"] == state).then(|| format!("{} {}", found["since"], found["because"]))
     })
     .await

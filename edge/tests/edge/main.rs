@@ -11,6 +11,8 @@ mod denials;
 #[cfg(test)]
 mod directory;
 #[cfg(test)]
+mod failover;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod heads;

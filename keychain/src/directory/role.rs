@@ -17,12 +17,22 @@ pub(super) enum Role {
     Unknown,
 }
 
-/// Asks a server for its role. One that does not let this client ask has answered all the same.
+/// Asks a server for its role. One that does not let this client ask has answered all the same; one that is still
+/// loading its data says that it is a master, and is refused by its answer to `PING`.
 pub(super) async fn ask(connection: &mut MultiplexedConnection) -> RedisResult<Role> {
-    match redis::cmd("ROLE").query_async::<Value>(connection).await {
-        Ok(answer) => Ok(read(&answer)),
-        Err(error) if matches!(error.code(), Some("NOPERM" | "ERR")) => Ok(Role::Unknown),
-        Err(error) => Err(error),
+    let mut questions = redis::pipe();
+    questions.cmd("PING").cmd("ROLE").ignore_errors();
+    let answers: Vec<RedisResult<Value>> = questions.query_async(connection).await?;
+    judge(answers)
+}
+
+fn judge(answers: Vec<RedisResult<Value>>) -> RedisResult<Role> {
+    let Ok([ping, role]) = <[_; 2]>::try_from(answers) else { return Ok(Role::Unknown) };
+    match (ping, role) {
+        (Err(loading), _) if loading.code() == Some("LOADING") => Err(loading),
+        (_, Ok(answer)) => Ok(read(&answer)),
+        (_, Err(error)) if matches!(error.code(), Some("NOPERM" | "ERR")) => Ok(Role::Unknown),
+        (_, Err(error)) => Err(error),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use keychain::directory::Directory;
 use redis::aio::MultiplexedConnection;
 use rustix::process::{Pid, Signal, kill_process};
+use tests::redis_server::{LOADS_SLOWLY, load_the_rest, save_much};
 
 use super::until;
 
@@ -22,6 +23,27 @@ impl Redis {
         let redis = Self { process, socket };
         redis.answers().await;
         redis
+    }
+
+    /// Starts one in `folder` that holds what this one does, and takes its time to load it if it is to.
+    pub(crate) async fn twin(&self, folder: &Path, loads_slowly: bool) -> Self {
+        save_much(&mut self.database(15).await).await;
+        let saved = self.socket.with_file_name("dump.rdb");
+        std::fs::copy(saved, folder.join("dump.rdb")).unwrap();
+        let socket = folder.join("redis.sock");
+        let arguments: &[&str] = if loads_slowly { &LOADS_SLOWLY } else { &[] };
+        let twin = Self { process: spawn(folder, &socket, arguments), socket };
+        if loads_slowly {
+            until("redis to listen", async || twin.socket.exists().then_some(())).await;
+        } else {
+            twin.answers().await;
+        }
+        twin
+    }
+
+    /// Lets one that loads slowly load the rest at once.
+    pub(crate) async fn load_the_rest(&self) {
+        load_the_rest(&self.url()).await;
     }
 
     async fn answers(&self) {
