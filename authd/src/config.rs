@@ -79,9 +79,11 @@ pub struct Config {
     /// How often everything in the key directory is read again, whatever it announced.
     #[serde(default = "reread_every")]
     pub reread_every: Span,
-    /// Each keysd that is asked for chain and heads besides: `http://host:port` or `unix:/path`.
+    /// Each keysd that is asked for chain and heads besides: `unix:/path`, `http://host:port` or `https://host`.
     #[serde(default)]
     pub keysd: Vec<String>,
+    /// The authorities that the certificates of those over https must come from: a PEM file.
+    pub keysd_ca: Option<PathBuf>,
     /// What every account may do: role to permissions.
     #[serde(default = "roles")]
     pub roles: BTreeMap<String, Vec<String>>,
@@ -140,7 +142,7 @@ impl Config {
             .map_err(|error| unusable("endorse", error.to_string()))?;
         edge::trust::head_max_age(self.head_max_age, self.insecure_any_head_age)
             .map_err(|error| unusable("head_max_age", error.to_string()))?;
-        edge::trust::keysd(&self.keysd).map_err(|error| unusable("keysd", error.to_string()))?;
+        self.keysd().map_err(|error| unusable("keysd", error.to_string()))?;
         edge::updates::reread_every(self.reread_every)
             .map_err(|error| unusable("reread_every", error.to_string()))?;
         server::drain(self.drain).map_err(|error| unusable("drain", error.to_string()))?;
@@ -173,6 +175,11 @@ impl Config {
     /// What tokens permit.
     pub fn roles(&self) -> Result<Roles, Refusal> {
         Roles::new(self.roles.clone(), self.grantable_roles.clone())
+    }
+
+    /// Each keysd that is asked for chain and heads.
+    pub fn keysd(&self) -> Result<Vec<edge::trust::Keysd>, edge::trust::KeysdUnusable> {
+        edge::trust::Keysd::list(&self.keysd, self.keysd_ca.as_deref())
     }
 
     /// Who may order what, if there is an admin socket.

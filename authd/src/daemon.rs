@@ -235,7 +235,7 @@ async fn service(
         state: config.state.clone(),
         head_max_age: trust::head_max_age(config.head_max_age, config.insecure_any_head_age)
             .map_err(Failure::config)?,
-        keysd: trust::keysd(&config.keysd).map_err(Failure::config)?,
+        keysd: config.keysd().map_err(Failure::config)?,
     };
     let endorser = Endorser::new(&config.endorse, config.endorse_tls.as_ref()).map_err(Failure::config)?;
     let feed = TrustFeed::start(&directory, updates, Some(endorser.clone()), &settings)

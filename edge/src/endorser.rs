@@ -12,6 +12,7 @@ use keychain::endorsement::SignRequest;
 
 use crate::peer::{NotAnAddress, Peer};
 
+pub(crate) use tls::origin;
 pub use tls::{Tls, TlsError};
 
 /// How long hsmd may take. A YubiHSM signs in 73 ms and the queue before it is bounded.
@@ -77,7 +78,7 @@ impl Endorser {
     /// Prepares to ask hsmd at `unix:/path`, at `http://host:port` of a laboratory, or, with the certificates
     /// for it, at `https://host:port`; nothing is opened yet.
     pub fn new(address: &str, tls: Option<&Tls>) -> Result<Self, Error> {
-        if let Some(url) = tls::origin(address) {
+        if let Some(url) = origin(address) {
             let tls = tls.ok_or(TlsError::Missing)?;
             return Ok(Self {
                 road: Road::Far(tls.clone()),

@@ -83,7 +83,7 @@ impl Tls {
 }
 
 /// The address without a slash at its end, if it is `https://host:port` and nothing more.
-pub(super) fn origin(address: &str) -> Option<&str> {
+pub(crate) fn origin(address: &str) -> Option<&str> {
     let origin = address.strip_suffix('/').unwrap_or(address);
     let url = reqwest::Url::parse(origin).ok()?;
     let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();

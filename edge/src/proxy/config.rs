@@ -10,6 +10,7 @@ use systemd::listen::Address;
 use systemd::tls;
 
 use crate::http::{Proxies, server};
+use crate::trust::{Keysd, KeysdUnusable};
 use crate::{denials, endorser, revocations, trust, updates};
 
 /// The file as it stands. Every key but the first eight has a default.
@@ -62,9 +63,11 @@ pub struct Config {
     /// Whether heads may be of any age: a directory that withholds denials is then believed for ever.
     #[serde(default)]
     pub insecure_any_head_age: bool,
-    /// Each keysd that is asked for chain and heads besides: `http://host:port` or `unix:/path`.
+    /// Each keysd that is asked for chain and heads besides: `unix:/path`, `http://host:port` or `https://host`.
     #[serde(default)]
     pub keysd: Vec<String>,
+    /// The authorities that the certificates of those over https must come from: a PEM file.
+    pub keysd_ca: Option<PathBuf>,
     /// How long ago it may have been confirmed at most who is revoked; beyond it, requests are answered with BA608.
     #[serde(default = "defaults::revocations_max_age")]
     pub revocations_max_age: Span,
@@ -217,7 +220,7 @@ impl Config {
         }
         trust::head_max_age(self.head_max_age, self.insecure_any_head_age)
             .map_err(|error| ("head_max_age", error.to_string()))?;
-        trust::keysd(&self.keysd).map_err(|error| ("keysd", error.to_string()))?;
+        self.keysd().map_err(|error| ("keysd", error.to_string()))?;
         revocations::max_age(self.revocations_max_age)
             .map_err(|error| ("revocations_max_age", error.to_string()))?;
         updates::reread_every(self.reread_every).map_err(|error| ("reread_every", error.to_string()))?;
@@ -225,6 +228,11 @@ impl Config {
             return Err(("cycle", "must lie between 1m and 11h; the key's endorsement lasts 12h".into()));
         }
         self.forward_headers.iter().try_for_each(|name| check_forwarded(name))
+    }
+
+    /// Each keysd that is asked.
+    pub fn keysd(&self) -> Result<Vec<Keysd>, KeysdUnusable> {
+        Keysd::list(&self.keysd, self.keysd_ca.as_deref())
     }
 }
 
@@ -321,6 +329,7 @@ mod tests {
             ("cycle = \"12h\"", "cycle"),
             ("keysd = [\"https://keys.example\"]", "keysd"),
             ("keysd = [\"\"]", "keysd"),
+            ("keysd_ca = \"/etc/ssl/certs/ca-certificates.crt\"", "keysd_ca"),
             ("reread_every = \"500ms\"", "reread_every"),
             ("revocations_max_age = \"9m\"", "revocations_max_age"),
             ("revocations_max_age = \"25h\"", "revocations_max_age"),

@@ -17,12 +17,12 @@
 mod denied;
 mod entries;
 mod follower;
+mod keysd;
 pub mod memory;
 mod source;
 mod state;
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,13 +36,13 @@ use tokio::sync::{mpsc, watch};
 
 use crate::endorser::Endorser;
 use crate::health::{self, Condition, Dependencies};
-use crate::peer::{NotAnAddress, Peer};
 use crate::state_file::StateFile;
 use crate::task::Task;
 use crate::updates::Updates;
 pub use denied::{Confirmation, Currency, Denied};
 pub use entries::Entries;
 use follower::Follower;
+pub use keysd::{Keysd, NoClient as NoKeysdClient, Unusable as KeysdUnusable};
 use memory::{Memory, Remembered};
 use source::{DirectorySource, HsmdSource, KeysdSource};
 pub use state::{Freshness, TrustState};
@@ -70,7 +70,7 @@ pub struct Settings {
     /// How long a head's word that nothing newer exists counts; none is without limit.
     pub head_max_age: Option<Duration>,
     /// Each keysd that is asked too.
-    pub keysd: Vec<Peer>,
+    pub keysd: Vec<Keysd>,
 }
 
 /// The trust of this process, always the newest. Cloning shares it.
@@ -155,11 +155,9 @@ impl TrustFeed {
             Task::spawn(follower.run(events, told)),
             Task::spawn(source.run(updates.subscribe(), updates.following())),
         ];
-        for peer in &settings.keysd {
-            match KeysdSource::new(peer.clone(), Arc::clone(&shared), to.clone()) {
-                Ok(source) => tasks.push(Task::spawn(source.run())),
-                Err(error) => tracing::error!(error = &error as &dyn Error, "a keysd cannot be asked"),
-            }
+        for keysd in &settings.keysd {
+            let source = KeysdSource::new(keysd.clone(), Arc::clone(&shared), to.clone());
+            tasks.push(Task::spawn(source.run()));
         }
         if let Some(endorser) = hsmd {
             tasks.push(Task::spawn(HsmdSource::new(endorser, Arc::clone(&shared), to).run()));
@@ -252,26 +250,4 @@ pub fn head_max_age(age: Span, insecure_any_age: bool) -> Result<Option<Duration
     }
     let age = age.duration();
     if (HEAD_MAX_AGE_MIN..=HEAD_MAX_AGE).contains(&age) { Ok(Some(age)) } else { Err(HeadAgeOutOfBounds) }
-}
-
-/// Most keysd that a daemon asks: each is asked every second.
-const KEYSD_MAX: usize = 8;
-
-/// `keysd` is no list that can be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KeysdUnusable {
-    /// One of them is at no address that is spoken here. What it tells is signed, so no TLS is needed.
-    #[error(transparent)]
-    Address(#[from] NotAnAddress),
-    /// There are too many.
-    #[error("names more than {KEYSD_MAX}; each is asked every second, and a few that differ are enough")]
-    TooMany,
-}
-
-/// What a daemon is told of those whom it asks for chain and heads besides: `keysd`.
-pub fn keysd(addresses: &[String]) -> Result<Vec<Peer>, KeysdUnusable> {
-    if addresses.len() > KEYSD_MAX {
-        return Err(KeysdUnusable::TooMany);
-    }
-    Ok(addresses.iter().map(|address| Peer::parse(address)).collect::<Result<_, _>>()?)
 }

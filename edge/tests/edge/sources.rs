@@ -1,8 +1,13 @@
 //! A keysd as a source of chain and heads.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rustls::pki_types::PrivateKeyDer;
 use tempfile::TempDir;
+use tests::port::Port;
 
 use crate::directory::is;
 use crate::support::daemon::Daemon;
@@ -10,7 +15,7 @@ use crate::support::fixture::{Session, revoking};
 use crate::support::hsm::HsmService;
 use crate::support::redis::Redis;
 use crate::support::until;
-use crate::support::world::{World, ago};
+use crate::support::world::{World, ago, url};
 
 /// A keysd of the world's HSM, on a directory of its own.
 struct Keysd {
@@ -92,4 +97,67 @@ async fn a_keysd_that_follows_the_directory_alone_is_said_to() {
     let dependent = format!("verifier_source_independent{{source=\"{name}\"}} 0");
     assert!(metrics.contains(&dependent), "{metrics}");
     assert!(world.edge.log().contains("follows the key directory alone"), "{}", world.edge.log());
+}
+
+/// An authority: its certificate as PEM, and what it issues with.
+fn authority() -> (String, Issuer<'static, KeyPair>) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), Issuer::new(params, key))
+}
+
+/// What terminates TLS before a keysd, with a certificate of `issuer` for `address`.
+fn terminate_tls(port: u16, issuer: &Issuer<'static, KeyPair>, address: &str, keysd: &Path) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::IpAddress(address.parse().unwrap())];
+    let certificate = params.signed_by(&key, issuer).unwrap().der().clone();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls =
+        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let tls = tls.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+    let client = reqwest::Client::builder().unix_socket(keysd).build().unwrap();
+    let forward = move |request: HttpRequest| {
+        let client = client.clone();
+        async move {
+            let answer = client.get(url(request.path())).send().await.unwrap();
+            let status = actix_web::http::StatusCode::from_u16(answer.status().as_u16()).unwrap();
+            HttpResponse::build(status).body(answer.bytes().await.unwrap())
+        }
+    };
+    let server = HttpServer::new(move || App::new().default_service(web::to(forward.clone())));
+    let server = server.workers(1).disable_signals().bind_rustls_0_23(("127.0.0.1", port), tls).unwrap();
+    tokio::spawn(server.run());
+}
+
+/// Over https the certificate counts: one of the authority configured, for the name configured.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keysd_over_https_proves_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pem, issuer) = authority();
+    let ca: PathBuf = folder.path().join("ca.crt");
+    std::fs::write(&ca, &pem).unwrap();
+    let ports = [(); 3].map(|()| Port::reserve());
+    let addresses = ports.each_ref().map(|port| format!("https://127.0.0.1:{}", port.number()));
+    let world = World::start_with(&format!("keysd = {addresses:?}\nkeysd_ca = {ca:?}")).await;
+    let _keysd = Keysd::start(&world, folder.path(), true).await;
+    let socket = folder.path().join("keysd.sock");
+    terminate_tls(ports[0].number(), &authority().1, "127.0.0.1", &socket);
+    terminate_tls(ports[1].number(), &issuer, "127.0.0.2", &socket);
+    terminate_tls(ports[2].number(), &issuer, "127.0.0.1", &socket);
+    is(&world, &format!("keysd {}", addresses[2]), "ok").await;
+    let session = world.session(200);
+    answers(&world, &session, 200).await;
+    let soon = crate::support::clock::now().plus(std::time::Duration::from_hours(1));
+    world.hsm.hsm.lock().unwrap().state(&revoking(&world.authd, soon), ago(1));
+    answers(&world, &session, 403).await;
+    let page = world.daemon_page("readyz").await;
+    for (address, is_heard) in addresses.iter().zip([false, false, true]) {
+        let follows = page.contains(&format!("keysd {address} follows: hsmd\n"));
+        assert_eq!(follows, is_heard, "{address}: {page}");
+        let state = if is_heard { "ok" } else { "lost" };
+        is(&world, &format!("keysd {address}"), state).await;
+    }
 }

@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::super::Shared;
+use super::super::keysd::{Keysd, NoClient};
 use super::{Link, Texts, Told};
-use crate::peer::Peer;
 
 /// How often it is asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -34,6 +34,9 @@ enum Error {
     /// It does not answer.
     #[error("this keysd does not answer; see that it runs and is reached at the address configured")]
     Silent(#[from] reqwest::Error),
+    /// The file of its authorities cannot be used any more.
+    #[error(transparent)]
+    NoClient(#[from] NoClient),
     /// It answered something else than was asked for.
     #[error("this keysd answered `{path}` with status {status}; see its /readyz")]
     Refused {
@@ -59,8 +62,9 @@ struct Health<'a> {
 
 /// Asks one keysd for chain and heads.
 pub(in super::super) struct KeysdSource {
-    client: reqwest::Client,
-    peer: Peer,
+    keysd: Keysd,
+    /// Made anew after each failure: the authorities may have been renewed.
+    client: Option<reqwest::Client>,
     name: &'static str,
     shared: Arc<Shared>,
     to: mpsc::Sender<Told>,
@@ -68,21 +72,15 @@ pub(in super::super) struct KeysdSource {
 }
 
 impl KeysdSource {
-    /// Fails if no client can be made for it.
-    pub(in super::super) fn new(
-        peer: Peer,
-        shared: Arc<Shared>,
-        to: mpsc::Sender<Told>,
-    ) -> Result<Self, reqwest::Error> {
-        let client = peer.client(DEADLINE)?;
+    pub(in super::super) fn new(keysd: Keysd, shared: Arc<Shared>, to: mpsc::Sender<Told>) -> Self {
         // Metrics and dependencies have names for good. There are as many as are configured.
-        let name: &'static str = format!("keysd {}", peer.address()).leak();
+        let name: &'static str = format!("keysd {}", keysd.address()).leak();
         shared.dependencies.also_expect(name);
         let link = Link::new(name, name, Arc::clone(&shared));
-        Ok(Self { client, peer, name, shared, to, link })
+        Self { keysd, client: None, name, shared, to, link }
     }
 
-    pub(in super::super) async fn run(self) {
+    pub(in super::super) async fn run(mut self) {
         let mut heads_seen = None;
         let mut chain_read: Option<Instant> = None;
         loop {
@@ -102,6 +100,7 @@ impl KeysdSource {
                 }
                 Err(error) => {
                     self.link.is_down(&error);
+                    self.client = None;
                     (heads_seen, chain_read) = (None, None);
                 }
             }
@@ -110,11 +109,15 @@ impl KeysdSource {
     }
 
     /// What it tells, unless its heads are those of `seen` and the events are not due.
-    async fn ask(&self, seen: Option<Digest>, is_due: bool) -> Result<Answer, Error> {
-        let health = self.get("/health", HEALTH_MAX).await?;
+    async fn ask(&mut self, seen: Option<Digest>, is_due: bool) -> Result<Answer, Error> {
+        let client = match &self.client {
+            Some(client) => client.clone(),
+            None => self.client.insert(self.keysd.client(DEADLINE)?).clone(),
+        };
+        let health = self.get(&client, "/health", HEALTH_MAX).await?;
         let health: Health<'_> = serde_json::from_str(&health)?;
         self.shared.note_source(self.name, health.follows == Some("hsmd"));
-        let body = self.get("/hsm/heads", HEADS_MAX).await?;
+        let body = self.get(&client, "/hsm/heads", HEADS_MAX).await?;
         let heads = Digest::of(&body);
         if seen == Some(heads) && !is_due {
             return Ok(Answer { heads, texts: None, has_chain: false });
@@ -127,13 +130,13 @@ impl KeysdSource {
         };
         let has_chain = is_due || !texts.heads.iter().all(is_known);
         if has_chain {
-            texts.events = list(&self.get("/hsm/keys", CHAIN_MAX).await?)?;
+            texts.events = list(&self.get(&client, "/hsm/keys", CHAIN_MAX).await?)?;
         }
         Ok(Answer { heads, texts: Some(texts), has_chain })
     }
 
-    async fn get(&self, path: &'static str, most: usize) -> Result<String, Error> {
-        let mut answer = self.client.get(self.peer.url(path)).send().await?;
+    async fn get(&self, client: &reqwest::Client, path: &'static str, most: usize) -> Result<String, Error> {
+        let mut answer = client.get(self.keysd.url(path)).send().await?;
         if answer.status() != reqwest::StatusCode::OK {
             return Err(Error::Refused { path, status: answer.status().as_u16() });
         }
