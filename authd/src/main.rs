@@ -44,13 +44,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let metrics = Metrics::install("authd").map_err(Failure::software)?;
     metrics.serve(&config.metrics, move || seen.health()).map_err(Failure::unavailable)?;
     tokio::spawn(watcher.clone().run());
-    // One for start and run: a signal between the two is not lost.
-    let stop = shutdown::signal();
-    tokio::pin!(stop);
-    let daemon = tokio::select! {
-        daemon = watcher.start(starting.ready()) => daemon?,
-        () = &mut stop => return Ok(()),
-    };
-    watcher.ready();
-    daemon.run_until(stop).await
+    shutdown::serve(watcher.start(Box::pin(starting.ready())), async |daemon, stop| {
+        watcher.ready();
+        daemon.run_until(stop).await
+    })
+    .await
 }

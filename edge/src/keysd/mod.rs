@@ -104,37 +104,43 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     Metrics::install("keysd")?.serve(&config.metrics, move || seen.health())?;
     let certificate = config.tls.clone().map(Certificate::open).transpose().map_err(Failure::config)?;
     let renewal = Renewal::on_hangup(certificate.as_ref()).map_err(Failure::io)?;
-    let (server, mut ended) = listen(&config, entrance.clone(), certificate)?;
+    let (server, ended) = listen(&config, entrance.clone(), certificate)?;
     let _task = Task::spawn(watcher.clone().run());
     // Kept to the end: whoever follows the directory hears of it through this.
     let every = updates::reread_every(config.reread_every).map_err(Failure::config)?;
     let updates = Arc::new(Updates::follow(&directory, dependencies, every));
     let feed = TrustFeed::start(&directory, &updates, endorser.clone(), &trust_settings(&config)?)?;
     let copy = Copy::start(&directory, &updates, feed.clone(), &config.state);
-    // One for start and run: a signal between the two is not lost.
-    let stop = shutdown::signal();
-    tokio::pin!(stop);
-    tokio::select! {
-        () = watcher.start(first_listing(&feed, &copy)) => {}
-        () = &mut stop => return Ok(()),
-        end = &mut ended => return end.map_err(Failure::software)?.map_err(Failure::io),
-    }
-    let (report, certificate) = (serving(feed.clone(), &updates), renewal.detail());
-    watcher.replace(move |now| report(now).with(certificate()));
-    let _speaker = endorser.map(|endorser| {
-        let (speaker, updates) = ((config.instance.clone(), config.admin.clone()), Arc::clone(&updates));
-        Task::spawn(speak(speaker, endorser, directory.clone(), updates, feed.clone()))
-    });
-    entrance.shared.get_or_init(|| Shared { copy, feed, waiting: Semaphore::new(WAITING_MAX) });
-    tracing::info!(listen = %config.listen, "serving");
-    watcher.ready();
-    tokio::select! {
-        () = &mut stop => {}
-        end = &mut ended => return end.map_err(Failure::software)?.map_err(Failure::io),
-    }
-    watcher.stopping();
-    server.stop(true).await;
-    ended.await.map_err(Failure::software)?.map_err(Failure::io)
+    let start = async {
+        let mut ended = ended;
+        tokio::select! {
+            () = watcher.start(first_listing(&feed, &copy)) => Ok(ended),
+            end = &mut ended => {
+                end.map_err(Failure::software)?.map_err(Failure::io)?;
+                Err(Failure::software("the HTTP server ended during the start"))
+            }
+        }
+    };
+    shutdown::serve(start, async |mut ended, mut stop| {
+        let (report, certificate) = (serving(feed.clone(), &updates), renewal.detail());
+        watcher.replace(move |now| report(now).with(certificate()));
+        let _speaker = endorser.map(|endorser| {
+            let (speaker, updates) = ((config.instance.clone(), config.admin.clone()), Arc::clone(&updates));
+            Task::spawn(speak(speaker, endorser, directory.clone(), updates, feed.clone()))
+        });
+        let (copy, feed) = (copy.clone(), feed.clone());
+        entrance.shared.get_or_init(|| Shared { copy, feed, waiting: Semaphore::new(WAITING_MAX) });
+        tracing::info!(listen = %config.listen, "serving");
+        watcher.ready();
+        tokio::select! {
+            () = &mut stop => {}
+            end = &mut ended => return end.map_err(Failure::software)?.map_err(Failure::io),
+        }
+        watcher.stopping();
+        server.stop(true).await;
+        ended.await.map_err(Failure::software)?.map_err(Failure::io)
+    })
+    .await
 }
 
 /// Acknowledges what is applied here, once there is a key for it. What is served waits for none of it.

@@ -86,15 +86,11 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     // Both doors are open from the first moment: a start that waits says for what.
     let seen = watcher.clone();
     Metrics::install("edge")?.serve(&metrics, move || seen.health())?;
-    // One for start and run: a signal between the two is not lost.
-    let stop = shutdown::signal();
-    tokio::pin!(stop);
-    let edge = tokio::select! {
-        edge = watcher.start(Box::pin(starting.ready())) => edge?,
-        () = &mut stop => return Ok(()),
-    };
-    watcher.ready();
-    edge.run_until(stop).await
+    shutdown::serve(watcher.start(Box::pin(starting.ready())), async |edge, stop| {
+        watcher.ready();
+        edge.run_until(stop).await
+    })
+    .await
 }
 
 /// A configuration whose every value was found to be good.

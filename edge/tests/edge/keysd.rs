@@ -1,5 +1,6 @@
 //! keysd from outside.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use keychain::Code;
@@ -22,7 +23,7 @@ use crate::support::world::{ago, url};
 
 const HOUR: Duration = Duration::from_hours(1);
 
-struct Keysd {
+pub(crate) struct Keysd {
     redis: Redis,
     hsm: Hsm,
     client: reqwest::Client,
@@ -32,7 +33,7 @@ struct Keysd {
 }
 
 impl Keysd {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with("").await
     }
 
@@ -56,7 +57,23 @@ impl Keysd {
         Self { redis, hsm, client, daemon, configuration, folder }
     }
 
-    async fn get(&self, path: &str) -> (u16, String) {
+    /// Asks it to stop, and waits for that.
+    pub(crate) async fn stop(&mut self) {
+        self.daemon.terminate();
+        self.daemon.ended().await;
+    }
+
+    /// A keysd in the place of the one that has ended.
+    pub(crate) fn start_another(&self) -> Daemon {
+        Daemon::spawn(env!("CARGO_BIN_EXE_keysd"), self.folder.path(), &self.configuration)
+    }
+
+    /// Where it keeps its state.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let answer = self.client.get(url(path)).send().await.unwrap();
         assert_eq!(answer.headers()["access-control-allow-origin"], "*", "{path}");
         assert_eq!(answer.headers()["content-type"], "application/json", "{path}");
@@ -73,7 +90,7 @@ impl Keysd {
     }
 
     /// Endorses and publishes a response key; its entry.
-    async fn publish_key(&self, number: u32) -> (String, String) {
+    pub(crate) async fn publish_key(&self, number: u32) -> (String, String) {
         let public_key = key(number).public_key();
         let request =
             SignRequest { purpose: Purpose::Response, public_key, expiration: clock::now().plus(HOUR) };
@@ -138,8 +155,7 @@ async fn a_restart_in_an_outage_goes_by_its_own_state() {
     .await;
     keysd.redis.stop();
     keysd.daemon.kill();
-    let program = env!("CARGO_BIN_EXE_keysd");
-    keysd.daemon = Daemon::spawn(program, keysd.folder.path(), &keysd.configuration);
+    keysd.daemon = keysd.start_another();
     keysd.daemon.ready().await;
     assert_eq!(keysd.get(&format!("/keys/{name}")).await, (200, text));
     assert_eq!(keysd.get("/health").await.0, 200);

@@ -33,6 +33,8 @@ mod sources;
 #[cfg(test)]
 mod state;
 #[cfg(test)]
+mod stop;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod verifier;

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tests::service_manager::{Kept, ServiceManager};
 
-use super::until;
+use super::{DEADLINE, until};
 
 pub(crate) struct Daemon {
     process: Child,
@@ -82,6 +83,16 @@ impl Daemon {
     pub(crate) fn terminate(&self) {
         let id = i32::try_from(self.id()).ok().and_then(Pid::from_raw).unwrap();
         kill_process(id, Signal::TERM).unwrap();
+    }
+
+    /// Asks it to stop in the moment in which it says that it is ready.
+    pub(crate) fn terminate_when_ready(&self) {
+        let started = Instant::now();
+        while !self.said("READY=1") {
+            assert!(started.elapsed() < DEADLINE, "it does not become ready: {}", self.log());
+            std::thread::yield_now();
+        }
+        self.terminate();
     }
 
     /// Kills it.

@@ -151,8 +151,13 @@ impl World {
 
     /// The same with what a process before it left with the service manager.
     pub(crate) fn restart_with(&mut self, kept: Vec<Kept>) {
+        self.edge = self.start_another(kept);
+    }
+
+    /// An edge in the place of the one that has ended.
+    pub(crate) fn start_another(&self, kept: Vec<Kept>) -> Daemon {
         let program = env!("CARGO_BIN_EXE_edge");
-        self.edge = Daemon::spawn_with(program, self.folder.path(), &self.configuration, kept);
+        Daemon::spawn_with(program, self.folder.path(), &self.configuration, kept)
     }
 
     /// The configuration of another edge beside this one, with more lines, and where it listens.
@@ -289,7 +294,12 @@ impl World {
 
     /// Lets the next write into the edge's state folder hang until the pipe is released.
     pub(crate) fn hang_the_disk(&self) -> Pipe {
-        let path = self.folder.path().join("state/trust.new");
+        self.hang_the_disk_under("trust.new")
+    }
+
+    /// The same for the file of that name in it.
+    pub(crate) fn hang_the_disk_under(&self, name: &str) -> Pipe {
+        let path = self.folder.path().join("state").join(name);
         let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
         assert!(made.success());
         Pipe(path)
