@@ -113,8 +113,7 @@ impl Starting {
         let directory = Directory::connect(&config.redis).map_err(Failure::config)?;
         let dependencies = Dependencies::expect(&RESTS_ON, clock.clone());
         let entrance = Data::new(Entrance::new(dependencies.clone()));
-        let watcher =
-            Watcher::new("authd", clock, move |now| Report::new(dependencies.all(), false, &[], now));
+        let watcher = Watcher::new("authd", clock, health::starting(dependencies, None));
         let certificate = config.tls.clone().map(Certificate::open).transpose().map_err(Failure::config)?;
         let renewal = Renewal::on_hangup(certificate.as_ref()).map_err(Failure::io)?;
         let socket = config.listen.bind().map_err(Failure::unavailable)?;
@@ -141,7 +140,8 @@ impl Starting {
         let store = open_store(&self.config.database, dependencies).await?;
         let every = updates::reread_every(self.config.reread_every).map_err(Failure::config)?;
         let updates = Updates::follow(&self.directory, dependencies.clone(), every);
-        let service = Data::new(service(&self.config, store, self.directory.clone(), &updates).await?);
+        let service =
+            Data::new(service(&self.config, store, self.directory.clone(), &updates, &self.watcher).await?);
         let admin = admin(&self.config, self.policy, &service)?;
         let outbox = tokio::spawn(outbox::run(service.clone().into_inner(), updates.subscribe()));
         let endorsements = tokio::spawn(endorsements::run(service.clone().into_inner(), updates.subscribe()));
@@ -227,6 +227,7 @@ async fn service(
     store: Store,
     directory: Directory,
     updates: &Updates,
+    watcher: &Watcher,
 ) -> Result<Service, Failure> {
     let settings = trust::Settings {
         identity: config.identity,
@@ -238,8 +239,8 @@ async fn service(
         keysd: config.keysd().map_err(Failure::config)?,
     };
     let endorser = Endorser::new(&config.endorse, config.endorse_tls.as_ref()).map_err(Failure::config)?;
-    let feed = TrustFeed::start(&directory, updates, Some(endorser.clone()), &settings)
-        .map_err(Failure::unavailable)?;
+    let feed = TrustFeed::start(&directory, updates, Some(endorser.clone()), &settings)?;
+    watcher.replace(health::starting(updates.dependencies().clone(), Some(feed.clone())));
     let cycle = config.cycle.duration();
     // No endorsement, no service.
     let own =

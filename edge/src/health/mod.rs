@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::own_key::OwnKey;
 use crate::trust::{Currency, Freshness, TrustState};
 pub use budget::{Budget, End, Ends, Limit, budget};
-pub use watcher::{Report, Watcher, trust_detail};
+pub use watcher::{Report, Watcher, starting, trust_detail};
 
 /// The key directory's announcements.
 pub const DIRECTORY: &str = "directory";

@@ -11,9 +11,9 @@ use systemd::swap::Swap;
 use systemd::telemetry::Health;
 use tokio::time::MissedTickBehavior;
 
-use super::{Budget, Condition, End, Limit, State, budget, page};
+use super::{Budget, Condition, Dependencies, End, Limit, State, budget, page};
 use crate::clock::Clock;
-use crate::trust::TrustState;
+use crate::trust::{TrustFeed, TrustState};
 
 /// How often a daemon is looked at. A loss is to be seen within 2 s.
 const LOOK: Duration = Duration::from_millis(500);
@@ -69,6 +69,19 @@ impl Report {
 /// How far the chain and the denial feed are known, for pages.
 pub fn trust_detail(trust: &TrustState) -> Vec<(String, String)> {
     let text = |value: Option<u64>| value.map_or("none".to_owned(), |value| value.to_string());
+/// How a start is that waits for what its dependencies say, and once it follows the chain, for what that shows.
+pub fn starting(
+    dependencies: Dependencies,
+    trust: Option<TrustFeed>,
+) -> impl Fn(Timestamp) -> Report + Send + Sync {
+    move |now| {
+        if let Some(trust) = &trust {
+            dependencies.judge(&trust.state(), now);
+        }
+        Report::new(dependencies.all(), false, &[], now)
+    }
+}
+
     let feed = &trust.denied().feed;
     let position = feed.position();
     [

@@ -96,9 +96,7 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
         dependencies.also_expect(health::HSMD);
     }
     let entrance = web::Data::new(Entrance { shared: OnceLock::new(), dependencies: dependencies.clone() });
-    let starting = dependencies.clone();
-    let watcher =
-        Watcher::new("keysd", Clock::system(), move |now| Report::new(starting.all(), false, &[], now));
+    let watcher = Watcher::new("keysd", Clock::system(), health::starting(dependencies.clone(), None));
     // Both doors are open from the first moment: a start that waits says for what.
     let seen = watcher.clone();
     Metrics::install("keysd")?.serve(&config.metrics, move || seen.health())?;
@@ -108,8 +106,9 @@ pub async fn run(file: &Path, check_only: bool) -> Result<(), Failure> {
     let _task = Task::spawn(watcher.clone().run());
     // Kept to the end: whoever follows the directory hears of it through this.
     let every = updates::reread_every(config.reread_every).map_err(Failure::config)?;
-    let updates = Arc::new(Updates::follow(&directory, dependencies, every));
+    let updates = Arc::new(Updates::follow(&directory, dependencies.clone(), every));
     let feed = TrustFeed::start(&directory, &updates, endorser.clone(), &trust_settings(&config)?)?;
+    watcher.replace(health::starting(dependencies, Some(feed.clone())));
     let copy = Copy::start(&directory, &updates, feed.clone(), &config.state);
     let start = async {
         let mut ended = ended;

@@ -133,11 +133,11 @@ pub struct Starting {
 impl Starting {
     /// Begins to listen.
     pub fn open(setup: Setup, clock: Clock) -> Result<Self, Failure> {
-        let dependencies = Dependencies::expect(&RESTS_ON, clock.clone());
+        let dependencies = Dependencies::expect(&rests_on(setup.config.denial_feed), clock.clone());
         let entrance =
             web::Data::new(Entrance { shared: OnceLock::new(), dependencies: dependencies.clone() });
         let name = format!("edge {}", setup.config.name);
-        let watcher = Watcher::new(&name, clock, starting(dependencies.clone()));
+        let watcher = Watcher::new(&name, clock, health::starting(dependencies.clone(), None));
         let certificate =
             setup.config.tls.clone().map(Certificate::open).transpose().map_err(Failure::config)?;
         let renewal = Renewal::on_hangup(certificate.as_ref()).map_err(Failure::io)?;
@@ -160,6 +160,7 @@ impl Starting {
         let every = updates::reread_every(config.reread_every).map_err(Failure::config)?;
         let updates = Updates::follow(&directory, entrance.dependencies.clone(), every);
         let feed = TrustFeed::start(&directory, &updates, Some(endorser.clone()), &trust_settings(&config)?)?;
+        watcher.replace(health::starting(entrance.dependencies.clone(), Some(feed.clone())));
         let denials = DenialFeed::start(&directory, &updates, feed.clone(), &denial_settings(&config))?;
         let applied = denials.applied();
         let demand = demand(&config)?;
@@ -216,6 +217,12 @@ impl Starting {
             _updates: updates,
         })
     }
+}
+
+/// Without a denial feed nothing is read of one.
+fn rests_on(feed: denials::Presence) -> Vec<&'static str> {
+    let is_there = |name: &&str| *name != health::DIRECTORY_DENIALS || feed == denials::Presence::Required;
+    RESTS_ON.into_iter().filter(is_there).collect()
 }
 
 /// The HTTP server ended by itself.
@@ -312,11 +319,6 @@ fn ends(gate: &Gate, key: &OwnKey) -> Ends {
             End::of_revocations(trust.denied()),
         ]
     })
-}
-
-/// A start waits for what its dependencies say.
-fn starting(dependencies: Dependencies) -> impl Fn(Timestamp) -> Report + Send + Sync {
-    move |now| Report::new(dependencies.all(), false, &[], now)
 }
 
 /// *Serving* means: a request that is due an admission gets one, and a signed answer.

@@ -90,6 +90,8 @@ async fn the_age_of_what_is_known_of_revocations_ends_it() {
 async fn the_age_of_the_entries_ends_it_where_there_is_no_feed() {
     let lines = "denial_feed = \"absent\"\nrevocations_max_age = \"1h\"";
     let beside = Beside::start(World::start().await, lines).await;
+    let page = beside.page().to_string();
+    assert!(!page.contains("denial feed"), "no feed is waited for: {page}");
     beside.ends_by("revocations", "BA608").await;
 }
 

@@ -9,6 +9,7 @@ use keychain::statement::Entries;
 use keychain::{Digest, PublicKey, SigningKey};
 use redis::AsyncCommands as _;
 
+use crate::directory::is;
 use crate::support::fixture::{Session, key};
 use crate::support::until;
 use crate::support::world::{INNER, World, ago};
@@ -237,14 +238,16 @@ async fn a_rolled_back_chain_is_refused_after_a_restart_too() {
     let session = world.session(200);
     world.hsm.rotate(&world.directory, ago(2), true).await;
     until("the taint to bite", async || (world.ask(&session).await.status == 401).then_some(())).await;
+    let head = world.hsm.hsm.lock().unwrap().events()[1].event().id;
+    until("it to be on disk", async || world.remembered().contains(&head.to_string()).then_some(())).await;
     world.edge.terminate();
     assert!(world.edge.ended().await.success());
-    let head = world.hsm.hsm.lock().unwrap().events()[1].event().id;
+    // Of the chain it has nothing but the highest event that it accepted.
+    std::fs::remove_file(world.state().join("chain.json")).unwrap();
     world.directory.withdraw_event(&head).await.unwrap();
     world.restart();
-    until("the edge to see the chain", async || world.edge.log().contains("the chain grew").then_some(()))
-        .await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let because = is(&world, "chain", "lost").await;
+    assert!(because.contains("contested or rolled back"), "{because}");
     assert!(!world.edge.said("READY=1"), "{}", world.edge.log());
     world.hsm.publish(&world.directory).await;
     world.edge.ready().await;
