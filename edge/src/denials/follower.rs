@@ -10,7 +10,7 @@ use keychain::{Digest, Refusal, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::memory::Remembered;
+use super::memory::{Accepted, Remembered};
 use crate::health::{self, Dependencies};
 use crate::trust::TrustFeed;
 use crate::updates::Subscription;
@@ -57,10 +57,10 @@ enum Unread {
 pub(super) struct Says {
     /// Whether as much is known as was known before a restart.
     pub(super) loaded: watch::Sender<bool>,
-    /// How much of the feed is in force.
+    /// How much of the feed is in force and on disk, and whether authd went back behind it.
     pub(super) applied: watch::Sender<Option<Applied>>,
     /// What is to be made durable.
-    pub(super) remember: watch::Sender<Option<State>>,
+    pub(super) remember: watch::Sender<Option<Accepted>>,
 }
 
 pub(super) struct Follower {
@@ -97,7 +97,7 @@ impl Follower {
         remembered: &Remembered,
         says: Says,
     ) -> Self {
-        let Remembered { position, state } = remembered.clone();
+        let Remembered { position, went_back, state } = remembered.clone();
         let follower = Self {
             directory,
             trust,
@@ -106,7 +106,7 @@ impl Follower {
             ahead: BTreeMap::new(),
             floor: position,
             says,
-            went_back: false,
+            went_back,
             shown: None,
             missing: None,
             awaits_proof: false,
@@ -142,7 +142,10 @@ impl Follower {
             match self.read().await {
                 Ok(()) => {
                     (pending, self.missing) = (false, None);
-                    dependencies.good(health::DIRECTORY_DENIALS);
+                    match self.lacks() {
+                        None => dependencies.good(health::DIRECTORY_DENIALS),
+                        Some(what) => dependencies.failed(health::DIRECTORY_DENIALS, what),
+                    }
                 }
                 // It may be on its way.
                 Err(Unread::Missing { .. } | Unread::Unproven) if self.is_missing_for_a_moment() => {}
@@ -150,6 +153,22 @@ impl Follower {
             }
             self.note();
         }
+    }
+
+    /// Why nobody is admitted, though all that the directory has of the feed was read.
+    fn lacks(&self) -> Option<&'static str> {
+        if *self.says.loaded.borrow() {
+            return None;
+        }
+        Some(match self.state.position() {
+            None => {
+                "there is none in the directory yet: authd writes one within a minute; a public auth server has none \
+                 (`denial_feed`)"
+            }
+            Some(_) => {
+                "the directory has less of it than was known before the restart: authd writes a snapshot within a minute"
+            }
+        })
     }
 
     /// Reads on from where the feed was left: first whom the newest message denies, then what lies between.
@@ -324,17 +343,22 @@ impl Follower {
 
     /// Puts what was accepted in force, and only then has it remembered; `said` is what is new in it.
     fn put_in_force(&self, said: &[Entry]) {
-        let state = self.state.clone();
-        self.trust.deny(|denied| denied.hear(state.clone(), said));
-        let position = self.state.position();
-        let applied = position.map(|position| Applied { position, went_back: self.went_back });
-        self.says.applied.send_if_modified(|before| std::mem::replace(before, applied) != applied);
-        if let Some(mine) = position.filter(|mine| self.floor.is_none_or(|floor| floor <= *mine)) {
-            // Whom the parts that are missing deny is not known yet.
-            if !self.awaits_proof && self.shown.is_none_or(|shown| shown <= mine) {
+        let accepted = Accepted { state: self.state.clone(), went_back: self.went_back };
+        self.trust.deny(|denied| denied.hear(accepted.state.clone(), said));
+        if let Some(mine) = self.state.position().filter(|mine| self.floor.is_none_or(|floor| floor <= *mine))
+        {
+            // Whom the parts that are missing deny is not known yet. After a feed that went back, positions prove nothing.
+            let is_whole = self.went_back || self.shown.is_none_or(|shown| shown <= mine);
+            if !self.awaits_proof && is_whole {
                 self.says.loaded.send_replace(true);
             }
-            self.says.remember.send_replace(Some(state));
+            self.says.remember.send_replace(Some(accepted));
+        }
+        // No disk is waited for: what was acknowledged before says less than it seems to.
+        if self.went_back {
+            self.says.applied.send_if_modified(|told| {
+                told.as_mut().is_some_and(|told| !std::mem::replace(&mut told.went_back, true))
+            });
         }
     }
 

@@ -69,10 +69,10 @@ impl DenialFeed {
         let (loaded, is_loaded) = watch::channel(false);
         let (remember, wanted) = watch::channel(None);
         let (apply, applied) = watch::channel(None);
-        let says = Says { loaded, applied: apply, remember };
+        let says = Says { loaded, applied: apply.clone(), remember };
         let follower = Follower::new(directory.clone(), trust, settings.identity, memory.remembered(), says);
         let tasks = [
-            Task::spawn(memory.keep_up(wanted)),
+            Task::spawn(memory.keep_up(wanted, apply)),
             Task::spawn(follower.run(updates.subscribe(), updates.dependencies().clone())),
         ];
         Ok(Self { loaded: is_loaded, applied, _tasks: Arc::new(tasks) })
@@ -86,7 +86,7 @@ impl DenialFeed {
         }
     }
 
-    /// How much of the feed is in force, always the newest; none before anything of it was read, or without a feed.
+    /// How much of the feed is in force and on disk, always the newest; none before anything of it was kept, or without a feed.
     pub fn applied(&self) -> watch::Receiver<Option<Applied>> {
         self.applied.clone()
     }

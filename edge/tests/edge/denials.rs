@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use keychain::Digest;
 use keychain::acknowledgement::Applied;
 use keychain::feed::Position;
+use keychain::statement::Entries;
 use redis::AsyncCommands as _;
 
 use crate::acknowledgements::acknowledged;
+use crate::directory::is;
 use crate::support::feed::{Teller, banned};
 use crate::support::fixture::{Hsm, Session};
 use crate::support::until;
@@ -48,6 +50,16 @@ async fn applies(world: &World, applied: Applied) {
         (read.feed() == Some(applied)).then_some(())
     })
     .await;
+}
+
+/// Waits until the edge has read what there is of the feed, and says that it waits for more, because of that.
+async fn waits_for_the_feed(world: &World, session: &Session, because: &str) {
+    let said = is(world, "directory denial feed", "lost").await;
+    assert!(said.contains(because), "{said}");
+    let answer = world.ask(session).await;
+    assert_eq!(answer.code(), "BA603");
+    assert!(answer.body.contains("directory denial feed"), "{}", answer.body);
+    assert!(!world.edge.said("READY=1"), "{}", world.edge.log());
 }
 
 /// Publishes what an emptied directory lacks, but for the feed.
@@ -166,12 +178,7 @@ async fn an_edge_admits_nobody_before_it_knows_what_it_knew() {
     publish_all_but_the_feed(&world, &issuer).await;
     teller.publish_snapshot(&world.directory, position, &[]).await;
     world.restart();
-    until("the edge to wait", async || {
-        world.edge.log().contains("waiting for authd's denial feed").then_some(())
-    })
-    .await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(!world.edge.said("READY=1"), "{}", world.edge.log());
+    waits_for_the_feed(&world, &session, "less of it than was known before the restart").await;
     teller.publish_batch(&world.directory, position.next(), &[banned(who, true)]).await;
     world.edge.ready().await;
     assert_eq!(world.ask(&session).await.code(), "BA304");
@@ -183,11 +190,7 @@ async fn an_edge_admits_nobody_before_it_knows_what_it_knew() {
     world.redis.flush().await;
     publish_all_but_the_feed(&world, &issuer).await;
     world.restart();
-    until("the edge to wait", async || {
-        world.edge.log().contains("waiting for authd's denial feed").then_some(())
-    })
-    .await;
-    assert!(!world.edge.said("READY=1"), "{}", world.edge.log());
+    waits_for_the_feed(&world, &session, "there is none in the directory yet").await;
     teller.publish_snapshot(&world.directory, position.next(), &[banned(who, true)]).await;
     world.edge.ready().await;
     assert_eq!(world.ask(&session).await.code(), "BA304");
@@ -241,7 +244,7 @@ async fn a_new_edge_admits_nobody_while_a_part_of_the_feed_is_missing() {
 /// ends that.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authd_that_went_back_lifts_nothing_before_a_later_epoch() {
-    let (world, session, position) = start().await;
+    let (mut world, session, position) = start().await;
     let mut teller = world.teller();
     let (first, second) = (position.next(), position.next().next());
     let who = session.claims.identity;
@@ -276,10 +279,46 @@ async fn an_authd_that_went_back_lifts_nothing_before_a_later_epoch() {
     assert_eq!(world.ask(&session).await.code(), "BA304");
     assert_eq!(world.ask(&other).await.code(), "BA304");
 
+    // Nor does a restart forget it, though the directory shows nothing but what lies ahead by now.
+    let written = "\"wentBack\":true";
+    until("it to be on disk", async || world.kept_denials().contains(written).then_some(())).await;
+    world.edge.terminate();
+    assert!(world.edge.ended().await.success());
+    let fourth = third.next().next().next();
+    teller.publish_batch(&world.directory, fourth, &[banned(who, false)]).await;
+    world.restart();
+    world.edge.ready().await;
+    applies(&world, Applied { position: second, went_back: true }).await;
+    assert_eq!(world.ask(&session).await.code(), "BA304");
+
     let reopened = Position { epoch: position.epoch + 1, number: 0 };
     teller.publish_snapshot(&world.directory, reopened, &[]).await;
     answers(&world, &session, 200).await;
     applies(&world, Applied { position: reopened, went_back: false }).await;
+}
+
+/// A position is acknowledged once it is on disk, so that a kill a moment later does not take it back; the refusal does
+/// not wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ban_is_acknowledged_once_it_is_on_disk_and_refused_before() {
+    let (world, session, position) = start().await;
+    let told = |position| Applied { position, went_back: false };
+    applies(&world, told(position)).await;
+    let pipe = world.hang_the_disk_under("denials-position.new");
+    let next = position.next();
+    world.teller().publish_batch(&world.directory, next, &[banned(session.claims.identity, true)]).await;
+    answers(&world, &session, 403).await;
+    // The newest head is acknowledged meanwhile, with the position of before.
+    for _ in 0..2 {
+        world.hsm.state(&world.directory, &Entries::default()).await;
+        let read = acknowledged(&world.directory, &world.hsm, "main").await;
+        assert_eq!(read.feed(), Some(told(position)));
+    }
+    let written = format!("\"position\":{}", next.number);
+    assert!(!world.kept_denials().contains(&written));
+    pipe.release();
+    applies(&world, told(next)).await;
+    assert!(world.kept_denials().contains(&written));
 }
 
 /// A hundred thousand bans are read in seconds, and a new ban does not wait for them.
