@@ -18,6 +18,9 @@ use crate::trust::{TrustFeed, TrustState};
 /// How often a daemon is looked at. A loss is to be seen within 2 s.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How often it is looked at this host's swap: some can be added while a daemon runs.
+const LOOK_AT_SWAP: Duration = Duration::from_secs(15);
+
 /// How much time a start asks for at a time, and how often.
 const EXTENSION: Duration = Duration::from_mins(2);
 const EXTEND_EVERY: Duration = Duration::from_secs(30);
@@ -66,9 +69,6 @@ impl Report {
     }
 }
 
-/// How far the chain and the denial feed are known, for pages.
-pub fn trust_detail(trust: &TrustState) -> Vec<(String, String)> {
-    let text = |value: Option<u64>| value.map_or("none".to_owned(), |value| value.to_string());
 /// How a start is that waits for what its dependencies say, and once it follows the chain, for what that shows.
 pub fn starting(
     dependencies: Dependencies,
@@ -82,6 +82,9 @@ pub fn starting(
     }
 }
 
+/// How far the chain and the denial feed are known, for pages.
+pub fn trust_detail(trust: &TrustState) -> Vec<(String, String)> {
+    let text = |value: Option<u64>| value.map_or("none".to_owned(), |value| value.to_string());
     let feed = &trust.denied().feed;
     let position = feed.position();
     [
@@ -102,7 +105,7 @@ type Look = Arc<dyn Fn(Timestamp) -> Report + Send + Sync>;
 pub struct Watcher {
     daemon: Arc<str>,
     clock: Clock,
-    swap: Swap,
+    swap: Arc<Mutex<Swap>>,
     look: Arc<Mutex<Look>>,
 }
 
@@ -114,12 +117,8 @@ impl Watcher {
         look: impl Fn(Timestamp) -> Report + Send + Sync + 'static,
     ) -> Self {
         let swap = Swap::look();
-        if matches!(swap, Swap::Plain | Swap::Unknown) {
-            tracing::warn!(
-                swap = swap.as_str(),
-                "keys in memory may be written to a disk: encrypt this host's swap, or turn it off"
-            );
-        }
+        warn_of(swap);
+        let swap = Arc::new(Mutex::new(swap));
         Self { daemon: daemon.into(), clock, swap, look: Arc::new(Mutex::new(Arc::new(look))) }
     }
 
@@ -165,9 +164,14 @@ impl Watcher {
     pub async fn run(self) {
         let mut interval = tokio::time::interval(LOOK);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut at_swap = tokio::time::interval(LOOK_AT_SWAP);
+        at_swap.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = String::new();
         loop {
-            interval.tick().await;
+            tokio::select! {
+                _ = interval.tick() => {}
+                _ = at_swap.tick() => self.look_at_swap(),
+            }
             let status = page::status(&self.report(self.clock.now()), &self.daemon);
             if status != told {
                 notify::status(&status);
@@ -176,8 +180,29 @@ impl Watcher {
         }
     }
 
+    fn look_at_swap(&self) {
+        let swap = Swap::look();
+        let gauge = |holds: bool| if holds { 1.0 } else { 0.0 };
+        metrics::gauge!("verifier_swap_unencrypted").set(gauge(swap == Swap::Plain));
+        metrics::gauge!("verifier_swap_unknown").set(gauge(swap == Swap::Unknown));
+        let before = std::mem::replace(&mut *self.swap.lock().unwrap_or_else(PoisonError::into_inner), swap);
+        if before != swap {
+            warn_of(swap);
+        }
+    }
+
     fn report(&self, now: Timestamp) -> Report {
         let look = Arc::clone(&self.look.lock().unwrap_or_else(PoisonError::into_inner));
-        look(now).with(vec![("swap".to_owned(), self.swap.as_str().to_owned())])
+        let swap = *self.swap.lock().unwrap_or_else(PoisonError::into_inner);
+        look(now).with(vec![("swap".to_owned(), swap.as_str().to_owned())])
+    }
+}
+
+fn warn_of(swap: Swap) {
+    if matches!(swap, Swap::Plain | Swap::Unknown) {
+        tracing::warn!(
+            swap = swap.as_str(),
+            "keys in memory may be written to a disk: encrypt this host's swap, or turn it off"
+        );
     }
 }

@@ -215,6 +215,8 @@ async fn hsmd(drill: &mut Drill) {
     drill.signal("hsmd", Signal::KILL);
     assert!(drill.admitted().await, "sessions go on");
     drill.cure("outage");
+    let seen = drill.cure("swap");
+    assert!(seen.contains("Filename") && seen.contains("\nswap: "), "{seen}");
     drill.cure("report");
     drill.cure("copy");
     drill.cure("handshakes");

@@ -18,7 +18,8 @@ const SERVICES: [(char, &str, u8); 5] = [
 ];
 
 /// Everything in `[Service]` that is not a sandbox directive.
-const RUNNING: [&str; 19] = [
+const RUNNING: [&str; 20] = [
+    "BindReadOnlyPaths",
     "Environment",
     "ExecReload",
     "ExecStart",
