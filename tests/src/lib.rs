@@ -19,6 +19,7 @@ pub mod craft;
 pub mod fleet;
 pub mod http;
 pub mod interface;
+pub mod machine;
 pub mod name;
 pub mod port;
 pub mod postgres;
