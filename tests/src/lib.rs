@@ -16,6 +16,7 @@
 
 pub mod certificate;
 pub mod craft;
+pub mod damage;
 pub mod fleet;
 pub mod http;
 pub mod interface;

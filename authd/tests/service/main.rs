@@ -21,6 +21,7 @@ mod refusals;
 mod restart;
 mod sessions;
 mod stage;
+mod state;
 mod statements;
 mod store;
 mod strangers;

@@ -5,9 +5,11 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keychain::Timestamp;
 use keychain::feed::Position;
-use keychain::{Digest, Timestamp};
+use tests::damage::{Damage, befall, cut, edited, endless, foreign, invented};
 
+use crate::keysd::Keysd;
 use crate::support::clock;
 use crate::support::feed::banned;
 use crate::support::fixture::{Session, revoking};
@@ -15,6 +17,8 @@ use crate::support::until;
 use crate::support::world::World;
 
 const TRUST: &str = "trust.json";
+const CHAIN: &str = "chain.json";
+const KEYS: &str = "keys.json";
 const POSITION: &str = "denials-position.json";
 const DENIALS: &str = "denials.json";
 
@@ -38,33 +42,6 @@ enum Start {
     Waits,
 }
 
-/// What is done to a file; without one it is removed.
-type Damage = Option<fn(&str) -> String>;
-
-fn cut(text: &str) -> String {
-    text[..text.len() - 2].to_owned()
-}
-
-fn edited(text: &str) -> String {
-    text.replacen('"', "'", 1)
-}
-
-fn endless(_: &str) -> String {
-    " ".repeat(20_000_000)
-}
-
-/// The same of another identity.
-fn foreign(text: &str) -> String {
-    let (before, rest) = text.split_once("\"identity\":\"").unwrap();
-    format!("{before}\"identity\":\"{}{}", Digest::of("another"), &rest[44..])
-}
-
-/// An event that never was is said to be the highest.
-fn invented(text: &str) -> String {
-    let (before, rest) = text.split_once("\"id\":\"").unwrap();
-    format!("{before}\"id\":\"{}{}", Digest::of("no event"), &rest[44..])
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn each_damage_of_the_state_has_its_outcome() {
     let mut world = World::start().await;
@@ -83,7 +60,7 @@ async fn each_damage_of_the_state_has_its_outcome() {
     let good: Vec<_> = [TRUST, POSITION, DENIALS]
         .map(|name| (name, fs::read_to_string(world.state().join(name)).unwrap()))
         .into();
-    let cases: [(&str, &str, Damage, Start); 14] = [
+    let cases: [(&str, &str, Option<Damage>, Start); 14] = [
         (TRUST, "missing", None, Start::Serves),
         (TRUST, "cut", Some(cut), Start::Ends(78)),
         (TRUST, "edited", Some(edited), Start::Ends(78)),
@@ -104,11 +81,7 @@ async fn each_damage_of_the_state_has_its_outcome() {
         for (name, text) in &good {
             fs::write(world.state().join(name), text).unwrap();
         }
-        let path = world.state().join(name);
-        match damage {
-            Some(damage) => fs::write(&path, damage(&fs::read_to_string(&path).unwrap())).unwrap(),
-            None => fs::remove_file(&path).unwrap(),
-        }
+        befall(&world.state().join(name), damage);
         world.restart();
         match start {
             Start::Ends(status) => {
@@ -134,6 +107,69 @@ async fn each_damage_of_the_state_has_its_outcome() {
         }
         world.edge.terminate();
         world.edge.ended().await;
+    }
+}
+
+/// keysd's state: what keeps it from being rolled back is guarded, and what it would start in an outage with is read again
+/// from its sources.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_damage_of_keysds_state_has_its_outcome() {
+    let mut keysd = Keysd::start().await;
+    let (key, text) = keysd.publish_key(300).await;
+    let state = keysd.state();
+    let read = |name: &str| fs::read_to_string(state.join(name)).unwrap_or_default();
+    until("everything to be on disk", async || {
+        let has = |name: &str, part: &str| read(name).contains(part);
+        (has(KEYS, &key) && has(CHAIN, "signature") && has(TRUST, "chain-head")).then_some(())
+    })
+    .await;
+    keysd.stop().await;
+    let good = [TRUST, CHAIN, KEYS].map(|name| (name, read(name)));
+    let guarded: [(&str, Option<Damage>, Start); 6] = [
+        ("missing", None, Start::Serves),
+        ("cut", Some(cut), Start::Ends(78)),
+        ("edited", Some(edited), Start::Ends(78)),
+        ("endless", Some(endless), Start::Ends(74)),
+        ("foreign", Some(foreign), Start::Ends(78)),
+        ("invented", Some(invented), Start::Waits),
+    ];
+    let read_again = [CHAIN, KEYS].into_iter().flat_map(|name| {
+        let damages: [(&str, Option<Damage>); 4] =
+            [("missing", None), ("cut", Some(cut)), ("edited", Some(edited)), ("endless", Some(endless))];
+        damages.map(|(how, damage)| (name, how, damage, Start::Serves))
+    });
+    let guarded = guarded.map(|(how, damage, start)| (TRUST, how, damage, start));
+    for (name, how, damage, start) in guarded.into_iter().chain(read_again) {
+        println!("{name} {how}: {start:?}");
+        for (name, text) in &good {
+            fs::write(state.join(name), text).unwrap();
+        }
+        befall(&state.join(name), damage);
+        let mut daemon = keysd.start_another();
+        match start {
+            Start::Ends(status) => {
+                assert_eq!(daemon.ended().await.code(), Some(status), "{name} {how}");
+                assert!(daemon.log().contains(name), "{name} {how}: {}", daemon.log());
+                continue;
+            }
+            Start::Serves => {
+                daemon.ready().await;
+                assert_eq!(keysd.get(&format!("/keys/{key}")).await, (200, text.clone()), "{name} {how}");
+                let is_warned_of = daemon.log().contains("cannot be read; going on without it");
+                assert_eq!(is_warned_of, damage.is_some(), "{name} {how}: {}", daemon.log());
+            }
+            Start::Waits => {
+                let what = "the chain to be seen to be rolled back";
+                until(what, async || daemon.log().contains("contested or rolled back").then_some(())).await;
+                // It tells the chain, which proves itself, and no keys.
+                let (status, body) = keysd.get("/keys").await;
+                assert!(status == 503 && body.contains("BA607"), "{name} {how}: {body}");
+                assert_eq!(keysd.get(&format!("/keys/{key}")).await.0, 503);
+                assert!(keysd.get("/health").await.1.contains("\"unhealthy\""));
+            }
+        }
+        daemon.terminate();
+        daemon.ended().await;
     }
 }
 

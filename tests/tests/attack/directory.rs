@@ -1,6 +1,7 @@
 //! The directory in an attacker's hands: each kind of value, wrong in each way, at each of its readers.
 
 mod acknowledged;
+mod apart;
 mod cells;
 mod counters;
 mod hand;
@@ -53,6 +54,7 @@ async fn a_directory_in_other_hands_is_believed_nothing() {
         stage.judged(kind).await;
     }
     drop(publisher);
+    stage.apart().await;
     stage.restored().await;
     stage.withdrawn_beside_junk().await;
     stage.raw_revocations().await;
@@ -153,6 +155,7 @@ impl Stage {
     async fn judged(&mut self, kind: Kind) {
         let before = self.counters.refusals().await;
         let mut expected = before.clone();
+        let told = self.told_by_opsctl();
         for (place, how) in How::ALL.into_iter().enumerate() {
             let outcomes: Vec<(Reader, Outcome)> = VERIFIERS
                 .into_iter()
@@ -171,6 +174,7 @@ impl Stage {
             for (reader, outcome) in outcomes {
                 self.sees(reader, outcome, how, &unreadable, &mut expected).await;
             }
+            assert_eq!(self.told_by_opsctl(), told, "{kind:?} {how:?}: opsctl asks hsmd");
             self.mend(&blow, stood).await;
         }
         assert_eq!(self.counters.refusals().await, expected, "{kind:?}: something else was counted");
@@ -290,6 +294,9 @@ impl Stage {
             let () = chain.set(name, text).await.unwrap();
             return;
         }
+        if (kind, how) == (Kind::Access, How::OtherService) {
+            self.no_access_key_for_another_service().await;
+        }
         let impossible = outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Never(_)));
         assert!(impossible, "{kind:?} {how:?} is not tried");
     }
@@ -383,6 +390,7 @@ impl Stage {
 
     /// An entry denies whatever it holds, at edges alone, until it is deleted; what authd denies it denies without one.
     async fn raw_revocations(&mut self) {
+        let before = self.counters.refusals().await;
         let (auth, app) = (self.world.auth(), self.world.app("rust"));
         let mut entries = self.world.directory(3).await;
         let who = self.device.identity.to_string();
@@ -406,12 +414,10 @@ impl Stage {
             .await;
         }
         let () = entries.del(self.gone.device.to_string()).await.unwrap();
-        let mut spent = self.world.directory(2).await;
-        let next = self.device.session().keys.rotation_hash().to_string();
-        let () = spent.set(next, "another request").await.unwrap();
         self.goes_on().await;
         app.post("/foo/bar", self.gone.session().access(REQUEST)).await.refused(Code::Revoked);
         self.gone.try_refresh(&auth).await.refused(Code::UnknownDevice);
+        assert_eq!(self.counters.refusals().await, before, "entries of database 3 are refused nowhere");
     }
 }
 

@@ -79,13 +79,17 @@ impl Stage {
         }
     }
 
-    /// What `opsctl status` says of each verifier.
-    fn states(&self) -> BTreeMap<String, String> {
+    /// What `opsctl status` says.
+    pub(super) fn status(&self) -> Value {
         let mut program = command(binary("opsctl"));
         program.args(["status", "--json", "--admin"]).arg(&self.world.endpoints().admin);
         program.args(["--directory", &self.world.endpoints().redis]);
-        let output = program.output().unwrap();
-        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+        serde_json::from_slice(&program.output().unwrap().stdout).unwrap()
+    }
+
+    /// The same of each verifier.
+    fn states(&self) -> BTreeMap<String, String> {
+        let status = self.status();
         let text = |row: &Value, member: &str| row[member].as_str().unwrap().to_owned();
         let rows = status["verifiers"].as_array().unwrap();
         rows.iter().map(|row| (text(row, "service"), text(row, "state"))).collect()

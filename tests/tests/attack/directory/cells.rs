@@ -137,7 +137,7 @@ impl Outcome {
 }
 
 /// One cell: what comes of a value for each thing that may be wrong with it, in the order of [`How::ALL`]; or why the
-/// reader never meets one.
+/// reader never meets one, which [`super::apart`] tries.
 pub(super) enum Cell {
     Each([Outcome; 9]),
     Apart(&'static str),
@@ -217,7 +217,7 @@ const fn endorsement(kind: Kind, reader: Reader) -> Cell {
             Unreadable,
             Counted(ENDORSEMENTS, DeadKey),
             Counted(ENDORSEMENTS, WrongPurpose),
-            Never("hsmd's policy lets authd alone have access keys"),
+            Never("hsmd endorses access keys for authd alone: asked through each socket, BA303"),
         ]),
         (Kind::Access, Reader::Authd) => Cell::Each([
             Refused(BadSignature),
@@ -228,7 +228,7 @@ const fn endorsement(kind: Kind, reader: Reader) -> Cell {
             Refused(UnknownKey),
             Refused(DeadKey),
             Refused(WrongPurpose),
-            Never("hsmd's policy lets authd alone have access keys; authd demands its name all the same"),
+            Never("hsmd endorses access keys for authd alone, BA303; authd demands its name all the same"),
         ]),
         (Kind::Access, Reader::Keysd) => Cell::Apart("keysd tells response keys and reads no others"),
         (_, Reader::Keysd) => Cell::Each([

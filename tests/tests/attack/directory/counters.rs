@@ -45,6 +45,19 @@ impl Counters {
         all
     }
 
+    /// What hsm-publisher counts of what it takes out of the directory.
+    pub(super) async fn of_publisher(&self, world: &World) -> BTreeMap<String, u64> {
+        let at = world.endpoints().metrics["hsm-publisher"].trim_end_matches("/metrics").to_owned();
+        let page = Http::to(&at).get("/metrics").await.body;
+        let counts = ["hsm_publisher_rivals_total", "hsm_publisher_withdrawn_total"];
+        let lines = page.lines().filter(|line| counts.iter().any(|count| line.starts_with(count)));
+        let read = |line: &str| {
+            let (metric, value) = line.rsplit_once(' ').unwrap();
+            (format!("{} {metric}", Reader::Publisher.name()), value.parse().unwrap())
+        };
+        lines.map(read).collect()
+    }
+
     /// How often a reader has refused a request with that code.
     pub(super) async fn answered(&self, reader: Reader, code: &str) -> u64 {
         let (_, metrics) = self.0.iter().find(|(one, _)| *one == reader).unwrap();
