@@ -31,6 +31,7 @@ pub mod redis_server;
 pub mod service_manager;
 pub mod token;
 pub mod until;
+pub mod wire;
 pub mod world;
 
 pub use until::until;

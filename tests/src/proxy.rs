@@ -2,33 +2,68 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// A proxy that forwards every request, and drops the reply to each distinct request body but for
-/// its repeats. So a device that sends the same request again gets through, and one that cannot
-/// never does.
+use crate::craft::random;
+use crate::wire::{parts, read_message};
+
+/// A proxy that forwards every request, and cuts the connection in place of some replies.
 pub struct LossyProxy {
     address: SocketAddr,
     accepting: JoinHandle<()>,
-    lost: Arc<Mutex<HashSet<String>>>,
+    lost: Arc<AtomicUsize>,
+}
+
+/// What becomes of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Carried,
+    /// The connection to the server is cut as well, once the request was sent.
+    CutBoth,
+    /// The server has answered.
+    Lost,
 }
 
 impl LossyProxy {
     /// Starts one before `upstream`, a base URL, losing the first reply to each distinct value
-    /// that `identify` finds in a body; a body in which it finds none passes.
+    /// that `identify` finds in a body; a body in which it finds none passes. So a device that sends the same request
+    /// again gets through, and one that cannot never does.
     pub async fn before(upstream: &str, identify: fn(&str) -> Option<String>) -> Self {
+        let seen = Mutex::new(HashSet::new());
+        let is_first =
+            move |body: &str| identify(body).is_some_and(|value| seen.lock().unwrap().insert(value));
+        Self::start(upstream, move |body| if is_first(body) { Fate::Lost } else { Fate::Carried }).await
+    }
+
+    /// Starts one that loses so many of a hundred replies, whichever. Of those, half are cut before the server has
+    /// answered.
+    pub async fn at_random(upstream: &str, percent: u8) -> Self {
+        Self::start(upstream, move |_| {
+            let [high, low, half] = random();
+            match (u16::from_be_bytes([high, low]) % 100 < u16::from(percent), half % 2) {
+                (false, _) => Fate::Carried,
+                (true, 0) => Fate::CutBoth,
+                (true, _) => Fate::Lost,
+            }
+        })
+        .await
+    }
+
+    async fn start(upstream: &str, fate: impl Fn(&str) -> Fate + Send + Sync + 'static) -> Self {
         let upstream = upstream.strip_prefix("http://").unwrap().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let lost = Arc::new(Mutex::new(HashSet::new()));
-        let seen = Arc::clone(&lost);
+        let (lost, fate) = (Arc::new(AtomicUsize::new(0)), Arc::new(fate));
+        let count = Arc::clone(&lost);
         let accepting = tokio::spawn(async move {
             while let Ok((device, _)) = listener.accept().await {
-                tokio::spawn(carry(device, upstream.clone(), Arc::clone(&seen), identify));
+                let (upstream, fate, count) = (upstream.clone(), Arc::clone(&fate), Arc::clone(&count));
+                tokio::spawn(async move { carry(device, &upstream, &*fate, &count).await });
             }
         });
         Self { address, accepting, lost }
@@ -41,7 +76,7 @@ impl LossyProxy {
 
     /// How many replies it lost.
     pub fn lost(&self) -> usize {
-        self.lost.lock().unwrap().len()
+        self.lost.load(Ordering::Relaxed)
     }
 }
 
@@ -54,41 +89,22 @@ impl Drop for LossyProxy {
 /// One request and its reply; then the connection ends, so that the next one is judged anew.
 async fn carry(
     mut device: TcpStream,
-    upstream: String,
-    lost: Arc<Mutex<HashSet<String>>>,
-    identify: fn(&str) -> Option<String>,
+    upstream: &str,
+    fate: &(impl Fn(&str) -> Fate + Sync),
+    lost: &AtomicUsize,
 ) -> Option<()> {
     let request = read_message(&mut device).await?;
+    let body = request.get(parts(&request)?.0..)?;
+    let fate = fate(std::str::from_utf8(body).ok()?);
+    lost.fetch_add(usize::from(fate != Fate::Carried), Ordering::Relaxed);
     let mut server = TcpStream::connect(upstream).await.ok()?;
     server.write_all(&request).await.ok()?;
+    if fate == Fate::CutBoth {
+        return None;
+    }
     let reply = read_message(&mut server).await?;
-    let text = std::str::from_utf8(&request).ok()?;
-    let body = text.split_once("\r\n\r\n")?.1;
-    let first_time = identify(body).is_some_and(|value| lost.lock().unwrap().insert(value));
-    if !first_time {
+    if fate == Fate::Carried {
         device.write_all(&reply).await.ok()?;
     }
     device.shutdown().await.ok()
-}
-
-/// A head and as many bytes of body as it announces.
-async fn read_message(stream: &mut TcpStream) -> Option<Vec<u8>> {
-    let mut message = Vec::new();
-    loop {
-        if stream.read_buf(&mut message).await.ok()? == 0 {
-            return None;
-        }
-        if let Some(length) = whole_length(&message)
-            && message.len() >= length
-        {
-            return Some(message);
-        }
-    }
-}
-
-fn whole_length(message: &[u8]) -> Option<usize> {
-    let head = message.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    let text = std::str::from_utf8(message.get(..head)?).ok()?.to_ascii_lowercase();
-    let announced = text.lines().find_map(|line| line.strip_prefix("content-length:"));
-    Some(head + announced.map_or(0, |length| length.trim().parse::<usize>().unwrap()))
 }
