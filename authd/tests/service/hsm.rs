@@ -95,6 +95,14 @@ impl Hsm {
         self.chain.lock().unwrap().events[0].id()
     }
 
+    /// The chain as a verifier sees it.
+    pub(crate) fn seen(&self) -> keychain::chain::Chain {
+        let mut seen = keychain::chain::Chain::new(self.identity(), keychain::chain::Settings::default());
+        let chain = self.chain.lock().unwrap();
+        seen.merge(chain.events.iter().map(|event| SignedEvent::parse(event.text()).unwrap()), now());
+        seen
+    }
+
     /// What it would answer, for any service.
     pub(crate) fn endorse(&self, request: &SignRequest, service: &str) -> String {
         let chain = self.chain.lock().unwrap();

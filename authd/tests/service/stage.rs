@@ -50,6 +50,9 @@ const TABLES: [(&str, &str); 9] = [
     ("outbox", "id,subject,account,cause,lifted,expires_at"),
 ];
 
+/// Limits that no test reaches.
+const UNLIMITED: &str = "[limits]\naddress = \"1000000/s\"\ndevice = \"1000000/s\"\nidentity = \"1000000/s\"";
+
 /// The stage of one test.
 pub(crate) struct Stage {
     pub(crate) auth: Http,
@@ -98,6 +101,17 @@ impl Stage {
         self.postgres.as_ref().unwrap().log()
     }
 
+    /// On SQLite, for more requests than anybody may send.
+    pub(crate) async fn unlimited_on_sqlite() -> Self {
+        Self::prepared(UNLIMITED, |_| {}).await
+    }
+
+    /// On PostgreSQL, for more requests than anybody may send.
+    pub(crate) async fn unlimited_on_postgres() -> Self {
+        let server = PostgreSql::start().await;
+        Self::start(tempfile::tempdir().unwrap(), server.url(), Some(server), UNLIMITED, |_| {}).await
+    }
+
     /// On SQLite, with the policy that lies in `folder`.
     pub(crate) async fn with_policy(folder: TempDir) -> Self {
         let database = format!("sqlite://{}", folder.path().join("accounts.db").display());
@@ -126,9 +140,9 @@ impl Stage {
         Self { auth, daemon, hsm, directory, redis, database, sql, folder, postgres, lines, clock, hand }
     }
 
-    /// Where this stage's authd listens.
+    /// Where this stage's authd listens, as a base URL.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.daemon.as_ref().unwrap().address().unwrap())
+        format!("http://{}", self.address())
     }
 
     /// What this stage's authd works with.
@@ -140,6 +154,11 @@ impl Stage {
     pub(crate) fn health(&self) -> serde_json::Value {
         let health = self.daemon.as_ref().unwrap().health()();
         serde_json::from_str(&health.verbose.unwrap()).unwrap()
+    }
+
+    /// Where this stage's authd listens.
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        self.daemon.as_ref().unwrap().address().unwrap()
     }
 
     /// Ends PostgreSQL at once.
@@ -356,7 +375,8 @@ fn configuration(
     if !policy.exists() {
         let user = rustix::process::getuid().as_raw();
         let words: Vec<_> = Operation::ALL.iter().map(|operation| operation.as_str()).collect();
-        std::fs::write(&policy, format!("[[allow]]\nuser = {user}\noperations = {words:?}\n")).unwrap();
+        let row = format!("[[allow]]\nuser = {user}\noperations = {words:?}\nrate = \"60000/min\"\n");
+        std::fs::write(&policy, row).unwrap();
         std::fs::set_permissions(&policy, Permissions::from_mode(0o600)).unwrap();
     }
     let path = folder.path().join(format!("{name}.toml"));
