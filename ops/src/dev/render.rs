@@ -202,8 +202,13 @@ pub(crate) struct Authd {
     pub(crate) endorse: String,
     pub(crate) database: String,
     pub(crate) grantable_roles: BTreeMap<&'static str, [&'static str; 1]>,
+    pub(crate) limits: BTreeMap<&'static str, &'static str>,
     pub(crate) admin: Admin,
 }
+
+/// As good as none: the few devices of a test ask as often as the many of a fleet.
+pub(crate) const LIMITS: [(&str, &str); 3] =
+    [("address", "1000000/s"), ("device", "1000000/s"), ("identity", "1000000/s")];
 
 /// A role that can be granted here.
 pub(crate) const SAMPLE_GRANTABLE: [(&str, [&str; 1]); 1] = [("moderator", ["hide"])];
@@ -362,6 +367,7 @@ mod tests {
             endorse: endorse.clone(),
             database,
             grantable_roles: SAMPLE_GRANTABLE.into(),
+            limits: LIMITS.into(),
             admin: Admin { listen: unix(&socket("accounts")), mode: "0600", policy },
         };
         write(&file("authd"), &authd).unwrap();

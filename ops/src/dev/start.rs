@@ -204,6 +204,7 @@ impl<'a> System<'a> {
             endorse: render::unix(&self.layout.socket("authd")),
             database: database.map_or_else(|| render::sqlite(&accounts), str::to_owned),
             grantable_roles: render::SAMPLE_GRANTABLE.into(),
+            limits: render::LIMITS.into(),
             admin: render::Admin {
                 listen: render::unix(&self.layout.socket("accounts")),
                 mode: "0600",
