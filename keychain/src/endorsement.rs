@@ -225,6 +225,38 @@ impl Endorsement {
         self.verify_signature(chain.live(&self.generation_id, window, now)?)
     }
 
+    /// Verifies that the chain's word held at `then`, for what the key signed then and somebody kept: not
+    /// expired, and by a generation that had begun and whose window had not passed. What ended generation or
+    /// key later counts for nothing, nor do taints and revocations: whoever keeps what was signed has to know
+    /// by other means that it is not of later.
+    pub fn verify_as_of(
+        &self,
+        chain: &Chain,
+        expected: Expected<'_>,
+        window: Duration,
+        then: Timestamp,
+    ) -> Result<(), Refusal> {
+        self.verify_subject(expected)?;
+        let dead = |because| Err(Refusal::new(Code::DeadKey, because));
+        if self.identity != chain.prefix() {
+            return dead("the endorsement is by another HSM identity");
+        }
+        if self.subject.expiration <= then {
+            return dead("the endorsement had expired");
+        }
+        let Some(generation) = chain.event(&self.generation_id) else {
+            return dead("the generation is not in the chain");
+        };
+        if then.plus(chain.skew()) < generation.event().created_at {
+            return dead("the generation had not begun");
+        }
+        let replaced = chain.replaced_at(&self.generation_id);
+        if replaced.is_some_and(|replaced| then >= replaced.plus(window)) {
+            return dead("the generation had been replaced and its window had passed");
+        }
+        self.verify_signature(generation)
+    }
+
     /// What can change about an endorsement that was verified once: that it has not expired, that its generation is
     /// live, and that neither its key nor its service is revoked by a head that the chain has heard.
     pub fn verify_alive(&self, chain: &Chain, window: Duration, now: Timestamp) -> Result<(), Refusal> {
@@ -336,10 +368,38 @@ mod tests {
         ] {
             assert_eq!(check(&endorsement, expected, now), Err(code));
         }
+        let as_of = |expected, then| {
+            let verified = endorsement.verify_as_of(&chain, expected, chain::windows::DEVICE, then);
+            verified.map_err(|refusal| refusal.code())
+        };
+        for (then, holds) in [(-1, false), (0, true), (99, true), (100, false)] {
+            assert_eq!(as_of(good, at(then)), if holds { Ok(()) } else { Err(Code::DeadKey) }, "{then}");
+        }
+        assert_eq!(as_of(Expected { public_key: &other, ..good }, at(1)), Err(Code::WrongPurpose));
         let later = text.replace("1970-01-01T00:01:40.000Z", "1970-01-01T00:01:41.000Z");
         assert_eq!(check(&Endorsement::parse(&later).unwrap(), good, at(1)), Err(Code::BadSignature));
         let elsewhere = Chain::new(Digest::of("other"), Settings::default());
         let refusal = endorsement.verify(&elsewhere, good, chain::windows::DEVICE, at(1)).unwrap_err();
         assert_eq!(refusal.code(), Code::DeadKey);
+        let refusal = endorsement.verify_as_of(&elsewhere, good, chain::windows::DEVICE, at(1)).unwrap_err();
+        assert_eq!(refusal.code(), Code::DeadKey);
+    }
+
+    #[test]
+    fn what_was_signed_before_a_taint_was_signed() {
+        let (mut chain, request, text) = endorsed();
+        let first = chain.head().unwrap().clone();
+        let next = key(3).public_key().digest();
+        let draft = chain::Draft::next(first.event(), &key(2).public_key(), &next, at(50), true);
+        let signature = key(2).sign(draft.payload().as_bytes()).unwrap();
+        chain.merge([draft.seal(&signature).unwrap()], at(60));
+        let endorsement = Endorsement::parse(&text).unwrap();
+        let good =
+            Expected { purpose: Purpose::Response, public_key: &request.public_key, service: Some("authd") };
+        let window = Duration::from_secs(20);
+        assert!(endorsement.verify(&chain, good, window, at(40)).is_err());
+        for (then, holds) in [(40, true), (69, true), (70, false)] {
+            assert_eq!(endorsement.verify_as_of(&chain, good, window, at(then)).is_ok(), holds, "{then}");
+        }
     }
 }

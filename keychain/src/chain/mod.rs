@@ -233,6 +233,12 @@ impl Chain {
         self.places.get(id).and_then(|place| self.accepted.get(*place)).map(AsRef::as_ref)
     }
 
+    /// When the generation after this one began, if one did.
+    pub(crate) fn replaced_at(&self, generation_id: &Digest) -> Option<Timestamp> {
+        let place = self.places.get(generation_id)?;
+        self.successor(*place).map(|next| next.event().created_at)
+    }
+
     fn successor(&self, place: usize) -> Option<&SignedEvent> {
         place.checked_add(1).and_then(|next| self.accepted.get(next)).map(AsRef::as_ref)
     }
