@@ -23,12 +23,12 @@ mod source;
 mod state;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use keychain::chain::{self, Chain};
+use keychain::chain::{self, Chain, SignedEvent};
 use keychain::directory::Directory;
 use keychain::{Digest, Timestamp};
 use systemd::config::Span;
@@ -230,6 +230,15 @@ impl TrustFeed {
             std::future::pending::<()>().await; // the feed never ends before its owner
         }
     }
+}
+
+/// The chain as a daemon kept it in its state directory, verified again: for those who judge by it beside that daemon.
+/// Nothing is in it if nothing was kept.
+pub fn kept_chain(state: &Path, identity: Digest, settings: chain::Settings, now: Timestamp) -> Chain {
+    let texts = StateFile::new(state, CHAIN_FILE, CHAIN_LENGTH_MAX).read();
+    let mut chain = Chain::new(identity, settings);
+    chain.merge(texts.iter().filter_map(|text| SignedEvent::parse(text).ok()), now);
+    chain
 }
 
 /// Least age of heads that a daemon can be told to demand: hsmd makes one every 5 minutes.
