@@ -12,6 +12,7 @@
 
 mod address;
 mod cause;
+pub mod proof;
 mod role;
 #[cfg(test)]
 mod tests;

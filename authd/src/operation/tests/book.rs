@@ -4,6 +4,7 @@ use keychain::message::{self, AccessKeys, Authentication, Operation, Verified, b
 use keychain::{Digest, Nonce, PublicKey, Refusal, SigningKey, Timestamp};
 
 use crate::operation::{self, Change, Decision, Devices, Listed, Needs, View};
+use crate::record::proof::{self, Open, Witness};
 use crate::record::{AccountRecord, Action, BanEnd, BanRecord, Cause, DeviceRecord, Mandate, Remains};
 
 /// The key of a seed.
@@ -139,12 +140,37 @@ impl Book {
             decision = operation::decide(request, &self.completed(view, &needs), now)?;
         }
         if let Decision::Apply(change) = &decision {
+            self.assert_proven(change);
             let Change { account, devices, revoked } = change.as_ref();
             self.accounts.extend(account.clone());
             self.devices.extend(devices.iter().cloned());
             self.revoked.extend(revoked);
         }
         Ok(decision)
+    }
+
+    /// Whatever an operation decides, `authd check` finds that it follows.
+    fn assert_proven(&self, change: &Change) {
+        let opens = change
+            .devices
+            .iter()
+            .map(|record| proof::device(self.newest(&record.identity, &record.device), record).unwrap());
+        let account = change.account.as_ref();
+        let opens = opens.chain(account.map(|record| {
+            let before = self.accounts.iter().rev().find(|row| row.identity == record.identity);
+            proof::account(before, record).unwrap()
+        }));
+        for open in opens {
+            let Open::Made(witness, cause) = open else { continue };
+            let found = match witness {
+                Witness::Account => account.is_some_and(|record| record.cause.is_request(&cause)),
+                Witness::Device(device) => change
+                    .devices
+                    .iter()
+                    .any(|record| record.device == device && record.cause.is_request(&cause)),
+            };
+            assert!(found, "{witness:?} has no record of the same request");
+        }
     }
 
     pub(super) fn device(&self, phone: &Phone) -> Option<&DeviceRecord> {

@@ -7,6 +7,7 @@ use keychain::{Code, Digest, Timestamp};
 use super::book::{Book, at, key, unlink};
 use super::couple;
 use crate::operation::order::{Carried, Order, Standing, Which, decide};
+use crate::record::proof::{self, Open};
 use crate::record::{AccountState, BanEnd, DeviceState, Mandate};
 use keychain::feed::Cause;
 
@@ -24,6 +25,7 @@ fn ordered(standing: &mut Standing, identity: Digest, order: &Order, now: Timest
     let key = key(9);
     let mandate = Mandate { action: order.action(), operator: "uid 0", reason: "test", key: &key };
     let carried = decide(identity, order, standing, &mandate, (DENIAL, now)).unwrap()?;
+    assert_proven(standing, &carried);
     standing.account = carried.account.clone().or(standing.account.take());
     standing.ban = carried.ban.clone().or(standing.ban.take());
     standing.roles = carried.roles.clone().or(standing.roles.take());
@@ -31,6 +33,23 @@ fn ordered(standing: &mut Standing, identity: Digest, order: &Order, now: Timest
         *standing.devices.iter_mut().find(|known| known.device == record.device).unwrap() = record.clone();
     }
     Some(carried)
+}
+
+/// Whatever an order leads to, `authd check` finds that it follows.
+fn assert_proven(standing: &Standing, carried: &Carried) {
+    if let Some(record) = &carried.account {
+        proof::account(standing.account.as_ref(), record).unwrap();
+    }
+    if let Some(record) = &carried.ban {
+        proof::ban(standing.ban.as_ref(), record).unwrap();
+    }
+    if let Some(record) = &carried.roles {
+        proof::roles(standing.roles.as_ref(), record).unwrap();
+    }
+    for record in &carried.devices {
+        let before = standing.devices.iter().find(|known| known.device == record.device);
+        assert!(matches!(proof::device(before, record), Ok(Open::Endorsed(_))));
+    }
 }
 
 fn code(standing: &Standing, order: &Order) -> Option<Code> {
