@@ -1,20 +1,21 @@
 //! What authd is told: one TOML file, whose defaults are right for most (`systemd/config/authd.toml`).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use edge::http::{Proxies, server};
 use keychain::acknowledgement::Instance;
 use keychain::{Digest, Refusal, limits};
 use serde::Deserialize;
-use systemd::config::Span;
+use systemd::config::{self, Span};
 use systemd::listen::{Address, Mode};
 use systemd::tls;
 
 use crate::admin::policy::Policy;
 use crate::operation::session::Lifetimes;
 use crate::roles::Roles;
+use crate::store::{KEYS_LENGTH_MAX, MacKeys};
 use crate::throttle::Limits;
 
 /// How long a device may still be sending a request whose token was checked in time.
@@ -54,6 +55,10 @@ pub struct Config {
     pub drain: Span,
     /// `sqlite:///path` or `postgres://…`.
     pub database: String,
+    /// The keys of the MACs by which the rows of the database are believed: a credential's name, or the
+    /// absolute path of a private file.
+    #[serde(default = "store_mac_key")]
+    pub store_mac_key: String,
     /// The key directory.
     pub redis: String,
     /// hsmd's endorse socket: `unix:/path`, or `https://host:port`.
@@ -133,6 +138,13 @@ pub struct Unusable {
 }
 
 impl Config {
+    /// Reads the file at `path`, and checks it.
+    pub fn load(path: &Path) -> Result<Self, config::Error> {
+        let config: Self = config::load(path)?;
+        config.check().map_err(|error| config::Error::value(path, error.key, error.because))?;
+        Ok(config)
+    }
+
     /// Checks what the types of the settings do not say.
     pub fn check(&self) -> Result<(), Unusable> {
         let unusable = |key, because| Unusable { key, because };
@@ -182,8 +194,21 @@ impl Config {
         edge::trust::Keysd::list(&self.keysd, self.keysd_ca.as_deref())
     }
 
+    /// The keys of the rows' MACs.
+    pub fn mac_keys(&self) -> Result<MacKeys, Unusable> {
+        let unusable = |because| Unusable { key: "store_mac_key", because };
+        let text = systemd::credential::read(&self.store_mac_key, KEYS_LENGTH_MAX).map_err(|error| {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            let cause = cause.unwrap_or_default();
+            unusable(format!(
+                "{error}{cause}; a new store's is made with `authd mac-key`, which authd/STORE.md shows"
+            ))
+        })?;
+        MacKeys::parse(&text).map_err(|error| unusable(error.to_string()))
+    }
+
     /// Who may order what, if there is an admin socket.
-    pub fn policy(&self) -> Result<Option<Policy>, systemd::config::Error> {
+    pub fn policy(&self) -> Result<Option<Policy>, config::Error> {
         self.admin.as_ref().map(|admin| Policy::read(&admin.policy)).transpose()
     }
 
@@ -222,6 +247,10 @@ fn reread_every() -> Span {
     edge::updates::REREAD_EVERY
 }
 
+fn store_mac_key() -> String {
+    "store-mac-key".to_owned()
+}
+
 fn admin_mode() -> Mode {
     Mode::GROUP
 }
@@ -255,7 +284,7 @@ mod tests {
             Digest::of("chain")
         );
         std::fs::write(&path, text).unwrap();
-        systemd::config::load(&path).unwrap()
+        config::load(&path).unwrap()
     }
 
     #[test]

@@ -39,7 +39,7 @@ use crate::config::Config;
 use crate::http::{self, Entrance, Places};
 use crate::issuer::Issuers;
 use crate::service::Service;
-use crate::store::{Fault, Store};
+use crate::store::{Fault, MacKeys, Store};
 use crate::throttle::Throttles;
 use crate::{endorsements, feed, outbox};
 
@@ -94,6 +94,7 @@ pub struct Daemon {
 /// An authd that listens, and answers 503 until it has what it needs.
 pub struct Starting {
     config: Config,
+    macs: MacKeys,
     policy: Option<Policy>,
     directory: Directory,
     entrance: Data<Entrance>,
@@ -110,6 +111,7 @@ impl Starting {
         config.check().map_err(Failure::config)?;
         Roll::outlive_hangups().map_err(Failure::io)?;
         let policy = config.policy().map_err(Failure::config)?;
+        let macs = config.mac_keys().map_err(Failure::config)?;
         let directory = Directory::connect(&config.redis).map_err(Failure::config)?;
         let dependencies = Dependencies::expect(&RESTS_ON, clock.clone());
         let entrance = Data::new(Entrance::new(dependencies.clone()));
@@ -120,7 +122,7 @@ impl Starting {
         let address = socket.tcp_address();
         let (server, ended) = serve(config, &entrance, (socket, certificate))?;
         let config = config.clone();
-        Ok(Self { config, policy, directory, entrance, address, server, ended, renewal, watcher })
+        Ok(Self { config, macs, policy, directory, entrance, address, server, ended, renewal, watcher })
     }
 
     /// Where it listens, if that is TCP.
@@ -137,7 +139,7 @@ impl Starting {
     /// takes, and only then lets requests in.
     pub async fn ready(self) -> Result<Daemon, Failure> {
         let dependencies = self.entrance.dependencies();
-        let store = open_store(&self.config.database, dependencies).await?;
+        let store = open_store(&self.config.database, &self.macs, dependencies).await?;
         let every = updates::reread_every(self.config.reread_every).map_err(Failure::config)?;
         let updates = Updates::follow(&self.directory, dependencies.clone(), every);
         let service =
@@ -285,9 +287,9 @@ fn acknowledge(config: &Config, service: &Service, updates: &Updates) -> Acknowl
 }
 
 /// Opens the database, waiting for it as long as it takes.
-async fn open_store(location: &str, dependencies: &Dependencies) -> Result<Store, Failure> {
+async fn open_store(location: &str, macs: &MacKeys, dependencies: &Dependencies) -> Result<Store, Failure> {
     loop {
-        match Store::open(location).await {
+        match Store::open(location, macs.clone()).await {
             Ok(store) => {
                 dependencies.good(health::STORE);
                 return Ok(store);

@@ -252,7 +252,7 @@ impl Teller {
             tracing::error!(
                 id,
                 table = "outbox",
-                "a row cannot be read, so whom it denies is not told; repair it and set `fed_at` to NULL"
+                "a row is not as authd wrote it, so whom it denies is not told; ops/RUNBOOK.md says what to do"
             );
         }
         let text = self.seal(batch.position, &Content::Batch(batch.entries))?;

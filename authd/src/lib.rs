@@ -28,6 +28,8 @@
 //! - *Records are appended, never changed*; each has its own address and its cause: the signed request of a device,
 //!   or an operator's order, signed by this authd ([`record`]). A row that is not what its address says is an error,
 //!   never an input.
+//! - *The database is not believed*: each row carries a MAC by a key outside of it, verified on each reading ([`store`],
+//!   `STORE.md`).
 //! - *A lost answer strands nobody*: an exact repeat is answered again and changes nothing. Everything else
 //!   that reveals a spent key is refused.
 //! - *A refresh key is spent once*, by a unique row in the store; the copy in the directory decides nothing.
@@ -51,6 +53,7 @@
 
 pub mod admin;
 pub mod challenge;
+pub mod command;
 pub mod config;
 pub mod daemon;
 pub mod endorsements;

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use authd::command;
 use authd::config::Config;
 use authd::daemon::Starting;
 use edge::clock::Clock;
@@ -11,22 +12,19 @@ use systemd::telemetry::Metrics;
 use systemd::{config, exit, shutdown};
 
 fn main() -> ExitCode {
-    match Arguments::read(
+    match Arguments::read_with(
         "authd",
         "Accounts, devices and sessions: the ten operations, and the tokens they issue",
     ) {
-        Ok(arguments) => exit::run("authd", move || run(arguments)),
+        Ok((arguments, None)) => exit::run("authd", move || run(arguments)),
+        Ok((arguments, Some(command))) => exit::run("authd", move || command::run(arguments, command)),
         Err(code) => code,
     }
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
     let path = &arguments.config();
-    let config: Config = config::load(path).map_err(Failure::config)?;
-    config
-        .check()
-        .map_err(|error| config::Error::value(path, error.key, error.because))
-        .map_err(Failure::config)?;
+    let config = Config::load(path)?;
     config.policy().map_err(Failure::config)?;
     if let Some(tls) = &config.tls {
         tls.check()

@@ -2,11 +2,13 @@
 
 use keychain::audit::{Entry, Head, Kind, Record};
 use keychain::{Nonce, Timestamp};
-use sea_orm::ActiveValue::Set;
-use sea_orm::{ColumnTrait, DbErr};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel, QueryFilter,
+    QueryOrder, QuerySelect,
+};
 
-use super::tables::audit::{ActiveModel, Column, Entity};
+use super::mac::MacKeys;
+use super::tables::audit::{Column, Entity, Model};
 use super::{Fault, Store, take_locks};
 
 /// The advisory lock of those who append lines.
@@ -36,17 +38,18 @@ pub struct Page {
 /// Appends lines, in the transaction of what they are about.
 pub(super) async fn append(
     transaction: &DatabaseTransaction,
+    macs: &MacKeys,
     lines: &Lines,
     now: Timestamp,
 ) -> Result<(), Fault> {
     take_locks(transaction, &[TRAIL_LOCK]).await?;
-    let mut head = newest(transaction).await?;
+    let mut head = newest(transaction, macs).await?;
     if head.is_none() {
-        head = Some(put(transaction, &beginning()?, None, now).await?);
+        head = Some(put(transaction, macs, &beginning()?, None, now).await?);
     }
-    let intent = put(transaction, &lines.intent, head.as_ref(), now).await?;
+    let intent = put(transaction, macs, &lines.intent, head.as_ref(), now).await?;
     let outcome = lines.outcome.clone().number("intent", intent.number);
-    put(transaction, &outcome, Some(&intent), now).await?;
+    put(transaction, macs, &outcome, Some(&intent), now).await?;
     Ok(())
 }
 
@@ -54,7 +57,7 @@ impl Store {
     /// Appends lines about an order that changed nothing.
     pub async fn note(&self, lines: &Lines, now: Timestamp) -> Result<(), Fault> {
         let transaction = self.begin_locked(&[TRAIL_LOCK]).await?;
-        append(&transaction, lines, now).await?;
+        append(&transaction, &self.macs, lines, now).await?;
         Ok(transaction.commit().await?)
     }
 
@@ -66,6 +69,7 @@ impl Store {
             .limit(PAGE)
             .all(&self.reader)
             .await?;
+        rows.iter().try_for_each(|row| self.macs.verify(row))?;
         let full = u64::try_from(rows.len()).is_ok_and(|count| count == PAGE);
         let last = rows.last().and_then(|row| u64::try_from(row.number).ok());
         let next = last.filter(|_| full).map(|last| last.saturating_add(1));
@@ -73,8 +77,9 @@ impl Store {
     }
 }
 
-async fn newest(on: &impl ConnectionTrait) -> Result<Option<Head>, Fault> {
+async fn newest(on: &impl ConnectionTrait, macs: &MacKeys) -> Result<Option<Head>, Fault> {
     let Some(row) = Entity::find().order_by_desc(Column::Number).one(on).await? else { return Ok(None) };
+    macs.verify(&row)?;
     let entry = Entry::parse(&row.line).map_err(|_| Fault::Corrupt {
         table: "audit_lines",
         id: row.number.to_string(),
@@ -85,14 +90,15 @@ async fn newest(on: &impl ConnectionTrait) -> Result<Option<Head>, Fault> {
 
 async fn put(
     on: &impl ConnectionTrait,
+    macs: &MacKeys,
     record: &Record,
     head: Option<&Head>,
     now: Timestamp,
 ) -> Result<Head, Fault> {
     let (line, head) = record.line(head, now);
     let number = i64::try_from(head.number).unwrap_or(i64::MAX);
-    let row = ActiveModel { number: Set(number), digest: Set(head.digest.to_string()), line: Set(line) };
-    Entity::insert(row).exec_without_returning(on).await?;
+    let row = macs.with_mac(Model { number, digest: head.digest.to_string(), line, mac: None });
+    Entity::insert(row.into_active_model()).exec_without_returning(on).await?;
     Ok(head)
 }
 

@@ -13,11 +13,11 @@
 
 use keychain::feed::Place;
 use keychain::{Code, Digest, Refusal, Timestamp};
-use sea_orm::ActiveValue::Set;
 use sea_orm::ConnectionTrait;
 
 use super::append::{Guard, append};
-use super::tables::challenge;
+use super::mac::MacKeys;
+use super::outbox::NewRow;
 use super::view::Damaged;
 use super::{Fault, outbox, rows, view};
 use crate::challenge::Challenge;
@@ -57,10 +57,15 @@ pub trait Case {
     fn locks(&self) -> Option<Locks>;
 
     /// Reads what it is judged by, as of one moment, in one statement.
-    async fn load(&self, on: &impl ConnectionTrait) -> Result<Self::View, Fault>;
+    async fn load(&self, on: &impl ConnectionTrait, macs: &MacKeys) -> Result<Self::View, Fault>;
 
     /// Reads the rest. Under the locks.
-    async fn complete(&self, _on: &impl ConnectionTrait, _view: &mut Self::View) -> Result<(), Fault> {
+    async fn complete(
+        &self,
+        _on: &impl ConnectionTrait,
+        _macs: &MacKeys,
+        _view: &mut Self::View,
+    ) -> Result<(), Fault> {
         Ok(())
     }
 
@@ -68,6 +73,7 @@ pub trait Case {
     async fn write(
         &self,
         on: &impl ConnectionTrait,
+        macs: &MacKeys,
         view: &Self::View,
         write: &Self::Write,
         now: Timestamp,
@@ -115,16 +121,21 @@ impl Case for Account {
         Some(Locks { identity: self.needs.identity, newcomer: self.needs.newcomer })
     }
 
-    async fn load(&self, on: &impl ConnectionTrait) -> Result<View, Fault> {
-        view::heads(on, &self.needs).await
+    async fn load(&self, on: &impl ConnectionTrait, macs: &MacKeys) -> Result<View, Fault> {
+        view::heads(on, macs, &self.needs).await
     }
 
-    async fn complete(&self, on: &impl ConnectionTrait, view: &mut View) -> Result<(), Fault> {
+    async fn complete(
+        &self,
+        on: &impl ConnectionTrait,
+        macs: &MacKeys,
+        view: &mut View,
+    ) -> Result<(), Fault> {
         let identity = &self.needs.identity;
         match self.needs.devices {
             Devices::Unneeded => {}
             Devices::Counted => view.device_count = Some(view::device_count(on, identity).await?),
-            Devices::Listed => view.devices = Some(listed(view::devices(on, identity).await?)),
+            Devices::Listed => view.devices = Some(listed(view::devices(on, macs, identity).await?)),
         }
         Ok(())
     }
@@ -132,13 +143,14 @@ impl Case for Account {
     async fn write(
         &self,
         on: &impl ConnectionTrait,
+        macs: &MacKeys,
         view: &View,
         change: &Change,
         now: Timestamp,
     ) -> Result<bool, Fault> {
         let guard = &mut Some(self.guard(view));
-        let accounts: Vec<_> = change.account.iter().map(rows::account_row).collect();
-        let devices: Vec<_> = change.devices.iter().map(rows::device_row).collect();
+        let accounts: Vec<_> = change.account.iter().map(|record| rows::account_row(macs, record)).collect();
+        let devices: Vec<_> = change.devices.iter().map(|record| rows::device_row(macs, record)).collect();
         if !append(on, &accounts, guard).await? || !append(on, &devices, guard).await? {
             return Ok(false);
         }
@@ -148,8 +160,8 @@ impl Case for Account {
             cause: change.denial_cause(),
         };
         let end = Some(now.plus(self.denial));
-        let denials: Vec<_> =
-            change.revoked.iter().map(|subject| outbox::denial(place(subject), end)).collect();
+        let denials = change.revoked.iter().map(|subject| NewRow::denial(place(subject), end));
+        let denials = outbox::rows(on, macs, denials.collect()).await?;
         append(on, &denials, guard).await
     }
 }
@@ -181,9 +193,9 @@ impl<F: Fn(&Digest) -> bool> Case for SessionOpening<F> {
         None
     }
 
-    async fn load(&self, on: &impl ConnectionTrait) -> Result<Self::View, Fault> {
+    async fn load(&self, on: &impl ConnectionTrait, macs: &MacKeys) -> Result<Self::View, Fault> {
         let nonce = self.challenge.nonce();
-        let (session, is_spent) = view::opening(on, &self.device, &nonce, &self.is_for).await?;
+        let (session, is_spent) = view::opening(on, macs, &self.device, &nonce, &self.is_for).await?;
         let session = session.ok_or_else(operation::unknown_device);
         if session.is_ok() && is_spent {
             return Ok(Err(Refusal::new(Code::UnknownChallenge, "the challenge was answered before")));
@@ -194,15 +206,13 @@ impl<F: Fn(&Digest) -> bool> Case for SessionOpening<F> {
     async fn write(
         &self,
         on: &impl ConnectionTrait,
+        macs: &MacKeys,
         view: &Self::View,
         identity: &Digest,
         _: Timestamp,
     ) -> Result<bool, Fault> {
         let Ok(view) = view else { return Ok(false) };
-        let row = challenge::ActiveModel {
-            nonce: Set(self.challenge.nonce().to_string()),
-            forgotten_at: Set(self.challenge.forgotten_at().unix_millis()),
-        };
+        let row = rows::challenge_row(macs, &self.challenge);
         append(on, &[row], &mut Some(session_guard(*identity, self.device, view))).await
     }
 }
@@ -215,19 +225,20 @@ impl Case for Refreshing {
         None
     }
 
-    async fn load(&self, on: &impl ConnectionTrait) -> Result<RefreshView, Fault> {
-        view::refresh(on, (&self.identity, &self.device), &self.digest, &self.next).await
+    async fn load(&self, on: &impl ConnectionTrait, macs: &MacKeys) -> Result<RefreshView, Fault> {
+        view::refresh(on, macs, (&self.identity, &self.device), &self.digest, &self.next).await
     }
 
     async fn write(
         &self,
         on: &impl ConnectionTrait,
+        macs: &MacKeys,
         view: &RefreshView,
         refresh: &Refresh,
         _: Timestamp,
     ) -> Result<bool, Fault> {
         let guard = session_guard(self.identity, self.device, &view.session);
-        append(on, &[rows::refresh_row(refresh)], &mut Some(guard)).await
+        append(on, &[rows::refresh_row(macs, refresh)], &mut Some(guard)).await
     }
 }
 

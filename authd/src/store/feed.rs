@@ -4,20 +4,21 @@
 //! the row names it, so that a former holder that wakes up gives no position. A position is given in the transaction
 //! that marks the rows that its batch tells.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use keychain::feed::{Cause, Entry, Place, Position, Standing};
+use keychain::feed::{Entry, Place, Position, Standing};
 use keychain::{Timestamp, limits};
-use sea_orm::ActiveValue::Set;
-use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
+use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait, PaginatorTrait, QueryFilter,
-    QueryOrder, QuerySelect,
+    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait,
+    IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
 };
 
+use super::mac::{MacKeys, PASSED_OVER};
+use super::outbox::{NewRow, pass_over, put, readable, rewrite};
 use super::tables::{feed, outbox};
-use super::{Fault, Store, rows};
+use super::{Fault, Store};
 
 /// The name of the one row.
 const NAME: &str = "denials";
@@ -35,8 +36,8 @@ const PAGE: u64 = 10_000;
 /// The epoch of a store that has written no feed: earlier than all that somebody published.
 const UNOPENED: i64 = 0;
 
-/// What `fed_at` says of a row that cannot be read: it was passed over, and is counted.
-const UNREADABLE: i64 = 0;
+/// Rows of which one statement notes that they are passed over.
+const PASSED_OVER_AT_ONCE: usize = 1_000;
 
 /// The right to write the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,44 +64,44 @@ impl Store {
     /// Takes the lease, or renews it; nothing if another authd holds it.
     pub async fn take_lease(&self, holder: &str, now: Timestamp) -> Result<Option<Lease>, Fault> {
         let transaction = self.begin_locked(&[FEED_LOCK]).await?;
-        let first = feed::ActiveModel {
-            name: Set(NAME.to_owned()),
-            epoch: Set(UNOPENED),
-            position: Set(0),
-            fence: Set(0),
-            holder: Set(String::new()),
-            held_until: Set(0),
-        };
+        let first = self.macs.with_mac(feed::Model {
+            name: NAME.to_owned(),
+            epoch: UNOPENED,
+            position: 0,
+            fence: 0,
+            holder: String::new(),
+            held_until: 0,
+            mac: None,
+        });
         let nothing = OnConflict::column(feed::Column::Name).do_nothing().to_owned();
-        feed::Entity::insert(first).on_conflict(nothing).exec_without_returning(&transaction).await?;
-        let row = row(&transaction).await?;
+        let first = feed::Entity::insert(first.into_active_model()).on_conflict(nothing);
+        first.exec_without_returning(&transaction).await?;
+        let row = row(&transaction, &self.macs).await?;
         let is_mine = row.holder == holder;
         if !is_mine && row.held_until > now.unix_millis() {
             transaction.rollback().await?;
             return Ok(None);
         }
         let fence = if is_mine { row.fence } else { row.fence.saturating_add(1) };
-        feed::Entity::update_many()
-            .col_expr(feed::Column::Fence, Expr::value(fence))
-            .col_expr(feed::Column::Holder, Expr::value(holder))
-            .col_expr(feed::Column::HeldUntil, Expr::value(now.plus(LEASE).unix_millis()))
-            .filter(feed::Column::Name.eq(NAME))
-            .exec(&transaction)
-            .await?;
+        let held_until = now.plus(LEASE).unix_millis();
+        let row = feed::Model { fence, holder: holder.to_owned(), held_until, ..row };
+        update(&transaction, &self.macs, row).await?;
+        if !is_mine {
+            try_again(&transaction).await?;
+        }
         transaction.commit().await?;
         Ok(Some(Lease { fence }))
     }
 
     /// Gives the lease back, if it is held.
     pub async fn give_lease_back(&self, lease: Lease) -> Result<(), Fault> {
-        feed::Entity::update_many()
-            .col_expr(feed::Column::HeldUntil, Expr::value(0))
-            .col_expr(feed::Column::Holder, Expr::value(""))
-            .filter(feed::Column::Name.eq(NAME))
-            .filter(feed::Column::Fence.eq(lease.fence))
-            .exec(&self.writer)
-            .await?;
-        Ok(())
+        let transaction = self.begin_locked(&[FEED_LOCK]).await?;
+        let row = row(&transaction, &self.macs).await?;
+        if row.fence == lease.fence {
+            let row = feed::Model { held_until: 0, holder: String::new(), ..row };
+            update(&transaction, &self.macs, row).await?;
+        }
+        Ok(transaction.commit().await?)
     }
 
     /// Gives the next position to at most `most` entries that the feed has not told, the newest first: what is
@@ -116,27 +117,25 @@ impl Store {
             return Ok(Ok(None));
         }
         let transaction = self.begin_locked(&[FEED_LOCK]).await?;
-        let moved = feed::Entity::update_many()
-            .col_expr(feed::Column::Position, Expr::col(feed::Column::Position).add(1))
-            .filter(feed::Column::Name.eq(NAME))
-            .filter(feed::Column::Fence.eq(lease.fence))
-            .exec(&transaction)
-            .await?;
-        if moved.rows_affected != 1 {
+        let feed = row(&transaction, &self.macs).await?;
+        if feed.fence != lease.fence {
             transaction.rollback().await?;
             return Ok(Err(Lost));
         }
-        let rows = unfed(now).limit(most).all(&transaction).await?;
+        let rows = unfed(now).limit(most).lock_exclusive().all(&transaction).await?;
         if rows.is_empty() && !even_if_empty {
             transaction.rollback().await?;
             return Ok(Ok(None));
         }
-        let (places, unreadable) = places_of(&rows);
-        let entries = standings(&transaction, &places, now).await?;
-        let told = rows.iter().map(|row| row.id).filter(|id| !unreadable.contains(id)).collect();
-        mark(&transaction, told, now.unix_millis()).await?;
-        mark(&transaction, unreadable.clone(), UNREADABLE).await?;
-        let position = position(&row(&transaction).await?)?;
+        let (rows, unreadable) = readable(&self.macs, rows)?;
+        let places: BTreeSet<Place> = rows.iter().map(|(_, place)| *place).collect();
+        let entries = standings(&transaction, &self.macs, &Vec::from_iter(places), now).await?;
+        let told = rows.into_iter().map(|(row, _)| row).collect();
+        rewrite(&transaction, &self.macs, told, outbox::Column::FedAt, now.unix_millis()).await?;
+        pass_over(&transaction, &unreadable, outbox::Column::FedAt).await?;
+        let feed = feed::Model { position: feed.position.saturating_add(1), ..feed };
+        let position = position(&feed)?;
+        update(&transaction, &self.macs, feed).await?;
         transaction.commit().await?;
         Ok(Ok(Some(Batch { position, entries, unreadable })))
     }
@@ -149,10 +148,13 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, Fault> {
         let transaction = self.begin_locked(&[FEED_LOCK]).await?;
-        let held = Condition::all().add(feed::Column::Fence.eq(lease.fence));
-        let opened = begin_epoch(&transaction, after, held, now).await?;
+        let row = row(&transaction, &self.macs).await?;
+        let is_held = row.fence == lease.fence;
+        if is_held {
+            update(&transaction, &self.macs, in_new_epoch(row, after, now)).await?;
+        }
         transaction.commit().await?;
-        Ok(opened)
+        Ok(is_held)
     }
 
     /// Takes over denials that were published and that no row says: this store was restored from before they were
@@ -162,7 +164,8 @@ impl Store {
         let mut adopted = 0;
         for page in published.chunks(limits::FEED_ENTRIES_MAX) {
             let places: Vec<Place> = page.iter().map(|entry| entry.place).collect();
-            let known = standings(&transaction, &places, now).await?;
+            let known = standings(&transaction, &self.macs, &places, now).await?;
+            let mut held = Vec::new();
             for (entry, known) in page.iter().zip(known) {
                 let Standing::Denied(until) = entry.standing else { continue };
                 let is_said = match known.standing {
@@ -171,11 +174,11 @@ impl Store {
                     Standing::Lifted => until.is_some_and(|until| until <= now),
                 };
                 if !is_said {
-                    let held = super::outbox::held(entry.place, until, now);
-                    outbox::Entity::insert(held).exec_without_returning(&transaction).await?;
-                    adopted += 1;
+                    held.push(NewRow::held(entry.place, until, now));
                 }
             }
+            adopted += held.len();
+            put(&transaction, &self.macs, held).await?;
         }
         transaction.commit().await?;
         Ok(adopted)
@@ -183,20 +186,20 @@ impl Store {
 
     /// Where the feed stands.
     pub async fn feed_position(&self) -> Result<Position, Fault> {
-        position(&row(&self.reader).await?)
+        position(&row(&self.reader, &self.macs).await?)
     }
 
     /// All that the feed has told up to its newest position, and what still holds of it: a snapshot. One moment's
-    /// commits, so that the two belong together.
+    /// commits, so that the two belong together. Rows that cannot be read are passed over, and counted from then on.
     pub async fn feed_state(&self, now: Timestamp) -> Result<(Position, Vec<Entry>), Fault> {
         let snapshot = self.begin_read().await?;
-        let position = position(&row(&snapshot).await?)?;
-        let mut longest = BTreeMap::new();
+        let position = position(&row(&snapshot, &self.macs).await?)?;
+        let (mut longest, mut unreadable) = (BTreeMap::new(), Vec::new());
         let mut after = 0;
         loop {
             let rows = outbox::Entity::find()
                 .filter(outbox::Column::Id.gt(after))
-                .filter(outbox::Column::FedAt.gt(UNREADABLE))
+                .filter(outbox::Column::FedAt.gt(PASSED_OVER))
                 .filter(denies(now))
                 .order_by_asc(outbox::Column::Id)
                 .limit(PAGE)
@@ -204,38 +207,40 @@ impl Store {
                 .await?;
             let Some(last) = rows.last() else { break };
             after = last.id;
+            let (rows, bad) = readable(&self.macs, rows)?;
             join(&mut longest, &rows);
+            unreadable.extend(bad);
         }
         snapshot.rollback().await?;
+        for ids in unreadable.chunks(PASSED_OVER_AT_ONCE) {
+            pass_over(&self.writer, ids, outbox::Column::FedAt).await?;
+        }
         let entry = |(place, until)| Entry { place, standing: Standing::Denied(until) };
         Ok((position, longest.into_iter().map(entry).collect()))
     }
 
     /// How many rows the feed passed over because they cannot be read.
     pub async fn count_unreadable(&self) -> Result<u64, Fault> {
-        let unreadable = outbox::Entity::find().filter(outbox::Column::FedAt.eq(UNREADABLE));
+        let unreadable = outbox::Entity::find().filter(outbox::Column::FedAt.eq(PASSED_OVER));
         Ok(unreadable.count(&self.reader).await?)
     }
 }
 
-/// Opens an epoch later than every known one and than `after`, if the row is as `if_` says.
+/// Opens an epoch later than every known one and than `after`.
 pub(super) async fn begin_epoch(
     on: &DatabaseTransaction,
+    macs: &MacKeys,
     after: Option<Position>,
-    if_: Condition,
     now: Timestamp,
-) -> Result<bool, Fault> {
-    let known = row(on).await?.epoch;
+) -> Result<(), Fault> {
+    let row = row(on, macs).await?;
+    update(on, macs, in_new_epoch(row, after, now)).await
+}
+
+fn in_new_epoch(row: feed::Model, after: Option<Position>, now: Timestamp) -> feed::Model {
     let shown = after.map_or(0, |after| i64::try_from(after.epoch).unwrap_or(i64::MAX));
-    let after = Ord::max(known, shown).saturating_add(1);
-    let opened = feed::Entity::update_many()
-        .col_expr(feed::Column::Epoch, Expr::value(Ord::max(after, now.unix_millis())))
-        .col_expr(feed::Column::Position, Expr::value(0))
-        .filter(feed::Column::Name.eq(NAME))
-        .filter(if_)
-        .exec(on)
-        .await?;
-    Ok(opened.rows_affected == 1)
+    let after = Ord::max(row.epoch, shown).saturating_add(1);
+    feed::Model { epoch: Ord::max(after, now.unix_millis()), position: 0, ..row }
 }
 
 /// Rows that the feed has not told, the newest first.
@@ -248,22 +253,29 @@ fn unfed(now: Timestamp) -> sea_orm::Select<outbox::Entity> {
 
 /// Rows that the feed has not told, those included that it passed over because they cannot be read.
 pub(super) fn not_fed() -> Condition {
-    Condition::any().add(outbox::Column::FedAt.is_null()).add(outbox::Column::FedAt.eq(UNREADABLE))
+    Condition::any().add(outbox::Column::FedAt.is_null()).add(outbox::Column::FedAt.eq(PASSED_OVER))
 }
 
 /// Rows that can be read, as far as it was tried.
 pub(super) fn is_readable() -> Condition {
-    Condition::any().add(outbox::Column::FedAt.is_null()).add(outbox::Column::FedAt.gt(UNREADABLE))
+    Condition::any().add(outbox::Column::FedAt.is_null()).add(outbox::Column::FedAt.gt(PASSED_OVER))
 }
 
 /// What holds now for each place: the longest of its denials, or that there is none.
-async fn standings(on: &DatabaseTransaction, places: &[Place], now: Timestamp) -> Result<Vec<Entry>, Fault> {
+async fn standings(
+    on: &DatabaseTransaction,
+    macs: &MacKeys,
+    places: &[Place],
+    now: Timestamp,
+) -> Result<Vec<Entry>, Fault> {
     let subjects = places.iter().map(|place| place.subject.to_string());
     let rows = outbox::Entity::find()
         .filter(outbox::Column::Subject.is_in(subjects))
         .filter(denies(now))
         .all(on)
         .await?;
+    // One that cannot be read is counted when it is to be told.
+    let (rows, _) = readable(macs, rows)?;
     let mut longest = BTreeMap::new();
     join(&mut longest, &rows);
     let standing = |place| longest.get(place).map_or(Standing::Lifted, |until| Standing::Denied(*until));
@@ -271,48 +283,22 @@ async fn standings(on: &DatabaseTransaction, places: &[Place], now: Timestamp) -
 }
 
 /// Adds denials to the longest ones known of their places.
-fn join(longest: &mut BTreeMap<Place, Option<Timestamp>>, rows: &[outbox::Model]) {
-    for row in rows {
-        // One that cannot be read was counted when it was to be told.
-        let Ok(place) = place_of(row) else { continue };
+fn join(longest: &mut BTreeMap<Place, Option<Timestamp>>, rows: &[(outbox::Model, Place)]) {
+    for (row, place) in rows {
         let until = row.expires_at.map(Timestamp::from_unix_millis);
         longest
-            .entry(place)
+            .entry(*place)
             .and_modify(|known| *known = known.zip(until).map(|(known, until)| known.max(until)))
             .or_insert(until);
     }
 }
 
-/// The places of rows, each once, and the rows that cannot be read.
-fn places_of(rows: &[outbox::Model]) -> (Vec<Place>, Vec<i64>) {
-    let mut places = std::collections::BTreeSet::new();
-    let mut unreadable = Vec::new();
-    for row in rows {
-        match place_of(row) {
-            Ok(place) => drop(places.insert(place)),
-            Err(_) => unreadable.push(row.id),
-        }
-    }
-    (places.into_iter().collect(), unreadable)
-}
-
-pub(super) fn place_of(row: &outbox::Model) -> Result<Place, Fault> {
-    let cause = Cause::parse(&row.cause).map_err(|_| Fault::Corrupt {
-        table: "outbox",
-        id: row.id.to_string(),
-        because: "unknown cause",
-    })?;
-    let digest = |text: &str| rows::digest("outbox", text);
-    Ok(Place { subject: digest(&row.subject)?, account: digest(&row.account)?, cause })
-}
-
-async fn mark(on: &DatabaseTransaction, ids: Vec<i64>, as_of: i64) -> Result<(), Fault> {
-    if ids.is_empty() {
-        return Ok(());
-    }
+/// Has rows looked at again that were passed over: they may have been put back meanwhile, or their MAC key may
+/// be known now.
+async fn try_again(on: &DatabaseTransaction) -> Result<(), Fault> {
     outbox::Entity::update_many()
-        .col_expr(outbox::Column::FedAt, Expr::value(as_of))
-        .filter(outbox::Column::Id.is_in(ids))
+        .col_expr(outbox::Column::FedAt, Expr::value(Option::<i64>::None))
+        .filter(outbox::Column::FedAt.eq(PASSED_OVER))
         .exec(on)
         .await?;
     Ok(())
@@ -323,9 +309,18 @@ fn denies(now: Timestamp) -> Condition {
     Condition::all().add(outbox::Column::Lifted.eq(false)).add(super::outbox::effective(now))
 }
 
-async fn row(on: &impl ConnectionTrait) -> Result<feed::Model, Fault> {
+async fn row(on: &impl ConnectionTrait, macs: &MacKeys) -> Result<feed::Model, Fault> {
     let row = feed::Entity::find_by_id(NAME).one(on).await?;
-    row.ok_or(Fault::Corrupt { table: "feeds", id: NAME.to_owned(), because: "it is missing" })
+    let row = row.ok_or(Fault::Corrupt { table: "feeds", id: NAME.to_owned(), because: "it is missing" })?;
+    macs.verify(&row)?;
+    Ok(row)
+}
+
+/// Writes the row. The caller has held [`FEED_LOCK`] since before it read it.
+async fn update(on: &DatabaseTransaction, macs: &MacKeys, row: feed::Model) -> Result<(), Fault> {
+    let row = macs.with_mac(row).into_active_model().reset_all();
+    feed::Entity::update(row).exec_without_returning(on).await?;
+    Ok(())
 }
 
 fn position(row: &feed::Model) -> Result<Position, Fault> {

@@ -6,7 +6,8 @@ use keychain::{Digest, Timestamp};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::audit::{self, Lines};
-use super::feed::{FEED_LOCK, begin_epoch, is_readable, place_of};
+use super::feed::{FEED_LOCK, begin_epoch, is_readable};
+use super::outbox::{NewRow, put, readable};
 use super::tables::outbox;
 use super::{Fault, Store};
 
@@ -51,15 +52,14 @@ impl Store {
             .limit(PAGE)
             .all(&self.reader)
             .await?;
-        let held = |row: &outbox::Model| {
-            Ok(Held {
-                id: row.id,
-                place: place_of(row)?,
-                until: row.expires_at.map(Timestamp::from_unix_millis),
-                since: Timestamp::from_unix_millis(row.held_at.unwrap_or_default()),
-            })
+        let (page, _) = readable(&self.macs, page)?;
+        let held = |(row, place): &(outbox::Model, Place)| Held {
+            id: row.id,
+            place: *place,
+            until: row.expires_at.map(Timestamp::from_unix_millis),
+            since: Timestamp::from_unix_millis(row.held_at.unwrap_or_default()),
         };
-        Ok((page.iter().map(held).collect::<Result<_, Fault>>()?, count))
+        Ok((page.iter().map(held).collect(), count))
     }
 
     /// How many denials are held.
@@ -77,24 +77,25 @@ impl Store {
         now: Timestamp,
     ) -> Result<usize, Fault> {
         let transaction = self.begin_locked(&[FEED_LOCK]).await?;
-        let mut lifted = 0;
+        let (mut lifted, mut after) = (0, 0);
         loop {
             let rows = outbox::Entity::find()
                 .filter(is_held(which, now))
+                .filter(outbox::Column::Id.gt(after))
                 .order_by_asc(outbox::Column::Id)
                 .limit(PAGE)
                 .all(&transaction)
                 .await?;
-            if rows.is_empty() {
-                break;
-            }
-            let ids = rows.iter().map(|row| row.id);
+            let Some(last) = rows.last() else { break };
+            after = last.id;
+            let (rows, _) = readable(&self.macs, rows)?;
+            let ids = rows.iter().map(|(row, _)| row.id);
             outbox::Entity::delete_many().filter(outbox::Column::Id.is_in(ids)).exec(&transaction).await?;
-            let lifts = rows.iter().map(|row| super::outbox::lifting(row, now));
-            outbox::Entity::insert_many(lifts).exec_without_returning(&transaction).await?;
+            let lifts = rows.iter().map(|(_, place)| NewRow::lift(*place, now)).collect();
+            put(&transaction, &self.macs, lifts).await?;
             lifted += rows.len();
         }
-        audit::append(&transaction, &lines(lifted), now).await?;
+        audit::append(&transaction, &self.macs, &lines(lifted), now).await?;
         transaction.commit().await?;
         Ok(lifted)
     }
@@ -108,8 +109,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<Position, Fault> {
         let transaction = self.begin_locked(&[FEED_LOCK]).await?;
-        begin_epoch(&transaction, after, Condition::all(), now).await?;
-        audit::append(&transaction, lines, now).await?;
+        begin_epoch(&transaction, &self.macs, after, now).await?;
+        audit::append(&transaction, &self.macs, lines, now).await?;
         transaction.commit().await?;
         self.feed_position().await
     }

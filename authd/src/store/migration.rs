@@ -16,6 +16,7 @@ impl MigratorTrait for Migrator {
             Box::new(Endorsements),
             Box::new(HeldDenials),
             Box::new(Heads),
+            Box::new(Macs),
         ]
     }
 }
@@ -174,6 +175,30 @@ const HEADS: [&str; 9] = [
     "CREATE INDEX spent_challenges_forgotten_at ON spent_challenges (forgotten_at)",
 ];
 
+/// The MAC of each row. Rows that were there before have none, and are not believed until they are taken in.
+struct Macs;
+
+impl MigrationName for Macs {
+    fn name(&self) -> &'static str {
+        "m0007_macs"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Macs {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for table in WITHOUT_MAC {
+            let column = Table::alter().table(table).add_column(text_null("mac")).to_owned();
+            manager.alter_table(column).await?;
+        }
+        manager.create_table(marks()).await
+    }
+
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+}
+
 async fn create_indexes(manager: &SchemaManager<'_>, indexes: &[(&str, &[&str], bool)]) -> Result<(), DbErr> {
     for (table, columns, unique) in indexes {
         let mut index = Index::create();
@@ -211,6 +236,22 @@ const INDEXES: [(&str, &[&str], bool); 12] = [
     ("outbox", &["sent_at", "id"], false),
     ("outbox", &["expires_at"], false),
     ("outbox", &["subject"], false),
+];
+
+/// The tables that were made before rows had MACs.
+const WITHOUT_MAC: [&str; 12] = [
+    "account_records",
+    "device_records",
+    "ban_records",
+    "role_records",
+    "refreshes",
+    "spent_challenges",
+    "outbox",
+    "endorsements",
+    "signers",
+    "audit_lines",
+    "feeds",
+    "secrets",
 ];
 
 fn accounts() -> TableCreateStatement {
@@ -348,6 +389,15 @@ fn feeds() -> TableCreateStatement {
         .col(big_integer("fence"))
         .col(text("holder"))
         .col(big_integer("held_until"))
+        .to_owned()
+}
+
+fn marks() -> TableCreateStatement {
+    Table::create()
+        .table("marks")
+        .col(text("name").primary_key())
+        .col(text("value"))
+        .col(text_null("mac"))
         .to_owned()
 }
 

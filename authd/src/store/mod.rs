@@ -16,6 +16,9 @@
 //! On PostgreSQL each statement of a transaction has to see what was committed before it began: *read committed*, which
 //! is looked at with each lock.
 //!
+//! What the database says is not believed: each row carries a MAC by a key outside of it, verified on each reading
+//! (`mac`). A row whose MAC does not hold is an error, never an input.
+//!
 //! Records are only ever inserted, and deleted by a reset alone. Three tables hold rows that end by themselves: spent
 //! challenges (two minutes), refreshes (with their session) and endorsements (with their key); [`Store::prune`] removes
 //! them.
@@ -23,13 +26,17 @@
 mod append;
 mod audit;
 mod case;
+mod check;
 mod connect;
 mod elsewhere;
 mod endorsements;
 mod export;
 mod fault;
 mod feed;
+mod giving;
 mod held;
+mod mac;
+mod mark;
 mod migration;
 mod order;
 mod outbox;
@@ -40,11 +47,13 @@ mod signers;
 mod tables;
 mod view;
 
+use std::sync::Arc;
+
 use keychain::{Digest, Refusal, Timestamp};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
-    AccessMode, ActiveValue::Set, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    EntityTrait, IsolationLevel, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
+    IntoActiveModel, IsolationLevel, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 use zeroize::Zeroizing;
@@ -53,10 +62,13 @@ use append::Text;
 
 pub use audit::{Lines, Page};
 pub use case::{Account, Case, Locks, Refreshing, SessionOpening, Verdict};
+pub use check::{Counts, Finding, Judge, Line, Since, Stands, Visitor};
 pub use export::{Page as ExportPage, Place as ExportPlace};
 pub use fault::{Failure, Fault};
 pub use feed::{Batch, LEASE, Lease, Lost};
+pub use giving::Given;
 pub use held::{Held, Which as WhichHeld};
+pub use mac::{KEYS_LENGTH_MAX, MacKeys, Unusable as UnusableKeys};
 pub use order::{Ordered, Ordering};
 pub use outbox::{Backlog, Page as PendingPage, Pending};
 
@@ -72,15 +84,38 @@ const SCHEMA_LOCK: i64 = 0x6b65_656c_736f_6e00;
 pub struct Store {
     reader: DatabaseConnection,
     writer: DatabaseConnection,
+    macs: Arc<MacKeys>,
 }
 
 impl Store {
-    /// Opens the database at `url` and brings its schema up to date.
-    pub async fn open(url: &str) -> Result<Self, Fault> {
+    /// Opens the database at `url` and brings its schema up to date. The rows are believed by their MACs.
+    pub async fn open(url: &str, macs: MacKeys) -> Result<Self, Fault> {
+        let store = Self::open_unmarked(url, macs).await?;
+        mark::demand_whole(&store.reader, &store.macs).await?;
+        Ok(store)
+    }
+
+    /// The same for a database that is to be there already.
+    pub async fn open_existing(url: &str, macs: MacKeys) -> Result<Self, Fault> {
+        Self::open(Self::existing(url)?, macs).await
+    }
+
+    /// The same for a database whose rows may have no MACs yet.
+    async fn open_unmarked(url: &str, macs: MacKeys) -> Result<Self, Fault> {
         let (reader, writer) = connect::Location::parse(url)?.connect().await?;
-        let store = Self { reader, writer };
+        let store = Self { reader, writer, macs: Arc::new(macs) };
         store.migrate().await?;
         Ok(store)
+    }
+
+    /// Refuses a file that does not exist: opening would make it.
+    fn existing(url: &str) -> Result<&str, Fault> {
+        match connect::Location::parse(url)? {
+            connect::Location::Sqlite(path) if !path.exists() => {
+                Err(Fault::Location(format!("`{}` does not exist", path.display())))
+            }
+            _ => Ok(url),
+        }
     }
 
     /// Whether `url` could be opened, without opening it.
@@ -97,7 +132,7 @@ impl Store {
     ) -> Result<A, Failure> {
         let mut lost = DbErr::Custom("what was read did not stand".to_owned());
         for _ in 0..ATTEMPTS_MAX {
-            let view = case.load(&self.reader).await?;
+            let view = case.load(&self.reader, &self.macs).await?;
             let verdict = judge(&view)?;
             if let Verdict::Answer(answer) = verdict {
                 return Ok(answer);
@@ -118,12 +153,12 @@ impl Store {
 
     /// The key of the session challenges: `fresh` random bytes of whichever instance comes first.
     pub async fn challenge_key(&self, fresh: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>, Fault> {
-        use tables::secret::{ActiveModel, Column, Entity};
+        use tables::secret::{Column, Entity, Model};
         const NAME: &str = "challenge";
         // A digest's text carries 32 bytes, which is all that is asked of it here.
         let text = Digest::of(fresh).to_string();
-        let row = ActiveModel { name: Set(NAME.to_owned()), value: Set(text) };
-        Entity::insert(row)
+        let row = self.macs.with_mac(Model { name: NAME.to_owned(), value: text, mac: None });
+        Entity::insert(row.into_active_model())
             .on_conflict(OnConflict::column(Column::Name).do_nothing().to_owned())
             .exec_without_returning(&self.writer)
             .await?;
@@ -133,6 +168,7 @@ impl Store {
             id: NAME.to_owned(),
             because: "it is missing right after it was written",
         })?;
+        self.macs.verify(&row)?;
         Ok(Zeroizing::new(*rows::digest("secrets", &row.value)?.bytes()))
     }
 
@@ -149,7 +185,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<A>, Failure> {
         let Verdict::Write(write, answer) = verdict else { return Ok(None) };
-        let is_written = case.write(&self.writer, &view, &write, now).await?;
+        let is_written = case.write(&self.writer, &self.macs, &view, &write, now).await?;
         Ok(is_written.then_some(answer))
     }
 
@@ -168,7 +204,7 @@ impl Store {
         let transaction = self.begin_locked(&numbers).await?;
         for is_last in [false, true] {
             if matches!(verdict, Verdict::Incomplete) {
-                case.complete(&transaction, &mut view).await?;
+                case.complete(&transaction, &self.macs, &mut view).await?;
                 verdict = judge(&view)?;
             }
             match verdict {
@@ -177,7 +213,7 @@ impl Store {
                     return Ok(Some(answer));
                 }
                 Verdict::Write(write, answer) => {
-                    if case.write(&transaction, &view, &write, now).await? {
+                    if case.write(&transaction, &self.macs, &view, &write, now).await? {
                         transaction.commit().await?;
                         return Ok(Some(answer));
                     }
@@ -187,7 +223,7 @@ impl Store {
             if is_last {
                 break;
             }
-            view = case.load(&transaction).await?;
+            view = case.load(&transaction, &self.macs).await?;
             verdict = judge(&view)?;
         }
         transaction.rollback().await?;
@@ -228,6 +264,7 @@ impl Store {
             transaction.execute_unprepared("SET LOCAL statement_timeout = 0").await?;
         }
         migration::Migrator::up(&transaction, None).await?;
+        mark::mark_new(&transaction, &self.macs).await?;
         Ok(transaction.commit().await?)
     }
 }

@@ -7,7 +7,8 @@ use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, PaginatorTrait, Que
 
 use super::append::append;
 use super::audit::{self, Lines};
-use super::outbox;
+use super::mac::MacKeys;
+use super::outbox::{self, NewRow};
 use super::tables::outbox as told;
 use super::{ATTEMPTS_MAX, Failure, Fault, Store, lock_of, rows, signers, view};
 use crate::operation::order::{Carried, Standing};
@@ -31,36 +32,48 @@ pub struct Ordered {
 }
 
 impl Ordering<'_> {
-    async fn write(&self, on: &DatabaseTransaction, ordered: &Ordered, now: Timestamp) -> Result<(), Fault> {
+    async fn write(
+        &self,
+        on: &DatabaseTransaction,
+        macs: &MacKeys,
+        ordered: &Ordered,
+        now: Timestamp,
+    ) -> Result<(), Fault> {
         let Ordered { carried, lines } = ordered;
         if let Some(carried) = carried {
-            signers::keep(on, self.signer).await?;
-            append_records(on, carried).await?;
-            self.tell(on, carried, now).await?;
+            signers::keep(on, macs, self.signer).await?;
+            append_records(on, macs, carried).await?;
+            self.tell(on, macs, carried, now).await?;
         }
         // The trail's lock is the last that is taken: an order waits for it with all else at hand.
-        audit::append(on, lines, now).await
+        audit::append(on, macs, lines, now).await
     }
 
-    async fn tell(&self, on: &DatabaseTransaction, carried: &Carried, now: Timestamp) -> Result<(), Fault> {
+    async fn tell(
+        &self,
+        on: &DatabaseTransaction,
+        macs: &MacKeys,
+        carried: &Carried,
+        now: Timestamp,
+    ) -> Result<(), Fault> {
         let place = |subject, cause| Place { subject, account: self.identity, cause };
-        for (subject, cause) in &carried.lifted {
-            outbox::lift(on, place(*subject, *cause), now).await?;
-        }
-        let denials = carried.denied.iter();
-        let denials =
-            denials.map(|(subject, cause, end)| outbox::denial(place(*subject, *cause), end.time()));
-        append(on, &denials.collect::<Vec<_>>(), &mut None).await?;
-        Ok(())
+        let lifted = carried.lifted.iter().map(|(subject, cause)| place(*subject, *cause));
+        outbox::lift(on, macs, &lifted.collect::<Vec<_>>(), now).await?;
+        let denied = carried.denied.iter();
+        let denied = denied.map(|(subject, cause, end)| NewRow::denial(place(*subject, *cause), end.time()));
+        outbox::put(on, macs, denied.collect()).await
     }
 }
 
-async fn append_records(on: &DatabaseTransaction, carried: &Carried) -> Result<(), Fault> {
+async fn append_records(on: &DatabaseTransaction, macs: &MacKeys, carried: &Carried) -> Result<(), Fault> {
     let Carried { account, ban, devices, roles, .. } = carried;
-    append(on, &account.iter().map(rows::account_row).collect::<Vec<_>>(), &mut None).await?;
-    append(on, &ban.iter().map(rows::ban_row).collect::<Vec<_>>(), &mut None).await?;
-    append(on, &devices.iter().map(rows::device_row).collect::<Vec<_>>(), &mut None).await?;
-    append(on, &roles.iter().map(rows::role_row).collect::<Vec<_>>(), &mut None).await?;
+    append(on, &account.iter().map(|record| rows::account_row(macs, record)).collect::<Vec<_>>(), &mut None)
+        .await?;
+    append(on, &ban.iter().map(|record| rows::ban_row(macs, record)).collect::<Vec<_>>(), &mut None).await?;
+    append(on, &devices.iter().map(|record| rows::device_row(macs, record)).collect::<Vec<_>>(), &mut None)
+        .await?;
+    append(on, &roles.iter().map(|record| rows::role_row(macs, record)).collect::<Vec<_>>(), &mut None)
+        .await?;
     Ok(())
 }
 
@@ -88,9 +101,9 @@ impl Store {
         judge: &impl Fn(&Standing) -> Result<(Ordered, A), Refusal>,
     ) -> Result<A, Failure> {
         let transaction = self.begin_locked(&[lock_of(&ordering.identity)]).await?;
-        let standing = view::standing(&transaction, &ordering.identity).await?;
+        let standing = view::standing(&transaction, &self.macs, &ordering.identity).await?;
         let (ordered, answer) = judge(&standing)?;
-        ordering.write(&transaction, &ordered, now).await?;
+        ordering.write(&transaction, &self.macs, &ordered, now).await?;
         transaction.commit().await?;
         Ok(answer)
     }
@@ -98,7 +111,7 @@ impl Store {
     /// What the rows say of an identity.
     pub async fn standing(&self, identity: &Digest) -> Result<Standing, Fault> {
         let snapshot = self.begin_read().await?;
-        let standing = view::standing(&snapshot, identity).await?;
+        let standing = view::standing(&snapshot, &self.macs, identity).await?;
         snapshot.rollback().await?;
         Ok(standing)
     }

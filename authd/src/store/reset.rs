@@ -4,15 +4,19 @@
 //! which is held from then on, so that a reset lets nobody in who was shut out.
 
 use keychain::Timestamp;
-use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QueryFilter, QuerySelect,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect,
 };
 
 use super::audit::{self, Lines};
 use super::feed::FEED_LOCK;
+use super::outbox::{readable, rewrite};
 use super::tables::{account, ban, device, outbox, refresh, role, signer};
 use super::{ATTEMPTS_MAX, Fault, Store};
+
+/// Rows read at once.
+const PAGE: u64 = 500;
 
 impl Store {
     /// Deletes every account, with devices, roles, bans and sessions, in one transaction with the lines that `lines`
@@ -44,16 +48,32 @@ impl Store {
         device::Entity::delete_many().exec(&transaction).await?;
         account::Entity::delete_many().exec(&transaction).await?;
         signer::Entity::delete_many().exec(&transaction).await?;
-        outbox::Entity::update_many()
-            .col_expr(outbox::Column::HeldAt, Expr::value(now.unix_millis()))
-            .filter(outbox::Column::HeldAt.is_null())
-            .filter(outbox::Column::Lifted.eq(false))
-            .exec(&transaction)
-            .await?;
+        self.hold_denials(&transaction, now).await?;
         let count = u64::try_from(accounts.len()).unwrap_or(u64::MAX);
-        audit::append(&transaction, &lines(&format!(r#"{{"accounts":"{count}"}}"#)), now).await?;
+        audit::append(&transaction, &self.macs, &lines(&format!(r#"{{"accounts":"{count}"}}"#)), now).await?;
         transaction.commit().await?;
         Ok(count)
+    }
+
+    /// Has every denial held from now on. One that cannot be read stays as it is.
+    async fn hold_denials(&self, on: &DatabaseTransaction, now: Timestamp) -> Result<(), Fault> {
+        let mut after = 0;
+        loop {
+            let rows = outbox::Entity::find()
+                .filter(outbox::Column::Id.gt(after))
+                .filter(outbox::Column::HeldAt.is_null())
+                .filter(outbox::Column::Lifted.eq(false))
+                .order_by_asc(outbox::Column::Id)
+                .limit(PAGE)
+                .lock_exclusive()
+                .all(on)
+                .await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.id;
+            let (rows, _) = readable(&self.macs, rows)?;
+            let rows = rows.into_iter().map(|(row, _)| row).collect();
+            rewrite(on, &self.macs, rows, outbox::Column::HeldAt, now.unix_millis()).await?;
+        }
     }
 }
 

@@ -1,123 +1,145 @@
-//! Records to rows and back. A row that does not parse, or that is not the one its address says, is a
-//! fault of the store and never reaches a decision.
+//! Records to rows and back. Each row that is made has its MAC, and the MAC of each row that is read is
+//! verified first. A row whose MAC does not hold, that does not parse, or that is not the one its address says,
+//! is a fault of the store and never reaches a decision.
 
 use keychain::message::Operation;
 use keychain::{Digest, PublicKey, Signature, Timestamp};
-use sea_orm::ActiveValue::Set;
+use sea_orm::IntoActiveModel;
 
 use super::Fault;
-use super::tables::{account, ban, device, refresh, role};
+use super::mac::{MacKeys, Row, name_of, table_of};
+use super::tables::{account, ban, challenge, device, refresh, role};
+use crate::challenge::Challenge;
 use crate::operation::session::{Grant, Refresh};
 use crate::record::{
     AccountRecord, AccountState, Action, BanRecord, Cause, DeviceRecord, DeviceState, FORMAT, Order,
     RoleRecord, SignedRequest, Version,
 };
 
-pub(super) fn account_row(record: &AccountRecord) -> account::ActiveModel {
+pub(super) fn account_row(macs: &MacKeys, record: &AccountRecord) -> account::ActiveModel {
     let (version, columns) = (&record.version, Columns::of(&record.cause));
-    account::ActiveModel {
-        id: Set(version.id.to_string()),
-        prefix: Set(version.prefix.to_string()),
-        previous: Set(version.previous.map(|previous| previous.to_string())),
-        sequence_number: Set(number(version)),
-        created_at: Set(version.created_at.unix_millis()),
-        identity: Set(record.identity.to_string()),
-        recovery_hash: Set(record.recovery_hash.to_string()),
-        revealed: Set(record.revealed.map(|revealed| revealed.to_string())),
-        state: Set(record.state.as_str().to_owned()),
-        format: Set(FORMAT),
-        path: Set(columns.path),
-        cause: Set(columns.cause),
-        payload: Set(columns.payload),
-        action: Set(columns.action),
-        operator: Set(columns.operator),
-        reason: Set(columns.reason),
-        signer: Set(columns.signer),
-        signature: Set(columns.signature),
-    }
+    let row = account::Model {
+        id: version.id.to_string(),
+        prefix: version.prefix.to_string(),
+        previous: version.previous.map(|previous| previous.to_string()),
+        sequence_number: number(version),
+        created_at: version.created_at.unix_millis(),
+        identity: record.identity.to_string(),
+        recovery_hash: record.recovery_hash.to_string(),
+        revealed: record.revealed.map(|revealed| revealed.to_string()),
+        state: record.state.as_str().to_owned(),
+        format: FORMAT,
+        path: columns.path,
+        cause: columns.cause,
+        payload: columns.payload,
+        action: columns.action,
+        operator: columns.operator,
+        reason: columns.reason,
+        signer: columns.signer,
+        signature: columns.signature,
+        mac: None,
+    };
+    macs.with_mac(row).into_active_model()
 }
 
-pub(super) fn device_row(record: &DeviceRecord) -> device::ActiveModel {
+pub(super) fn device_row(macs: &MacKeys, record: &DeviceRecord) -> device::ActiveModel {
     let (version, columns) = (&record.version, Columns::of(&record.cause));
-    device::ActiveModel {
-        id: Set(version.id.to_string()),
-        prefix: Set(version.prefix.to_string()),
-        previous: Set(version.previous.map(|previous| previous.to_string())),
-        sequence_number: Set(number(version)),
-        created_at: Set(version.created_at.unix_millis()),
-        identity: Set(record.identity.to_string()),
-        device: Set(record.device.to_string()),
-        public_key: Set(record.public_key.to_string()),
-        rotation_hash: Set(record.rotation_hash.to_string()),
-        state: Set(record.state.as_str().to_owned()),
-        format: Set(FORMAT),
-        path: Set(columns.path),
-        cause: Set(columns.cause),
-        payload: Set(columns.payload),
-        action: Set(columns.action),
-        operator: Set(columns.operator),
-        reason: Set(columns.reason),
-        signer: Set(columns.signer),
-        signature: Set(columns.signature),
-    }
+    let row = device::Model {
+        id: version.id.to_string(),
+        prefix: version.prefix.to_string(),
+        previous: version.previous.map(|previous| previous.to_string()),
+        sequence_number: number(version),
+        created_at: version.created_at.unix_millis(),
+        identity: record.identity.to_string(),
+        device: record.device.to_string(),
+        public_key: record.public_key.to_string(),
+        rotation_hash: record.rotation_hash.to_string(),
+        state: record.state.as_str().to_owned(),
+        format: FORMAT,
+        path: columns.path,
+        cause: columns.cause,
+        payload: columns.payload,
+        action: columns.action,
+        operator: columns.operator,
+        reason: columns.reason,
+        signer: columns.signer,
+        signature: columns.signature,
+        mac: None,
+    };
+    macs.with_mac(row).into_active_model()
 }
 
-pub(super) fn ban_row(record: &BanRecord) -> ban::ActiveModel {
+pub(super) fn ban_row(macs: &MacKeys, record: &BanRecord) -> ban::ActiveModel {
     let (version, order) = (&record.version, &record.order);
-    ban::ActiveModel {
-        id: Set(version.id.to_string()),
-        prefix: Set(version.prefix.to_string()),
-        previous: Set(version.previous.map(|previous| previous.to_string())),
-        sequence_number: Set(number(version)),
-        created_at: Set(version.created_at.unix_millis()),
-        identity: Set(record.identity.to_string()),
-        banned: Set(record.banned),
-        until: Set(record.until.map(Timestamp::unix_millis)),
-        format: Set(FORMAT),
-        action: Set(order.action.as_str().to_owned()),
-        operator: Set(order.operator.clone()),
-        reason: Set(order.reason.clone()),
-        signer: Set(order.signer.to_string()),
-        signature: Set(order.signature.to_string()),
-    }
+    let row = ban::Model {
+        id: version.id.to_string(),
+        prefix: version.prefix.to_string(),
+        previous: version.previous.map(|previous| previous.to_string()),
+        sequence_number: number(version),
+        created_at: version.created_at.unix_millis(),
+        identity: record.identity.to_string(),
+        banned: record.banned,
+        until: record.until.map(Timestamp::unix_millis),
+        format: FORMAT,
+        action: order.action.as_str().to_owned(),
+        operator: order.operator.clone(),
+        reason: order.reason.clone(),
+        signer: order.signer.to_string(),
+        signature: order.signature.to_string(),
+        mac: None,
+    };
+    macs.with_mac(row).into_active_model()
 }
 
-pub(super) fn role_row(record: &RoleRecord) -> role::ActiveModel {
+pub(super) fn role_row(macs: &MacKeys, record: &RoleRecord) -> role::ActiveModel {
     let (version, order) = (&record.version, &record.order);
-    role::ActiveModel {
-        id: Set(version.id.to_string()),
-        prefix: Set(version.prefix.to_string()),
-        previous: Set(version.previous.map(|previous| previous.to_string())),
-        sequence_number: Set(number(version)),
-        created_at: Set(version.created_at.unix_millis()),
-        identity: Set(record.identity.to_string()),
-        roles: Set(record.text()),
-        format: Set(FORMAT),
-        action: Set(order.action.as_str().to_owned()),
-        operator: Set(order.operator.clone()),
-        reason: Set(order.reason.clone()),
-        signer: Set(order.signer.to_string()),
-        signature: Set(order.signature.to_string()),
-    }
+    let row = role::Model {
+        id: version.id.to_string(),
+        prefix: version.prefix.to_string(),
+        previous: version.previous.map(|previous| previous.to_string()),
+        sequence_number: number(version),
+        created_at: version.created_at.unix_millis(),
+        identity: record.identity.to_string(),
+        roles: record.text(),
+        format: FORMAT,
+        action: order.action.as_str().to_owned(),
+        operator: order.operator.clone(),
+        reason: order.reason.clone(),
+        signer: order.signer.to_string(),
+        signature: order.signature.to_string(),
+        mac: None,
+    };
+    macs.with_mac(row).into_active_model()
 }
 
-pub(super) fn refresh_row(refresh: &Refresh) -> refresh::ActiveModel {
+pub(super) fn refresh_row(macs: &MacKeys, refresh: &Refresh) -> refresh::ActiveModel {
     let grant = &refresh.grant;
-    refresh::ActiveModel {
-        digest: Set(refresh.digest.to_string()),
-        cause: Set(refresh.cause.to_string()),
-        identity: Set(grant.identity.to_string()),
-        device: Set(grant.device.to_string()),
-        public_key: Set(grant.public_key.to_string()),
-        rotation_hash: Set(grant.rotation_hash.to_string()),
-        issued_at: Set(grant.issued_at.unix_millis()),
-        expiry: Set(grant.expiry.unix_millis()),
-        refresh_expiry: Set(grant.refresh_expiry.unix_millis()),
-    }
+    let row = refresh::Model {
+        digest: refresh.digest.to_string(),
+        cause: refresh.cause.to_string(),
+        identity: grant.identity.to_string(),
+        device: grant.device.to_string(),
+        public_key: grant.public_key.to_string(),
+        rotation_hash: grant.rotation_hash.to_string(),
+        issued_at: grant.issued_at.unix_millis(),
+        expiry: grant.expiry.unix_millis(),
+        refresh_expiry: grant.refresh_expiry.unix_millis(),
+        mac: None,
+    };
+    macs.with_mac(row).into_active_model()
 }
 
-pub(super) fn account_record(row: account::Model) -> Result<AccountRecord, Fault> {
-    let reader = Reader { table: "account_records", id: row.id.clone() };
+pub(super) fn challenge_row(macs: &MacKeys, challenge: &Challenge) -> challenge::ActiveModel {
+    let row = challenge::Model {
+        nonce: challenge.nonce().to_string(),
+        forgotten_at: challenge.forgotten_at().unix_millis(),
+        mac: None,
+    };
+    macs.with_mac(row).into_active_model()
+}
+
+pub(super) fn account_record(macs: &MacKeys, row: account::Model) -> Result<AccountRecord, Fault> {
+    let reader = Reader::of(macs, &row)?;
     let version = (row.prefix.as_str(), row.previous.as_deref(), row.sequence_number, row.created_at);
     reader.format(row.format)?;
     let columns = Columns {
@@ -141,8 +163,8 @@ pub(super) fn account_record(row: account::Model) -> Result<AccountRecord, Fault
     if record.is_intact() { Ok(record) } else { Err(reader.misaddressed()) }
 }
 
-pub(super) fn device_record(row: device::Model) -> Result<DeviceRecord, Fault> {
-    let reader = Reader { table: "device_records", id: row.id.clone() };
+pub(super) fn device_record(macs: &MacKeys, row: device::Model) -> Result<DeviceRecord, Fault> {
+    let reader = Reader::of(macs, &row)?;
     let version = (row.prefix.as_str(), row.previous.as_deref(), row.sequence_number, row.created_at);
     reader.format(row.format)?;
     let columns = Columns {
@@ -167,8 +189,8 @@ pub(super) fn device_record(row: device::Model) -> Result<DeviceRecord, Fault> {
     if record.is_intact() { Ok(record) } else { Err(reader.misaddressed()) }
 }
 
-pub(super) fn ban_record(row: &ban::Model) -> Result<BanRecord, Fault> {
-    let reader = Reader { table: "ban_records", id: row.id.clone() };
+pub(super) fn ban_record(macs: &MacKeys, row: &ban::Model) -> Result<BanRecord, Fault> {
+    let reader = Reader::of(macs, row)?;
     let version = (row.prefix.as_str(), row.previous.as_deref(), row.sequence_number, row.created_at);
     reader.format(row.format)?;
     let words = (row.operator.as_str(), row.reason.as_str());
@@ -182,8 +204,8 @@ pub(super) fn ban_record(row: &ban::Model) -> Result<BanRecord, Fault> {
     if record.is_intact() { Ok(record) } else { Err(reader.misaddressed()) }
 }
 
-pub(super) fn role_record(row: &role::Model) -> Result<RoleRecord, Fault> {
-    let reader = Reader { table: "role_records", id: row.id.clone() };
+pub(super) fn role_record(macs: &MacKeys, row: &role::Model) -> Result<RoleRecord, Fault> {
+    let reader = Reader::of(macs, row)?;
     let version = (row.prefix.as_str(), row.previous.as_deref(), row.sequence_number, row.created_at);
     reader.format(row.format)?;
     let words = (row.operator.as_str(), row.reason.as_str());
@@ -196,8 +218,8 @@ pub(super) fn role_record(row: &role::Model) -> Result<RoleRecord, Fault> {
     if record.is_intact() { Ok(record) } else { Err(reader.misaddressed()) }
 }
 
-pub(super) fn refresh(row: &refresh::Model) -> Result<Refresh, Fault> {
-    let reader = Reader { table: "refreshes", id: row.digest.clone() };
+pub(super) fn refresh(macs: &MacKeys, row: &refresh::Model) -> Result<Refresh, Fault> {
+    let reader = Reader::of(macs, row)?;
     let grant = Grant {
         identity: reader.digest(&row.identity)?,
         device: reader.digest(&row.device)?,
@@ -209,6 +231,60 @@ pub(super) fn refresh(row: &refresh::Model) -> Result<Refresh, Fault> {
     };
     Ok(Refresh { digest: reader.digest(&row.digest)?, cause: reader.digest(&row.cause)?, grant })
 }
+
+/// The record, if it is of the account that was asked for: a database that is not believed may give another's.
+pub(super) fn of_account<R: OfAccount>(record: R, identity: &Digest) -> Result<R, Fault> {
+    if record.identity() == identity { Ok(record) } else { Err(exchanged(&record)) }
+}
+
+/// The same for a device's.
+pub(super) fn of_device(
+    record: DeviceRecord,
+    identity: &Digest,
+    device: &Digest,
+) -> Result<DeviceRecord, Fault> {
+    if record.device == *device { of_account(record, identity) } else { Err(exchanged(&record)) }
+}
+
+fn exchanged<R: OfAccount>(record: &R) -> Fault {
+    let because = "the database gave it in another's place";
+    Fault::Corrupt { table: R::TABLE, id: record.version().id.to_string(), because }
+}
+
+/// A record of an account.
+pub(super) trait OfAccount {
+    /// Where it is kept.
+    const TABLE: &'static str;
+
+    /// Its account.
+    fn identity(&self) -> &Digest;
+
+    /// Its place.
+    fn version(&self) -> &Version;
+}
+
+macro_rules! of_account {
+    ($($record:ident in $table:literal),* $(,)?) => {
+        $(impl OfAccount for $record {
+            const TABLE: &'static str = $table;
+
+            fn identity(&self) -> &Digest {
+                &self.identity
+            }
+
+            fn version(&self) -> &Version {
+                &self.version
+            }
+        })*
+    };
+}
+
+of_account!(
+    AccountRecord in "account_records",
+    BanRecord in "ban_records",
+    DeviceRecord in "device_records",
+    RoleRecord in "role_records",
+);
 
 /// The digest that a column holds.
 pub(super) fn digest(table: &'static str, text: &str) -> Result<Digest, Fault> {
@@ -266,6 +342,12 @@ struct Reader {
 }
 
 impl Reader {
+    /// Of a row whose MAC holds.
+    fn of<R: Row>(macs: &MacKeys, row: &R) -> Result<Self, Fault> {
+        macs.verify(row)?;
+        Ok(Self { table: table_of::<R>(), id: name_of(row) })
+    }
+
     fn version(&self, columns: (&str, Option<&str>, i64, i64)) -> Result<Version, Fault> {
         let (prefix, previous, number, created_at) = columns;
         Ok(Version {
@@ -330,5 +412,38 @@ impl Reader {
 
     fn corrupt(&self, because: &'static str) -> Fault {
         Fault::Corrupt { table: self.table, id: self.id.clone(), because }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keychain::SigningKey;
+
+    use super::*;
+    use crate::record::{BanEnd, Mandate};
+
+    #[test]
+    fn a_record_of_another_account_is_not_the_one_that_was_asked_for() {
+        let key = SigningKey::from_seed(&[1; 32]).unwrap();
+        let mandate = Mandate { action: Action::Ban, operator: "uid 0", reason: "a test", key: &key };
+        let (identity, now) = (Digest::of("identity"), Timestamp::from_unix_millis(0));
+        let record = BanRecord::new(None, identity, Some(BanEnd::Never), &mandate, now).unwrap();
+        assert_eq!(of_account(record.clone(), &identity).unwrap(), record);
+        let fault = of_account(record, &Digest::of("another")).unwrap_err();
+        assert!(matches!(fault, Fault::Corrupt { table: "ban_records", .. }), "{fault}");
+        let request = SignedRequest {
+            operation: Operation::DeviceRotate,
+            digest: Digest::of("cause"),
+            payload: "{}".to_owned(),
+            signature: Signature::from_bytes([1; 64]),
+        };
+        let (owner, keys) = ((identity, Digest::of("device")), (key.public_key(), Digest::of("next")));
+        let record = DeviceRecord::new(None, owner, keys, DeviceState::Active, request, now);
+        assert_eq!(of_device(record.clone(), &owner.0, &owner.1).unwrap(), record);
+        for (identity, device) in [("identity", "another"), ("another", "device")] {
+            let (identity, device) = (Digest::of(identity), Digest::of(device));
+            let fault = of_device(record.clone(), &identity, &device).unwrap_err();
+            assert!(matches!(fault, Fault::Corrupt { table: "device_records", .. }), "{fault}");
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! The tables, as sea-orm sees them. Digests, keys and signatures are kept as their text, which both
-//! databases compare byte for byte; times are Unix milliseconds.
+//! databases compare byte for byte; times are Unix milliseconds. Each row has a MAC ([`super::mac`]).
 #![expect(unreachable_pub, reason = "the derives of sea-orm write `pub` for what they add")]
 
 /// Versions of accounts.
@@ -28,6 +28,7 @@ pub(super) mod account {
         pub reason: Option<String>,
         pub signer: Option<String>,
         pub signature: String,
+        pub mac: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -63,6 +64,7 @@ pub(super) mod device {
         pub reason: Option<String>,
         pub signer: Option<String>,
         pub signature: String,
+        pub mac: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -93,6 +95,7 @@ pub(super) mod ban {
         pub reason: String,
         pub signer: String,
         pub signature: String,
+        pub mac: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -122,6 +125,7 @@ pub(super) mod role {
         pub reason: String,
         pub signer: String,
         pub signature: String,
+        pub mac: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -141,6 +145,7 @@ pub(super) mod audit {
         pub number: i64,
         pub digest: String,
         pub line: String,
+        pub mac: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -159,6 +164,7 @@ pub(super) mod signer {
         #[sea_orm(primary_key, auto_increment = false)]
         pub public_key: String,
         pub endorsement: String,
+        pub mac: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -178,6 +184,7 @@ pub(super) mod endorsement {
         pub public_key: String,
         pub endorsement: String,
         pub ends_at: i64,
+        pub mac: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -203,6 +210,7 @@ pub(super) mod refresh {
         pub issued_at: i64,
         pub expiry: i64,
         pub refresh_expiry: i64,
+        pub mac: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -221,6 +229,7 @@ pub(super) mod challenge {
         #[sea_orm(primary_key, auto_increment = false)]
         pub nonce: String,
         pub forgotten_at: i64,
+        pub mac: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -239,6 +248,7 @@ pub(super) mod secret {
         #[sea_orm(primary_key, auto_increment = false)]
         pub name: String,
         pub value: String,
+        pub mac: Option<String>,
     }
 
     impl std::fmt::Debug for Model {
@@ -270,6 +280,7 @@ pub(super) mod outbox {
         pub sent_at: Option<i64>,
         pub fed_at: Option<i64>,
         pub held_at: Option<i64>,
+        pub mac: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -292,6 +303,26 @@ pub(super) mod feed {
         pub fence: i64,
         pub holder: String,
         pub held_until: i64,
+        pub mac: Option<String>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// What is noted of the whole store.
+pub(super) mod mark {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "marks")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub name: String,
+        pub value: String,
+        pub mac: Option<String>,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -13,12 +13,13 @@ use sea_orm::{
     QueryResult, Statement, TryGetError, TryGetable, Value,
 };
 
-use super::tables::{account, ban, device, refresh, role};
+use super::mac::MacKeys;
+use super::tables::{account, ban, challenge, device, refresh, role};
 use super::{Fault, elsewhere, rows};
 use crate::operation::order::Standing;
-use crate::operation::session::{RefreshView, SessionView};
+use crate::operation::session::{Refresh, RefreshView, SessionView};
 use crate::operation::{DEVICES_MAX, Needs, View};
-use crate::record::{DeviceRecord, Remains, Version};
+use crate::record::{AccountRecord, BanRecord, DeviceRecord, Remains, RoleRecord, Version};
 
 /// Most accounts of one device that a sign-in is tried for. A device is registered by a signature of its own
 /// first key, or by a recovery, and then no other account has it. So more than one is its owner's doing, and
@@ -35,7 +36,7 @@ pub(super) struct Damaged {
 }
 
 /// The rows that an account operation is judged by until its proof holds.
-pub(super) async fn heads(db: &impl ConnectionTrait, needs: &Needs) -> Result<View, Fault> {
+pub(super) async fn heads(db: &impl ConnectionTrait, macs: &MacKeys, needs: &Needs) -> Result<View, Fault> {
     static TEXT: LazyLock<String> = LazyLock::new(|| {
         let of_device = "FROM device_records WHERE device = $2 AND identity = $1";
         let revealed = "FROM account_records WHERE identity = $1 AND revealed";
@@ -76,10 +77,13 @@ pub(super) async fn heads(db: &impl ConnectionTrait, needs: &Needs) -> Result<Vi
     let first_key: Option<String> = nullable(row, "first_key")?;
     let first_key = first_key.map(|text| rows::key("device_records", &text)).transpose()?;
     Ok(View {
-        account: head(row, "a")?.map(rows::account_record).transpose()?,
-        ban: head(row, "b")?.as_ref().map(rows::ban_record).transpose()?,
-        device: head(row, "d")?.map(rows::device_record).transpose()?,
-        other: head(row, "o")?.map(rows::device_record).transpose()?,
+        account: account(row, macs, &needs.identity)?,
+        ban: ban(row, macs, &needs.identity)?,
+        device: device(row, "d", macs, (&needs.identity, &needs.device))?,
+        other: match &needs.other {
+            Some(other) => device(row, "o", macs, (&needs.identity, other))?,
+            None => None,
+        },
         key_spent: first_key == Some(key) || answer(row, "key_spent")?,
         next_spent: first_key.is_some_and(|first| first.digest() == next) || answer(row, "next_committed")?,
         held_elsewhere: answer(row, "held")?,
@@ -95,6 +99,7 @@ pub(super) async fn heads(db: &impl ConnectionTrait, needs: &Needs) -> Result<Vi
 /// names none of them. The second answer is whether the challenge `nonce` was answered before.
 pub(super) async fn opening(
     db: &impl ConnectionTrait,
+    macs: &MacKeys,
     device: &Digest,
     nonce: &Nonce,
     is_owner: impl Fn(&Digest) -> bool,
@@ -105,17 +110,25 @@ pub(super) async fn opening(
              AND sequence_number = 0 ORDER BY created_at LIMIT {OWNERS_MAX}) AS owners ON true"
         );
         let [account, ban, device, role] = session_heads("owners.identity", "$1");
-        let spent = asked("spent", "EXISTS (SELECT 1 FROM spent_challenges WHERE nonce = $2)");
+        let spent = Part {
+            columns: columns::<challenge::Entity>("c"),
+            join: " LEFT JOIN spent_challenges AS c ON c.nonce = $2".to_owned(),
+        };
         select(&owners, &[account, ban, device, role, asked("owner", "owners.identity"), spent])
     });
     let values = [device.to_string().into(), nonce.to_string().into()];
     let owners = db.query_all_raw(statement(db, &TEXT, values)).await?;
-    let is_spent = owners.first().map_or(Ok(false), |row| answer(row, "spent"))?;
+    let spent = match owners.first() {
+        Some(row) => head_at::<challenge::Model>(row, "c", "nonce")?,
+        None => None,
+    };
+    spent.as_ref().map(|spent| macs.verify(spent)).transpose()?;
+    let is_spent = spent.is_some();
     for row in &owners {
         let owner: Option<String> = nullable(row, "owner")?;
         let owner = owner.map(|text| rows::digest("device_records", &text)).transpose()?;
-        if owner.is_some_and(|owner| is_owner(&owner)) {
-            return Ok((Some(session(row)?), is_spent));
+        if let Some(owner) = owner.filter(|owner| is_owner(owner)) {
+            return Ok((Some(session(row, macs, (&owner, device))?), is_spent));
         }
     }
     Ok((None, is_spent))
@@ -124,6 +137,7 @@ pub(super) async fn opening(
 /// The rows that a refresh is judged by: `digest` is of the revealed key, `next` of the one after it.
 pub(super) async fn refresh(
     db: &impl ConnectionTrait,
+    macs: &MacKeys,
     (identity, device): (&Digest, &Digest),
     digest: &Digest,
     next: &Digest,
@@ -134,24 +148,32 @@ pub(super) async fn refresh(
             columns: columns::<refresh::Entity>("s"),
             join: " LEFT JOIN refreshes AS s ON s.digest = $3".to_owned(),
         };
-        let superseded = asked("superseded", "EXISTS (SELECT 1 FROM refreshes WHERE digest = $4)");
+        let superseded = Part {
+            columns: columns::<refresh::Entity>("n"),
+            join: " LEFT JOIN refreshes AS n ON n.digest = $4".to_owned(),
+        };
         select("(SELECT 1) AS one", &[account, ban, device, role, spent, superseded])
     });
     let values = [identity, device, digest, next].map(|digest| digest.to_string().into());
     let row = &one(db, &TEXT, values).await?;
     Ok(RefreshView {
-        session: session(row)?,
-        spent: head_at(row, "s", "digest")?.as_ref().map(rows::refresh).transpose()?,
-        superseded: answer(row, "superseded")?,
+        session: session(row, macs, (identity, device))?,
+        spent: refreshed(row, "s", macs, digest)?,
+        superseded: refreshed(row, "n", macs, next)?.is_some(),
     })
 }
 
 /// All that an order is judged by. In one transaction, or its parts are of two moments.
-pub(super) async fn standing(db: &impl ConnectionTrait, identity: &Digest) -> Result<Standing, Fault> {
+pub(super) async fn standing(
+    db: &impl ConnectionTrait,
+    macs: &MacKeys,
+    identity: &Digest,
+) -> Result<Standing, Fault> {
     static TEXT: LazyLock<String> = LazyLock::new(|| select("(SELECT 1) AS one", &session_heads("$1", "$2")));
     let row = one(db, &TEXT, [identity.to_string().into(), optional(None)]).await?;
-    let SessionView { account, ban, roles, .. } = session(&row)?;
-    let devices = devices(db, identity).await?.into_iter();
+    let (account, ban) = (account(&row, macs, identity)?, ban(&row, macs, identity)?);
+    let roles = roles(&row, macs, identity)?;
+    let devices = devices(db, macs, identity).await?.into_iter();
     let devices = devices.map(|device| device.map_err(|damaged| damaged.fault)).collect::<Result<_, _>>()?;
     Ok(Standing { account, ban, devices, roles })
 }
@@ -159,6 +181,7 @@ pub(super) async fn standing(db: &impl ConnectionTrait, identity: &Digest) -> Re
 /// The newest record of each device that an account ever had.
 pub(super) async fn devices(
     db: &impl ConnectionTrait,
+    macs: &MacKeys,
     identity: &Digest,
 ) -> Result<Vec<Result<DeviceRecord, Damaged>>, Fault> {
     static TEXT: LazyLock<String> = LazyLock::new(|| {
@@ -174,7 +197,7 @@ pub(super) async fn devices(
     });
     let all = db.query_all_raw(statement(db, &TEXT, [identity.to_string().into()])).await?;
     let damaged = |row, fault| Damaged { remains: remains(row, *identity).map(Box::new), fault };
-    Ok(all.iter().map(|row| intact(row).map_err(|fault| damaged(row, fault))).collect())
+    Ok(all.iter().map(|row| intact(row, macs, identity).map_err(|fault| damaged(row, fault))).collect())
 }
 
 /// How many devices were registered for an account since it was created or last recovered; more than
@@ -227,16 +250,60 @@ fn session_heads(identity: &str, device: &str) -> [Part; 4] {
     ]
 }
 
-fn session(row: &QueryResult) -> Result<SessionView, Fault> {
+fn session(
+    row: &QueryResult,
+    macs: &MacKeys,
+    (identity, name): (&Digest, &Digest),
+) -> Result<SessionView, Fault> {
     Ok(SessionView {
-        account: head(row, "a")?.map(rows::account_record).transpose()?,
-        ban: head(row, "b")?.as_ref().map(rows::ban_record).transpose()?,
-        device: head(row, "d")?.map(rows::device_record).transpose()?,
-        roles: head(row, "r")?.as_ref().map(rows::role_record).transpose()?,
+        account: account(row, macs, identity)?,
+        ban: ban(row, macs, identity)?,
+        device: device(row, "d", macs, (identity, name))?,
+        roles: roles(row, macs, identity)?,
     })
 }
 
-fn intact(row: &QueryResult) -> Result<DeviceRecord, Fault> {
+fn account(row: &QueryResult, macs: &MacKeys, of: &Digest) -> Result<Option<AccountRecord>, Fault> {
+    let found: Option<account::Model> = head(row, "a")?;
+    found.map(|found| rows::of_account(rows::account_record(macs, found)?, of)).transpose()
+}
+
+fn ban(row: &QueryResult, macs: &MacKeys, of: &Digest) -> Result<Option<BanRecord>, Fault> {
+    let found: Option<ban::Model> = head(row, "b")?;
+    found.map(|found| rows::of_account(rows::ban_record(macs, &found)?, of)).transpose()
+}
+
+fn device(
+    row: &QueryResult,
+    alias: &str,
+    macs: &MacKeys,
+    (identity, name): (&Digest, &Digest),
+) -> Result<Option<DeviceRecord>, Fault> {
+    let found: Option<device::Model> = head(row, alias)?;
+    found.map(|found| rows::of_device(rows::device_record(macs, found)?, identity, name)).transpose()
+}
+
+fn roles(row: &QueryResult, macs: &MacKeys, of: &Digest) -> Result<Option<RoleRecord>, Fault> {
+    let found: Option<role::Model> = head(row, "r")?;
+    found.map(|found| rows::of_account(rows::role_record(macs, &found)?, of)).transpose()
+}
+
+fn refreshed(
+    row: &QueryResult,
+    alias: &str,
+    macs: &MacKeys,
+    digest: &Digest,
+) -> Result<Option<Refresh>, Fault> {
+    let found: Option<refresh::Model> = head_at(row, alias, "digest")?;
+    let found = found.map(|found| rows::refresh(macs, &found)).transpose()?;
+    if found.as_ref().is_some_and(|found| found.digest != *digest) {
+        let because = "the database gave another row in its place";
+        return Err(Fault::Corrupt { table: "refreshes", id: digest.to_string(), because });
+    }
+    Ok(found)
+}
+
+fn intact(row: &QueryResult, macs: &MacKeys, identity: &Digest) -> Result<DeviceRecord, Fault> {
     let because = "the device's chain goes on elsewhere";
     let damaged = |id: &str| Fault::Corrupt { table: "device_records", id: id.to_owned(), because };
     let newest: device::Model = head(row, "d")?.ok_or_else(|| damaged("?"))?;
@@ -244,7 +311,7 @@ fn intact(row: &QueryResult) -> Result<DeviceRecord, Fault> {
     if last != Some(newest.sequence_number) {
         return Err(damaged(&newest.id));
     }
-    rows::device_record(newest)
+    rows::of_account(rows::device_record(macs, newest)?, identity)
 }
 
 /// What can be read of a damaged device. Where a digest should stand and does not, there is one of what stands there.

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use authd::store::Store;
 use keychain::chain::Chain;
 use keychain::directory::Directory;
 use keychain::feed::{Cause, Content, Entry, Loading, Message, Place, Position, Standing, State, Taken};
 use keychain::{Digest, Timestamp};
-use sea_orm::{ConnectionTrait, Statement};
 use tests::craft::{Device, message, now};
 use tests::until;
 
+use crate::macs;
 use crate::stage::{Stage, gated};
 
 crate::on_both!(
@@ -60,10 +59,6 @@ async fn reads(stage: &Stage, what: &str, wanted: impl Fn(&State) -> bool) -> St
 
 fn denies(state: &State, who: &Digest) -> bool {
     state.denials().denies(who, now())
-}
-
-async fn execute(stage: &Stage, sql: String) {
-    stage.sql.execute_raw(Statement::from_string(stage.sql.get_database_backend(), sql)).await.unwrap();
 }
 
 async fn a_denial_and_its_lift_are_told_by_place(stage: Stage) {
@@ -118,7 +113,7 @@ async fn a_kill_between_position_and_directory_loses_nothing(mut stage: Stage) {
     stage.redis(0, &["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
     let (delete, _, _) = gated(&device, Device::rotate_request);
     stage.auth.post("/account/delete", delete).await.response();
-    let store = Store::open(&stage.database).await.unwrap();
+    let store = stage.open_store().await;
     until("the position to be given", PATIENCE, || async {
         let (_, entries) = store.feed_state(now()).await.unwrap();
         (!entries.is_empty()).then_some(())
@@ -159,14 +154,12 @@ async fn a_row_that_cannot_be_read_stops_no_other(stage: Stage) {
     let device = Device::create(&stage.auth).await;
     for (subject, cause) in [("nonsense", "ban"), (device.device.to_string().as_str(), "whim")] {
         let account = Digest::of("account");
-        execute(
-            &stage,
-            format!(
+        stage
+            .execute(&format!(
                 "INSERT INTO outbox (subject, account, cause, lifted, expires_at) \
                  VALUES ('{subject}', '{account}', '{cause}', false, NULL)"
-            ),
-        )
-        .await;
+            ))
+            .await;
     }
     assert!(stage.set_banned(&device.identity, true).await);
     reads(&stage, "the ban", |state| denies(state, &device.identity)).await;
@@ -175,10 +168,11 @@ async fn a_row_that_cannot_be_read_stops_no_other(stage: Stage) {
     })
     .await;
     assert_eq!(stage.service().store.count_unreadable().await.unwrap(), 2);
-    execute(&stage, "UPDATE outbox SET cause = 'ban' WHERE cause = 'whim'".to_owned()).await;
+    stage.execute("UPDATE outbox SET cause = 'ban' WHERE cause = 'whim'").await;
+    stage.give_macs("outbox").await;
     let page = include_str!("../../../ops/RUNBOOK.md");
     let tell = page.split("```sql\n").nth(1).and_then(|rest| rest.split("\n```").next()).unwrap();
-    execute(&stage, tell.replace("id = 1", "id = 2")).await;
+    stage.execute(&tell.replace("id = 1", "id = 2")).await;
     let account = Digest::of("account");
     reads(&stage, "the repaired row", |state| {
         state.denials().entries().any(|entry| entry.place.account == account)
@@ -191,18 +185,17 @@ async fn the_newest_declaration_goes_before_a_backlog(mut stage: Stage) {
     let device = Device::create(&stage.auth).await;
     reads(&stage, "a first snapshot", |_| true).await;
     stage.dismiss().await;
-    let store = Store::open(&stage.database).await.unwrap();
+    let store = stage.open_store().await;
     for subject in ["first", "second", "third"] {
         let (subject, account) = (Digest::of(subject), device.identity);
-        execute(
-            &stage,
-            format!(
+        stage
+            .execute(&format!(
                 "INSERT INTO outbox (subject, account, cause, lifted, expires_at) \
                  VALUES ('{subject}', '{account}', 'ban', false, NULL)"
-            ),
-        )
-        .await;
+            ))
+            .await;
     }
+    stage.give_macs("outbox").await;
     let lease = store.take_lease("test", now()).await.unwrap().unwrap();
     assert_eq!(store.take_lease("another", now()).await.unwrap(), None);
     let mut told = Vec::new();
@@ -260,9 +253,10 @@ async fn a_restored_database_un_bans_nobody(mut stage: Stage) {
     let before = reads(&stage, "the ban", |state| denies(state, &device.identity)).await;
     stage.dismiss().await;
     for table in ["ban_records", "outbox"] {
-        execute(&stage, format!("DELETE FROM {table}")).await;
+        stage.execute(&format!("DELETE FROM {table}")).await;
     }
-    execute(&stage, "UPDATE feeds SET position = 0".to_owned()).await;
+    stage.execute("UPDATE feeds SET position = 0").await;
+    stage.give_macs("feeds").await;
     stage.restart().await;
     let epoch = before.position().unwrap().epoch;
     let later = |state: &State| state.position().unwrap().epoch > epoch;
@@ -283,9 +277,10 @@ async fn a_restored_database_un_bans_nobody(mut stage: Stage) {
 /// Puts the store back to before every ban; the directory keeps what was published.
 async fn put_back(stage: &Stage) {
     for table in ["ban_records", "outbox"] {
-        execute(stage, format!("DELETE FROM {table}")).await;
+        stage.execute(&format!("DELETE FROM {table}")).await;
     }
-    execute(stage, "UPDATE feeds SET position = 0".to_owned()).await;
+    stage.execute("UPDATE feeds SET position = 0").await;
+    stage.give_macs("feeds").await;
 }
 
 async fn shown(stage: &Stage) -> serde_json::Value {
@@ -407,11 +402,15 @@ async fn a_new_ban_waits_for_none_of_a_hundred_thousand(stage: Stage) {
     let device = Device::create(&stage.auth).await;
     let account = Digest::of("account");
     let subjects: Vec<Digest> = (0..BANS).map(|number| Digest::of(number.to_string())).collect();
-    for page in subjects.chunks(500) {
-        let row = |subject| format!("('{subject}', '{account}', 'ban', false, NULL)");
+    let numbered: Vec<(i64, &Digest)> = (1..).zip(&subjects).collect();
+    for page in numbered.chunks(500) {
+        let row = |(id, subject): &(i64, &Digest)| {
+            let mac = macs::of_ban(*id, subject, &account);
+            format!("({id}, '{subject}', '{account}', 'ban', false, '{mac}')")
+        };
         let rows: Vec<String> = page.iter().map(row).collect();
-        let columns = "subject, account, cause, lifted, expires_at";
-        execute(&stage, format!("INSERT INTO outbox ({columns}) VALUES {}", rows.join(","))).await;
+        let columns = "id, subject, account, cause, lifted, mac";
+        stage.execute(&format!("INSERT INTO outbox ({columns}) VALUES {}", rows.join(","))).await;
     }
     let patience = Duration::from_mins(3);
     let all = |state: &State| state.denials().count() >= BANS;

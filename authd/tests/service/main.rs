@@ -5,7 +5,9 @@
 #![expect(clippy::indexing_slicing, reason = "a test reports by panicking, in its helpers too")]
 
 mod admin;
+mod believed;
 mod border;
+mod commands;
 mod daemon;
 mod ending;
 mod endorsements;
@@ -13,6 +15,7 @@ mod feed;
 mod histories;
 mod hsm;
 mod lossy;
+mod macs;
 mod operations;
 mod outage;
 mod outbox;

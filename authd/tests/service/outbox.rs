@@ -65,7 +65,7 @@ async fn a_kill_between_decision_and_directory_loses_nothing(mut stage: Stage) {
     killed.signal(rustix::process::Signal::KILL);
     killed.stop();
     assert!(stage.names(3).await.is_empty());
-    let store = authd::store::Store::open(&stage.database).await.unwrap();
+    let store = stage.open_store().await;
     assert_eq!(store.count_unsent(tests::craft::now()).await.unwrap(), 1);
 
     stage.redis(0, &["CONFIG", "SET", "min-replicas-to-write", "0"]).await;

@@ -10,6 +10,7 @@ use sea_orm::{ConnectionTrait, Database, DbBackend, Statement};
 use serde_json::Value;
 use tests::craft::{Device, Keys, key, message, now};
 
+use crate::macs;
 use crate::stage::{Stage, gated};
 
 /// What each connection is told before its first statement.
@@ -23,13 +24,14 @@ const SETTINGS: [&str; 5] = [
 ];
 
 /// The tables of authd.
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "account_records",
     "audit_lines",
     "ban_records",
     "device_records",
     "endorsements",
     "feeds",
+    "marks",
     "outbox",
     "refreshes",
     "role_records",
@@ -187,7 +189,7 @@ fn judge(text: &str, node: &Value, is_limited: bool, flaws: &mut Flaws) {
 /// The same schema on SQLite.
 async fn sqlite(stage: &Stage) -> sea_orm::DatabaseConnection {
     let url = format!("sqlite://{}", stage.folder.path().join("plans.db").display());
-    authd::store::Store::open(&url).await.unwrap();
+    authd::store::Store::open(&url, macs::keys()).await.unwrap();
     Database::connect(&url).await.unwrap()
 }
 
@@ -200,11 +202,12 @@ async fn details(sqlite: &sea_orm::DatabaseConnection, text: &str) -> Vec<String
 async fn on_sqlite(texts: &BTreeSet<&str>) -> Flaws {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", folder.path().join("plans.db").display());
-    authd::store::Store::open(&url).await.unwrap();
+    authd::store::Store::open(&url, macs::keys()).await.unwrap();
     let sqlite = Database::connect(&url).await.unwrap();
     let mut flaws = Flaws::new();
     // Locks are PostgreSQL's alone, and so is what a migration looks up.
-    let is_shared = |text: &&&str| !text.contains("pg_") && !concerns_all(text);
+    let is_locking = |text: &str| text.contains("pg_") || text.contains("FOR UPDATE");
+    let is_shared = |text: &&&str| !is_locking(text) && !concerns_all(text);
     for text in texts.iter().filter(is_shared) {
         let details = details(&sqlite, text).await;
         // The first or last rows in the order of a key or an index.

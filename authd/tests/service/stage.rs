@@ -3,13 +3,14 @@
 use std::fmt::Write as _;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use authd::admin::policy::Operation;
 use authd::config::Config;
 use authd::daemon::Daemon;
 use authd::service::Service;
+use authd::store::Store;
 use edge::clock::{Clock, Hand};
 use keychain::directory::Directory;
 use keychain::{Code, Digest, PublicKey};
@@ -23,6 +24,7 @@ use tests::redis_server::RedisServer;
 use tests::until;
 
 use crate::hsm::Hsm;
+use crate::macs;
 
 /// The tables of authd that requests change, and their columns; but for when something was sent, which is no decision.
 /// The endorsements of its keys are kept by a task, at its own pace.
@@ -148,6 +150,11 @@ impl Stage {
     /// What this stage's authd works with.
     pub(crate) fn service(&self) -> &Service {
         self.daemon.as_ref().unwrap().service()
+    }
+
+    /// Another connection to the store, as an authd has it.
+    pub(crate) async fn open_store(&self) -> Store {
+        Store::open(&self.database, macs::keys()).await.unwrap()
     }
 
     /// How this stage's authd says that it is.
@@ -344,7 +351,7 @@ pub(crate) fn gated(
 }
 
 /// Loads a configuration as the daemon does.
-pub(crate) fn load(path: &std::path::Path) -> Config {
+pub(crate) fn load(path: &Path) -> Config {
     systemd::config::load(path).unwrap()
 }
 
@@ -362,8 +369,8 @@ fn configuration(
     let state = folder.path().join(name);
     std::fs::create_dir_all(&state).unwrap();
     let text = format!(
-        "identity = \"{}\"\nlisten = \"127.0.0.1:0\"\ndatabase = \"{database}\"\nredis = \"{redis}\"\n\
-         endorse = \"{}\"\nmetrics = \"127.0.0.1:0\"\nstate = \"{}\"\n{lines}\n\
+        "identity = \"{}\"\nlisten = \"127.0.0.1:0\"\ndatabase = \"{database}\"\n\
+         store_mac_key = \"{folder}/store-mac-key\"\nredis = \"{redis}\"\nendorse = \"{}\"\nmetrics = \"127.0.0.1:0\"\nstate = \"{}\"\n{lines}\n\
          [grantable_roles]\nmoderator = [\"hide\"]\n\
          [admin]\nlisten = \"unix:{folder}/{name}.sock\"\npolicy = \"{folder}/policy.toml\"\n",
         hsm.identity(),
@@ -376,10 +383,19 @@ fn configuration(
         let user = rustix::process::getuid().as_raw();
         let words: Vec<_> = Operation::ALL.iter().map(|operation| operation.as_str()).collect();
         let row = format!("[[allow]]\nuser = {user}\noperations = {words:?}\nrate = \"60000/min\"\n");
-        std::fs::write(&policy, row).unwrap();
-        std::fs::set_permissions(&policy, Permissions::from_mode(0o600)).unwrap();
+        write_private(&policy, &row);
+    }
+    let keys = folder.path().join("store-mac-key");
+    if !keys.exists() {
+        write_private(&keys, &macs::line(macs::ENTROPY));
     }
     let path = folder.path().join(format!("{name}.toml"));
     std::fs::write(&path, text).unwrap();
     path
+}
+
+/// Writes a file that nobody else can read.
+pub(crate) fn write_private(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
 }

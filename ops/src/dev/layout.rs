@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use keychain::Digest;
 use zeroize::Zeroizing;
 
 use crate::failure::{Exit, Failure, OrFail};
@@ -107,6 +108,18 @@ pub(crate) fn draw() -> Result<Zeroizing<String>, Failure> {
     let mut bytes = Zeroizing::new([0; SECRET_LENGTH]);
     aws_lc_rs::rand::fill(bytes.as_mut()).or_fail(Exit::Software, || "cannot draw random bytes")?;
     Ok(Zeroizing::new(format!("{:032x}", u128::from_be_bytes(*bytes))))
+}
+
+/// The key of authd's MACs in a file, drawn when there is none yet, in the form that `authd mac-key` prints.
+pub(crate) fn mac_key(path: &Path) -> Result<(), Failure> {
+    if path.exists() {
+        return Ok(());
+    }
+    let digits = Zeroizing::new([draw()?.as_str(), draw()?.as_str()].concat());
+    let digest = Digest::of_parts(&["keelson store MAC key 1\n", &digits]).to_string();
+    let id = digest.get(1..13).unwrap_or_default();
+    let line = Zeroizing::new(format!("keelson-store-mac-1 {id} {}\n", *digits));
+    write_private(path, line.as_bytes())
 }
 
 fn take_lock(root: &Path) -> Result<File, Failure> {

@@ -10,7 +10,7 @@ use super::app::{self, App, in_path};
 use super::child::{Program, Ready};
 use super::endpoints::Endpoints;
 use super::fleet::Fleet;
-use super::layout::{Layout, secret, write_private};
+use super::layout::{Layout, mac_key, secret, write_private};
 use super::port::Port;
 use super::render::{self, Authd, Edge, Hsmd, Keysd, Policy, Publisher, SAMPLE_ROUTE, Service, Verifier};
 use super::token::Token;
@@ -198,11 +198,14 @@ impl<'a> System<'a> {
     fn authd(&self, identity: &str, database: Option<&str>) -> Result<Program, Failure> {
         let accounts = self.layout.folder("authd")?.join("accounts.db");
         let policy = self.layout.folder("authd")?.join("policy.toml");
+        let store_mac_key = self.layout.folder("authd")?.join("store-mac-key");
+        mac_key(&store_mac_key)?;
         render::write(&policy, &render::AuthdPolicy::new(rustix::process::getuid().as_raw()))?;
         let configuration = Authd {
             verifier: self.verifier("authd", identity, &self.auth)?,
             endorse: render::unix(&self.layout.socket("authd")),
             database: database.map_or_else(|| render::sqlite(&accounts), str::to_owned),
+            store_mac_key,
             grantable_roles: render::SAMPLE_GRANTABLE.into(),
             limits: render::LIMITS.into(),
             admin: render::Admin {
