@@ -3,6 +3,7 @@
 //! It stands on tables that an authd has made. Its rows have the form of authd's and mean nothing, and what it appends
 //! depends on nothing that it read.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ pub(crate) fn serve(address: &str, database: &str) {
                 .route("/device/link", web::post().to(link))
                 .route("/account/recover", web::post().to(recover))
         };
-        HttpServer::new(app).keep_alive(Duration::from_secs(60)).bind(address).unwrap().run().await.unwrap();
+        HttpServer::new(app).keep_alive(Duration::from_mins(1)).bind(address).unwrap().run().await.unwrap();
     });
 }
 
@@ -107,7 +108,7 @@ impl Control {
 
     fn account(&self) -> &str {
         let [at] = random::<1>();
-        &self.accounts[usize::from(at) % self.accounts.len()]
+        self.accounts.iter().cycle().nth(usize::from(at)).unwrap()
     }
 
     /// The newest rows of an account, in one statement.
@@ -227,7 +228,7 @@ impl Table {
 fn text(length: usize) -> String {
     let mut text = String::with_capacity(length + 32);
     while text.len() < length {
-        text += &format!("{:032x}", u128::from_be_bytes(random()));
+        write!(text, "{:032x}", u128::from_be_bytes(random())).unwrap();
     }
     text.truncate(length);
     text

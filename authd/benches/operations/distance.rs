@@ -11,6 +11,8 @@ use tokio::time::{Instant, sleep_until};
 
 /// Bytes carried at once.
 const CHUNK: usize = 64 * 1024;
+/// Chunks on their way.
+const CHUNKS: usize = 64;
 
 /// A proxy that hands on what a server answers a while later. The timer counts in milliseconds and rounds up.
 pub(crate) struct Distance {
@@ -47,7 +49,7 @@ async fn carry(client: TcpStream, server: SocketAddr, delay: Duration) {
     server.set_nodelay(true).unwrap();
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let (late, mut due) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let (late, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS);
     let requests = tokio::spawn(async move {
         let _ended = tokio::io::copy(&mut from_client, &mut to_server).await;
     });
@@ -62,7 +64,7 @@ async fn carry(client: TcpStream, server: SocketAddr, delay: Duration) {
     let mut chunk = vec![0; CHUNK];
     while let Ok(count @ 1..) = from_server.read(&mut chunk).await {
         let Some(read) = chunk.get(..count) else { break };
-        if late.send((Instant::now() + delay, read.to_vec())).is_err() {
+        if late.send((Instant::now() + delay, read.to_vec())).await.is_err() {
             break;
         }
     }

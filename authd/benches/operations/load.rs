@@ -151,8 +151,8 @@ pub(crate) async fn measure(
     let took = last - began;
     let mut durations: Vec<_> = done.into_iter().flat_map(|(durations, _)| durations).collect();
     durations.sort_unstable();
-    let count = durations.len() as f64;
-    let nth = |share: usize| durations[(durations.len() * share / 100).min(durations.len() - 1)];
+    let count = f64::from(u32::try_from(durations.len()).unwrap());
+    let nth = |share: usize| *durations.get(durations.len() * share / 100).unwrap();
     Rate { by_second: count / took.as_secs_f64(), p50: nth(50), p99: nth(99), cpu: cpu * 1_000.0 / count }
 }
 

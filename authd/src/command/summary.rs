@@ -90,7 +90,8 @@ impl Draft {
             counts.join(",")
         );
         let (key, endorsement) = key(config, chain, now).await?;
-        let signature = key.sign([DOMAIN, &payload].concat().as_bytes()).map_err(refused)?;
+        let signature =
+            key.sign([DOMAIN, &payload].concat().as_bytes()).map_err(|refusal| refused(&refusal))?;
         let last = format!(
             r#"{{"payload":{payload},"signature":"{signature}","endorsement":{}}}"#,
             endorsement.text()
@@ -135,9 +136,9 @@ async fn key(config: &Config, chain: &Chain, now: Timestamp) -> Result<(SigningK
     let request = SignRequest { purpose: Purpose::Response, public_key, expiration: now.plus(KEY_LIFETIME) };
     let endorser = Endorser::new(&config.endorse, config.endorse_tls.as_ref()).map_err(Failure::config)?;
     let text = endorser.endorse(&request).await.map_err(|error| Failure::new(COULD_NOT, error))?;
-    let endorsement = Endorsement::parse(&text).map_err(refused)?;
+    let endorsement = Endorsement::parse(&text).map_err(|refusal| refused(&refusal))?;
     let expected = Expected { purpose: Purpose::Response, public_key: &public_key, service: Some(SERVICE) };
-    endorsement.verify(chain, expected, windows::DEVICE, now).map_err(refused)?;
+    endorsement.verify(chain, expected, windows::DEVICE, now).map_err(|refusal| refused(&refusal))?;
     Ok((key, endorsement))
 }
 
@@ -278,6 +279,6 @@ fn disk(path: &Path, error: &io::Error) -> Failure {
     Failure::new(COULD_NOT, format!("`{}`: {error}", path.display()))
 }
 
-fn refused(refusal: Refusal) -> Failure {
+fn refused(refusal: &Refusal) -> Failure {
     Failure::new(COULD_NOT, format!("the summary cannot be signed: {refusal}"))
 }

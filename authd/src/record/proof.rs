@@ -201,10 +201,10 @@ fn device_by_device<'a>(
     let made = |witness| Open::Made(witness, signed.digest);
     let asked = |is_asked: bool, open| if is_asked { Ok(open) } else { Err(NOT_ASKED) };
     match (&request, before) {
-        (Request::AccountCreate { authentication, .. }, None)
-        | (Request::AccountRecover { authentication, .. }, None) => {
-            asked(is_first(record, authentication), made(Witness::Account))
-        }
+        (
+            Request::AccountCreate { authentication, .. } | Request::AccountRecover { authentication, .. },
+            None,
+        ) => asked(is_first(record, authentication), made(Witness::Account)),
         (Request::AccountRecover { authentication, .. }, Some(before)) => {
             let is_of_account = authentication.identity == record.identity;
             asked(is_of_account && is_revoked_from(before, record), made(Witness::Account))

@@ -193,12 +193,12 @@ pub(super) async fn pass_over(
     Ok(())
 }
 
+/// Rows with their places, and the numbers of rows that cannot be read.
+pub(super) type Readable = (Vec<(outbox::Model, Place)>, Vec<i64>);
+
 /// The rows that can be read, each with its place, and the numbers of the others. It fails for a row whose MAC
 /// key is not known here: such a row may be good, and must not be passed over.
-pub(super) fn readable(
-    macs: &MacKeys,
-    rows: Vec<outbox::Model>,
-) -> Result<(Vec<(outbox::Model, Place)>, Vec<i64>), Fault> {
+pub(super) fn readable(macs: &MacKeys, rows: Vec<outbox::Model>) -> Result<Readable, Fault> {
     let (mut good, mut bad) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
         match (macs.judge(&row), place_of(&row)) {

@@ -44,11 +44,14 @@ mod tests {
 
     use super::*;
 
+    /// Whom to believe, the peer, what is forwarded, and the address that is taken.
+    type Row<'a> = (&'a Proxies, Option<&'static str>, &'static [&'static str], Option<&'static str>);
+
     #[test]
     fn a_stranger_does_not_choose_his_address() {
         let some = Proxies::try_from(vec!["10.0.0.0/8".to_owned(), "unix".to_owned()]).unwrap();
         let none = Proxies::default();
-        let table: [(&Proxies, Option<&str>, &[&str], Option<&str>); 14] = [
+        let table: [Row<'_>; 14] = [
             (&none, Some("192.0.2.1:5"), &[], Some("192.0.2.1")),
             (&none, Some("192.0.2.1:5"), &["198.51.100.7"], Some("192.0.2.1")),
             (&none, Some("[::ffff:192.0.2.1]:5"), &[], Some("192.0.2.1")),

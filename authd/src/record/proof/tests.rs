@@ -76,13 +76,14 @@ fn readdressed(
     DeviceRecord::new(before, owner, keys, record.state, request, record.version.created_at)
 }
 
+type Change = fn(&mut DeviceRecord);
+
 #[test]
 fn a_devices_record_says_what_its_request_asked_for() {
     let (_, first) = created();
     let second = rotated_to(11, &first);
     assert_eq!(device(None, &first), Ok(Open::Made(Witness::Account, cause_of(&first))));
     assert_eq!(device(Some(&first), &second), Ok(Open::Nothing));
-    type Change = fn(&mut DeviceRecord);
     let changes: [(&str, Change, Broken); 6] = [
         ("a commitment to another's key", |r| r.rotation_hash = hash(99), NOT_ASKED),
         ("another's key", |r| r.public_key = key(99).public_key(), NOT_ASKED),

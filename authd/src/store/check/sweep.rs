@@ -224,14 +224,18 @@ impl Store {
                 let page = self.page::<refresh::Entity>(refresh::Column::Digest, after).await?;
                 let Some(last) = page.last() else { break };
                 after = Some(Value::from(last.digest.clone()));
-                page.iter().for_each(|row| sets.add_refresh(row));
+                for row in &page {
+                    sets.add_refresh(row);
+                }
             }
         } else {
             loop {
                 let page = self.page::<challenge::Entity>(challenge::Column::Nonce, after).await?;
                 let Some(last) = page.last() else { break };
                 after = Some(Value::from(last.nonce.clone()));
-                page.iter().for_each(|row| sets.add_challenge(row));
+                for row in &page {
+                    sets.add_challenge(row);
+                }
             }
         }
         Ok(sets.into_sets(table).collect())
