@@ -3,10 +3,10 @@
 use keychain::{Digest, json};
 use sea_orm::sea_query::{Expr, ExprTrait as _, Order};
 use sea_orm::{
-    DatabaseConnection, EntityTrait, IdenStatic as _, Iterable as _, ModelTrait, QueryFilter, QueryOrder,
-    QuerySelect, Value,
+    EntityTrait, IdenStatic as _, Iterable as _, ModelTrait, QueryFilter, QueryOrder, QuerySelect, Value,
 };
 
+use super::mac::Row;
 use super::tables::{account, ban, device, outbox, refresh, role};
 use super::{Fault, Store};
 
@@ -83,24 +83,25 @@ impl Store {
     pub async fn export(&self, identity: &Digest, from: Place) -> Result<Page, Fault> {
         let (mut place, mut rows) = (Some(from), Vec::new());
         while let Some(Place { table, after }) = place {
-            let db = &self.reader;
             let (more, last) = match table {
                 Table::Accounts => {
-                    page::<account::Entity>(db, ("identity", identity), ("id", after.into())).await?
+                    page::<account::Entity>(self, ("identity", identity), ("id", after.into())).await?
                 }
                 Table::Devices => {
-                    page::<device::Entity>(db, ("identity", identity), ("id", after.into())).await?
+                    page::<device::Entity>(self, ("identity", identity), ("id", after.into())).await?
                 }
-                Table::Bans => page::<ban::Entity>(db, ("identity", identity), ("id", after.into())).await?,
+                Table::Bans => {
+                    page::<ban::Entity>(self, ("identity", identity), ("id", after.into())).await?
+                }
                 Table::Roles => {
-                    page::<role::Entity>(db, ("identity", identity), ("id", after.into())).await?
+                    page::<role::Entity>(self, ("identity", identity), ("id", after.into())).await?
                 }
                 Table::Refreshes => {
-                    page::<refresh::Entity>(db, ("identity", identity), ("digest", after.into())).await?
+                    page::<refresh::Entity>(self, ("identity", identity), ("digest", after.into())).await?
                 }
                 Table::Outbox => {
                     let after: i64 = after.parse().unwrap_or_default();
-                    page::<outbox::Entity>(db, ("account", identity), ("id", after.into())).await?
+                    page::<outbox::Entity>(self, ("account", identity), ("id", after.into())).await?
                 }
             };
             rows.extend(more);
@@ -116,20 +117,21 @@ impl Store {
 /// The rows of a table that name an identity in the column `owner`, in the order of their `key` and after one; and the
 /// last one's key, if there may be more.
 async fn page<E: EntityTrait>(
-    db: &DatabaseConnection,
+    store: &Store,
     (owner, identity): (&'static str, &Digest),
     (key, after): (&'static str, Value),
 ) -> Result<(Vec<String>, Option<String>), Fault>
 where
-    E::Model: ModelTrait<Entity = E> + Send + Sync,
+    E::Model: ModelTrait<Entity = E> + Row + Send + Sync,
 {
     let rows = E::find()
         .filter(Expr::col(owner).eq(identity.to_string()))
         .filter(Expr::col(key).gt(after))
         .order_by(Expr::col(key), Order::Asc)
         .limit(PAGE)
-        .all(db)
+        .all(&store.reader)
         .await?;
+    rows.iter().try_for_each(|row| store.macs.verify(row))?;
     let is_full = u64::try_from(rows.len()).is_ok_and(|count| count == PAGE);
     let last = rows.last().filter(|_| is_full).and_then(|row| {
         let column = E::Column::iter().find(|column| column.as_str() == key)?;
