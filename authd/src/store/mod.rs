@@ -1,11 +1,11 @@
 //! The records on disk: SQLite or PostgreSQL, by one code and one suite of tests.
 //!
-//! A request is first judged on what one statement reads ([`view`]), without a transaction and without the writer's
+//! A request is first judged on what one statement reads (`view`), without a transaction and without the writer's
 //! place: what is refused there, or needs nothing written, is done. Junk costs one read of few rows and never queues
 //! before honest writes. What is decided to be written is written only if the rows that were read still are the newest
-//! ones ([`append`]).
+//! ones (`append`).
 //!
-//! What appends one row does so by one statement ([`case`] says why that is enough). An account operation is one
+//! What appends one row does so by one statement (`case` says why that is enough). An account operation is one
 //! transaction, which holds the account's place until it is committed: SQLite has one writer (`BEGIN IMMEDIATE`),
 //! PostgreSQL takes an advisory lock on the identity, whether or not it has rows yet. What registers a device takes a
 //! second lock, on the device: whether another account has it is decided by one at a time. If the rows that were read
