@@ -242,8 +242,13 @@ impl<'a> Client<'a> {
 
 /// What a reply says; nothing if it does not say whether anything was done.
 fn read(reply: &Reply) -> Option<(Outcome, Option<String>)> {
+    // The request's head was not read in time: on a machine that is far too busy.
+    if reply.status == 408 {
+        return None;
+    }
     if reply.status != 200 {
-        let code = text(reply, "/error/code").unwrap_or_else(|| panic!("no code: {}", reply.body));
+        let code = text(reply, "/error/code");
+        let code = code.unwrap_or_else(|| panic!("no code: {} {}", reply.status, reply.body));
         let unknown = [Code::Unavailable, Code::TooMany].map(Code::as_str).contains(&code.as_str());
         return (!unknown).then_some((Outcome::Refused(code), None));
     }
