@@ -6,7 +6,7 @@
 
 mod pending;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +86,6 @@ impl IssuerFeed {
             feed,
             dependencies: updates.dependencies().clone(),
             verifier: Arc::clone(&verifier),
-            known: HashSet::new(),
             unproven: BTreeMap::new(),
             progress,
             is_some,
@@ -145,8 +144,6 @@ struct Follower {
     feed: TrustFeed,
     dependencies: Dependencies,
     verifier: Arc<AccessVerifier>,
-    /// The names of the entries that this database had when it was read last.
-    known: HashSet<String>,
     unproven: BTreeMap<PublicKey, String>,
     progress: watch::Sender<Reading>,
     is_some: watch::Sender<bool>,
@@ -205,19 +202,18 @@ impl Follower {
         for name in names_of_keys(update) {
             self.verifier.issuers().forget_absent(name);
         }
-        pending.add(update, |name| self.known.contains(name), Instant::now());
+        pending.add(update, Instant::now());
     }
 
     async fn read(&mut self, pending: &Pending) -> Result<(), directory::Error> {
         if pending.is_everything() {
             return self.read_all().await;
         }
-        let keys = pending.keys();
-        let found = self.directory.endorsements_of(Db::Access, &keys).await?;
+        let names = pending.names();
+        let found = self.directory.endorsements_named(Db::Access, names.clone()).await?;
         // Most names are of response keys, and have no entry in this database.
-        for (key, text) in keys.into_iter().zip(found) {
-            if let Some(text) = text {
-                self.known.insert(key.to_string());
+        for (name, text) in names.iter().zip(found) {
+            if let (Some(text), Ok(key)) = (text, PublicKey::parse(name)) {
                 self.take(key, text);
             }
         }
@@ -229,7 +225,6 @@ impl Follower {
         let all = self.directory.all_access().await;
         let failed = all.is_err();
         let taken = all.map(|entries| {
-            self.known = entries.iter().map(|(name, _)| name.clone()).collect();
             for (name, text) in entries {
                 if let Ok(key) = PublicKey::parse(&name) {
                     self.take(key, text);

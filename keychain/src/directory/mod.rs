@@ -128,6 +128,12 @@ impl Directory {
         read::each(self.endorsements(db), "read endorsements", names).await
     }
 
+    /// The same by names that were announced: whether one is a key at all is seldom worth finding out, for most of them
+    /// are of another database.
+    pub async fn endorsements_named(&self, db: Db, names: Vec<String>) -> Result<Vec<Option<String>>, Error> {
+        read::each(self.endorsements(db), "read endorsements", names).await
+    }
+
     /// One page of a database's keys with their endorsements, unverified, some five hundred of them; nothing in place of a
     /// value that cannot be read. `at` goes on to the next page; there is none once all were read. An entry may come
     /// twice; one that is there all the time comes.

@@ -231,7 +231,7 @@ pub(crate) struct AuthdPolicy {
 #[derive(Debug, Serialize)]
 struct AuthdAllow {
     user: u32,
-    operations: [&'static str; 14],
+    operations: [&'static str; 15],
     rate: &'static str,
 }
 
@@ -239,6 +239,7 @@ impl AuthdPolicy {
     pub(crate) fn new(user: u32) -> Self {
         let operations = [
             "account-delete",
+            "account-export",
             "account-restore",
             "account-show",
             "audit",

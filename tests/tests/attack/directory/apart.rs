@@ -2,6 +2,7 @@
 //! reader does its work on honest ones beside them, and it counts nothing.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use keychain::error::Code;
 use redis::AsyncCommands as _;
@@ -23,6 +24,7 @@ const OTHER_SERVICES: [&str; 6] =
 
 impl Stage {
     pub(super) async fn apart(&mut self) {
+        self.settled().await;
         for kind in Kind::ALL {
             for reader in Reader::ALL {
                 if let Cell::Apart(because) = cell(kind, reader) {
@@ -159,6 +161,20 @@ impl Stage {
         all
     }
 
+    /// Waits until the counters of the tries before this stand still: they are set every half second.
+    async fn settled(&self) {
+        let mut before = None;
+        until("the counters to stand still", SOON, async || {
+            let mut now = self.counters.refusals().await;
+            now.extend(self.counters.unreadable().await);
+            let stands = before.as_ref() == Some(&now);
+            before = Some(now);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            stands.then_some(())
+        })
+        .await;
+    }
+
     /// What `opsctl status` says of chain and head, but for their ages.
     pub(super) fn told_by_opsctl(&self) -> Value {
         let mut status = self.status();
@@ -233,7 +249,7 @@ impl Stage {
         let request = format!(
             r#"{{"payload":{{"purpose":"access","publicKey":"{}","expiration":"{}"}}}}"#,
             self.hand.key(How::OtherService),
-            now().plus(std::time::Duration::from_mins(1)),
+            now().plus(Duration::from_mins(1)),
         );
         for service in OTHER_SERVICES {
             let socket = folder.join(format!("{service}.sock"));
