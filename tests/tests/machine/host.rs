@@ -39,7 +39,7 @@ pub(crate) const SERVICES: [(&str, &str, u8); 3] =
 /// The units of [`SERVICES`].
 pub(crate) const UNITS: &str = "authd edge@8443 keysd";
 
-/// A PIN of the token, and the app that the sample edge stands before: what is behind its socket answers over TCP.
+/// A PIN of the token, authd's MAC key, and the app that the sample edge stands before: what is behind its socket answers over TCP.
 const PREPARE: &str = r#"
 systemd-sysusers
 systemd-tmpfiles --create
@@ -49,6 +49,7 @@ install -d -o hsmd -g hsmd -m 0700 /var/lib/hsmd /var/lib/hsmd/tokens
 SOFTHSM2_CONF=/etc/hsmd/softhsm2.conf setpriv --reuid=hsmd --regid=hsmd --init-groups \
     softhsm2-util --init-token --free --label keelson --pin 123456 --so-pin 12345678
 printf 123456 | systemd-creds encrypt --with-key=host --name=pin - /etc/hsmd/pin.cred
+authd mac-key | systemd-creds encrypt --with-key=host --name=store-mac-key - /etc/authd/store-mac-key.cred
 door() {
     systemd-run --quiet --unit="door-$1" --socket-property=ListenStream="$2" --socket-property=SocketMode=0666 \
         /lib/systemd/systemd-socket-proxyd "$3"
