@@ -37,7 +37,7 @@ use rows::Names;
 use search::Rules;
 
 /// Histories in a short run.
-const SHORT: u64 = 1_000;
+const SHORT: u64 = 300;
 
 /// Histories of one database: its tables and the feed's snapshot stay of a size.
 const BATCH: usize = 5_000;

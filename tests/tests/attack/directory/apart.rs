@@ -155,7 +155,7 @@ impl Stage {
     /// All that a reader counts of values that it refuses or cannot read.
     async fn counted(&self, reader: Reader) -> BTreeMap<String, u64> {
         let mut all = self.counters.refusals().await;
-        all.extend(self.counters.unreadable().await);
+        // Not the count of unreadable entries: each full reading, which comes at an interval, counts one again.
         all.extend(self.counters.of_publisher(&self.world).await);
         all.retain(|line, _| line.starts_with(&format!("{} ", reader.name())));
         all
