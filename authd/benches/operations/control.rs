@@ -1,7 +1,7 @@
 //! The control: a server that has its database do what authd has its database do, and proves, parses and signs nothing.
 //!
-//! It stands on tables that an authd has made. Its rows have the form of authd's and mean nothing, and what it appends
-//! depends on nothing that it read.
+//! It stands on tables that an authd has made. Its rows have the form of authd's and mean nothing, and do not
+//! depend on the rows that it read.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
