@@ -460,7 +460,7 @@ mod tests {
         let mut chain = chain();
         let own = endorse(&chain, 1, "edge:shop", Purpose::Response, 9);
         let mut revoked = Entries::default();
-        revoked.keys.insert(key(9).public_key(), at(90));
+        revoked.keys.insert(key(9).public_key().name(), at(90));
         hear(&mut chain, 2, &revoked);
         let text = sign(&chain, 9, &[&own]);
         assert_eq!(judge(&chain, &text), Err(Code::Revoked));

@@ -48,7 +48,7 @@ pub mod statement;
 pub mod time;
 pub mod token;
 
-pub use cesr::{Digest, Nonce, PublicKey, Signature};
+pub use cesr::{Digest, KeyName, Nonce, PublicKey, Signature};
 pub use error::{Code, Refusal};
 pub use key::{SigningKey, VerifyingKey};
 pub use time::Timestamp;

@@ -52,7 +52,7 @@ pub(crate) async fn revoke_key(options: &RevokeKey, talk: Talk) -> Result<(), Fa
     let answer = hsmd.post("/revoke-keys", to_json(&request)?).await?.ok(&hsmd)?;
     // Believes the statement, not the answer.
     let stated = Stated::read(&hsmd, &chain(&hsmd).await?).await?;
-    if let Some(missing) = keys.iter().find(|key| !stated.entries.keys.contains_key(key)) {
+    if let Some(missing) = keys.iter().find(|key| !stated.entries.keys.contains_key(&key.name())) {
         return Err(Failure::new(Exit::No, format!("hsmd states no revocation of {missing}: see its log")));
     }
     if options.json {

@@ -55,8 +55,10 @@ async fn a_revoked_key_is_not_put_back(mut stage: Stage) {
     stage.dismiss().await;
     stage.redis(0, &["FLUSHALL"]).await;
     stage.hsm.publish(&stage.directory).await;
-    let revoked =
-        Entries { keys: [(access, now().plus(Duration::from_hours(24)))].into(), ..Entries::default() };
+    let revoked = Entries {
+        keys: [(access.name(), now().plus(Duration::from_hours(24)))].into(),
+        ..Entries::default()
+    };
     stage.hsm.publish_head(&stage.directory, 2, &revoked, Duration::ZERO).await;
     stage.restart().await;
     is_back(&stage, 1, &response).await;

@@ -227,7 +227,7 @@ async fn what_a_head_revokes_or_denies_is_refused_at_refresh(stage: Stage) {
     let ahead = device.session().keys.ahead();
     let lost = refresh(device.session(), &ahead);
     let mut listed = Entries::default();
-    listed.keys.insert(issuer, now().plus(Duration::from_hours(1)));
+    listed.keys.insert(issuer.name(), now().plus(Duration::from_hours(1)));
     stage.hsm.publish_head(&stage.directory, 2, &listed, Duration::ZERO).await;
     let new_key = async |old: PublicKey| {
         tests::until("a new key", Duration::from_secs(20), || async {

@@ -56,7 +56,7 @@ async fn an_edge_acknowledges_what_it_applied_with_a_live_key() {
     assert!(second.head().number > first.head().number);
 
     let mut revoked = Entries::default();
-    revoked.keys.insert(key(&first), soon());
+    revoked.keys.insert(key(&first).name(), soon());
     world.hsm.state(&world.directory, &revoked).await;
     let third = acknowledged(&world.directory, &world.hsm, "b").await;
     assert_ne!(key(&third), key(&first));

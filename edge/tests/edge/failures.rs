@@ -73,7 +73,7 @@ async fn a_taint_loses_no_answer_of_an_app_that_has_acted() {
 async fn a_revocation_loses_no_answer_of_an_app_that_has_acted() {
     loses_no_answer(async |world, own| {
         let mut revoked = Entries::default();
-        revoked.keys.insert(own, crate::support::clock::now().plus(Duration::from_hours(1)));
+        revoked.keys.insert(own.name(), crate::support::clock::now().plus(Duration::from_hours(1)));
         world.hsm.state(&world.directory, &revoked).await;
     })
     .await;

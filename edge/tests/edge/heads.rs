@@ -84,7 +84,7 @@ async fn a_revoked_key_is_replaced_and_not_put_back() {
     let session = world.session(200);
     let old = own_key(&world, &session).await;
     let mut revoked = Entries::default();
-    revoked.keys.insert(old, soon());
+    revoked.keys.insert(old.name(), soon());
     world.hsm.state(&world.directory, &revoked).await;
     world.withdraw(Db::Response, old).await;
     let new = until("a new key", async || {

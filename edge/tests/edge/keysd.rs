@@ -283,7 +283,7 @@ async fn devices_learn_from_it_what_is_denied_and_revoked() {
     assert_eq!(alive(&chain), Ok(()), "a device that takes no heads");
     assert!(take_heads(&mut chain, &heads, now).unwrap().taken >= 1);
     assert_eq!(alive(&chain), Err(Code::DeadKey));
-    assert!(chain.stated().keys.contains_key(&key(310).public_key()));
+    assert!(chain.stated().keys.contains_key(&key(310).public_key().name()));
     assert_eq!(keysd.get(&format!("/keys/{name}")).await.0, 404, "keysd leaves it out itself");
 }
 

@@ -263,7 +263,7 @@ mod tests {
         let events = events();
         let mut entries = Entries::default();
         entries.denied.insert(events[0].id());
-        entries.keys.insert(key(50).public_key(), at(500));
+        entries.keys.insert(key(50).public_key().name(), at(500));
         let up_to_7 = ServiceRevocation { endorsed_up_to: 7, until: at(500) };
         entries.services.insert("edge:shop".to_owned(), up_to_7);
         let new = NewHead {

@@ -65,7 +65,7 @@ impl World {
     fn revoked(&self) -> (Vec<PublicKey>, Digest) {
         let head = Head::parse(self.stated("").head.get()).unwrap();
         head.verify(&self.verifier(), windows::EDGE, now()).unwrap();
-        (head.entries().keys.keys().copied().collect(), head.event_id())
+        (head.entries().keys.keys().map(|name| name.key().unwrap()).collect(), head.event_id())
     }
 
     fn taint(&self, generation: &Digest) -> String {
@@ -338,7 +338,7 @@ async fn what_is_durable_is_stated_after_a_death_before_its_signature() {
     let head = newest.head.as_ref().unwrap();
     head.verify_signature(keeper.view().unwrap().live()).unwrap();
     assert_eq!(head.entries().denied, [left].into());
-    assert!(head.entries().keys.contains_key(&service_key(1)));
+    assert!(head.entries().keys.contains_key(&service_key(1).name()));
     // Said again after all that: the same answer, and nothing new signed.
     assert_eq!(statements.deny(left).await.unwrap().effect, Effect::Denied);
     assert_eq!(statements.newest().version, newest.version);

@@ -18,6 +18,13 @@ use crate::error::{Code, Refusal};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublicKey([u8; 33]);
 
+/// The name of a P-256 public key: the same bytes and the same text as [`PublicKey`], which may be no point on the curve.
+///
+/// It is compared, and nothing is verified with it. To ask of each name in a list whether it is a point costs a square
+/// root each, before the signature of the list has been verified.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyName([u8; 33]);
+
 /// An ECDSA P-256/SHA-256 signature: r and s, big-endian, `0I` and 86 characters on the wire.
 ///
 /// High s is valid: WebCrypto emits it.
@@ -39,9 +46,7 @@ impl PublicKey {
 
     /// Reads the text form.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
-        let not_a_key = Refusal::new(Code::InvalidMessage, "not a public key: want `1AAI` and 44 characters");
-        let Some(encoded) = text.strip_prefix("1AAI") else { return Err(not_a_key) };
-        Self::from_compressed(text::decode::<33>(encoded).ok_or(not_a_key)?)
+        Self::from_compressed(compressed(text)?)
     }
 
     /// Reads SEC1: 33 bytes compressed or 65 uncompressed.
@@ -56,11 +61,15 @@ impl PublicKey {
 
     /// Only the tags 02 and 03: p256 reads 05 as well, a second spelling of a key by its x alone.
     fn from_compressed(bytes: [u8; 33]) -> Result<Self, Refusal> {
-        let [tag, ..] = bytes;
         match p256::PublicKey::from_sec1_bytes(&bytes) {
-            Ok(_) if matches!(tag, 2 | 3) => Ok(Self(bytes)),
+            Ok(_) if has_tag(&bytes) => Ok(Self(bytes)),
             _ => Err(OFF_CURVE),
         }
+    }
+
+    /// The key's name.
+    pub const fn name(&self) -> KeyName {
+        KeyName(self.0)
     }
 
     /// The compressed SEC1 bytes.
@@ -72,6 +81,30 @@ impl PublicKey {
     pub fn digest(&self) -> Digest {
         Digest::of(self.to_string())
     }
+}
+
+impl KeyName {
+    /// Reads the text form.
+    pub fn parse(text: &str) -> Result<Self, Refusal> {
+        Some(compressed(text)?).filter(has_tag).map(Self).ok_or(OFF_CURVE)
+    }
+
+    /// The key of that name, if there is one.
+    pub fn key(&self) -> Result<PublicKey, Refusal> {
+        PublicKey::from_compressed(self.0)
+    }
+}
+
+/// The 33 bytes in the text form of a key.
+fn compressed(text: &str) -> Result<[u8; 33], Refusal> {
+    let encoded = text.strip_prefix("1AAI").and_then(text::decode::<33>);
+    encoded.ok_or(Refusal::new(Code::InvalidMessage, "not a public key: want `1AAI` and 44 characters"))
+}
+
+/// Whether they begin with one of the two tags of a compressed point.
+const fn has_tag(bytes: &[u8; 33]) -> bool {
+    let [tag, ..] = bytes;
+    matches!(tag, 2 | 3)
 }
 
 const OFF_CURVE: Refusal = Refusal::new(Code::InvalidMessage, "not a point on the curve P-256");
@@ -156,6 +189,12 @@ impl Nonce {
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.name(), f)
+    }
+}
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("1AAI")?;
         f.write_str(&text::encode(&self.0))
     }
@@ -210,7 +249,7 @@ macro_rules! text_form {
     )*};
 }
 
-text_form!(PublicKey Signature Digest Nonce);
+text_form!(PublicKey KeyName Signature Digest Nonce);
 
 #[cfg(test)]
 mod tests {
@@ -223,6 +262,25 @@ mod tests {
         assert_eq!(Digest::parse(&digest.to_string()), Ok(digest));
         assert_eq!(Nonce([0; 16]).to_string(), format!("0A{}", "A".repeat(22)));
         assert_eq!(Signature([0xff; 64]).to_string(), format!("0ID{}", "_".repeat(85)));
+    }
+
+    #[test]
+    fn a_name_has_the_form_of_a_key_and_may_be_no_point() {
+        let no_point = KeyName([[2].as_slice(), &[0; 31], &[1]].concat().try_into().unwrap());
+        let text = no_point.to_string();
+        assert_eq!(KeyName::parse(&text), Ok(no_point));
+        assert_eq!(no_point.key(), Err(OFF_CURVE));
+        assert!(PublicKey::parse(&text).is_err());
+        let key = crate::SigningKey::from_seed(&[7; 32]).unwrap().public_key();
+        assert_eq!(KeyName::parse(&key.to_string()), Ok(key.name()));
+        assert_eq!(key.name().key(), Ok(key));
+        for tag in [0, 1, 4, 5] {
+            let name = KeyName([[tag].as_slice(), &key.sec1()[1..]].concat().try_into().unwrap());
+            assert_eq!(KeyName::parse(&name.to_string()), Err(OFF_CURVE), "{tag}");
+        }
+        for bad in [&text[..47], "", "1AAB"] {
+            assert!(KeyName::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

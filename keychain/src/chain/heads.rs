@@ -1,7 +1,7 @@
 //! What heads change about a chain: which generations they deny, which endorsements they revoke
 //! (`PROTOCOL.md#head-order`).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Chain, windows};
 use crate::{
@@ -23,20 +23,19 @@ impl Chain {
         if !self.places.contains_key(&head.event_id()) {
             return unheard;
         }
-        let before = self.stated.clone();
-        let (order, lost) = match self.heads.remove(&head.event_id()) {
-            None => {
-                self.heads.insert(head.event_id(), Joined::first(head));
-                (Order::Newer, Entries::default())
-            }
+        let before = std::mem::take(&mut self.stated);
+        let (mut joined, (order, lost)) = match self.heads.remove(&head.event_id()) {
+            None => (Arc::new(Joined::first(head)), (Order::Newer, Entries::default())),
             Some(mut joined) => {
-                let outcome = joined.take(head, |id, at| self.denial_ended(id, at));
-                self.heads.insert(head.event_id(), joined);
-                outcome
+                let outcome = Arc::make_mut(&mut joined).take(head, |id, at| self.denial_ended(id, at));
+                (joined, outcome)
             }
         };
-        for joined in self.heads.values_mut() {
-            joined.shrink(now, |id| self.places.contains_key(id));
+        // Generations that are not known take no key to make up.
+        Arc::make_mut(&mut joined).forget_denials(|id| !self.places.contains_key(id));
+        self.heads.insert(head.event_id(), joined);
+        for joined in self.heads.values_mut().filter(|joined| joined.has_ended(now)) {
+            Arc::make_mut(joined).drop_ended(now);
         }
         self.weigh_heads();
         let changed = self.stated != before;

@@ -96,7 +96,7 @@ pub struct Chain {
     /// Sequence numbers whose key signed two events.
     twice_signed: BTreeSet<u64>,
     /// What the proven heads of each event stated.
-    heads: BTreeMap<Digest, Joined>,
+    heads: BTreeMap<Digest, Arc<Joined>>,
     /// What counts of it: computed anew when heads or events change.
     stated: Entries,
     /// Rivals below the head that were reported.

@@ -45,7 +45,8 @@ impl Hsm {
 
     /// A head that revokes the key of that number.
     fn revoke(&mut self, number: u8) {
-        let entries = Entries { keys: [(key(number).public_key(), at(1_000))].into(), ..Entries::default() };
+        let entries =
+            Entries { keys: [(key(number).public_key().name(), at(1_000))].into(), ..Entries::default() };
         let event = self.event.event();
         let (issued_at, expiration) = (at(100), at(40_000));
         let head = NewHead { event, number: 1, issued_at, expiration, entries: &entries, audit: None };

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::value::RawValue;
 
 use crate::{
-    cesr::{Digest, PublicKey},
+    cesr::{Digest, KeyName},
     endorsement::Endorsement,
     error::{Code, Refusal},
     json::{self, Object},
@@ -22,7 +22,7 @@ pub struct Entries {
     /// Older generations that are refused at once.
     pub denied: BTreeSet<Digest>,
     /// Keys of services that are refused whatever endorses them, each until its own end.
-    pub keys: BTreeMap<PublicKey, Timestamp>,
+    pub keys: BTreeMap<KeyName, Timestamp>,
     /// Services whose endorsements up to a number are refused.
     pub services: BTreeMap<String, ServiceRevocation>,
     /// Services that are to replace keys whose endorsements have up to a number. Nothing of theirs is refused.
@@ -46,20 +46,25 @@ impl Entries {
 
     /// Takes in all that `other` lists. True if that changed anything.
     pub fn join(&mut self, other: &Self) -> bool {
-        let before = self.clone();
-        self.denied.extend(other.denied.iter().copied());
+        let mut changed = false;
+        for id in &other.denied {
+            changed |= self.denied.insert(*id);
+        }
         for (key, until) in &other.keys {
+            changed |= self.keys.get(key).is_none_or(|known| known < until);
             let known = self.keys.entry(*key).or_insert(*until);
             *known = (*known).max(*until);
         }
         for (ours, theirs) in [(&mut self.services, &other.services), (&mut self.rolls, &other.rolls)] {
             for (service, mark) in theirs {
+                let before = ours.get(service).copied();
                 let known = ours.entry(service.clone()).or_insert(*mark);
                 known.endorsed_up_to = known.endorsed_up_to.max(mark.endorsed_up_to);
                 known.until = known.until.max(mark.until);
+                changed |= before != Some(*known);
             }
         }
-        *self != before
+        changed
     }
 
     /// What is refused here, has not ended at `at`, and is missing from `other`. Orders to roll refuse nothing: a lost one
@@ -81,6 +86,12 @@ impl Entries {
         }
     }
 
+    /// When the first of the revocations and orders ends; none without any.
+    pub(super) fn first_end(&self) -> Option<Timestamp> {
+        let marks = self.services.values().chain(self.rolls.values()).map(|mark| mark.until);
+        self.keys.values().copied().chain(marks).min()
+    }
+
     /// Leaves out the revocations and orders that have ended at `now`.
     pub fn drop_ended(&mut self, now: Timestamp) {
         self.keys.retain(|_, until| *until > now);
@@ -96,7 +107,7 @@ impl Entries {
     /// Refuses an endorsement whose key or service is revoked at `now`.
     pub fn demand_not_revoked(&self, endorsement: &Endorsement, now: Timestamp) -> Result<(), Refusal> {
         let revoked = |because| Err(Refusal::new(Code::Revoked, because));
-        if self.keys.get(&endorsement.subject.public_key).is_some_and(|until| *until > now) {
+        if self.keys.get(&endorsement.subject.public_key.name()).is_some_and(|until| *until > now) {
             return revoked("the key is revoked");
         }
         if covers(&self.services, endorsement, now) {
@@ -161,7 +172,7 @@ impl Entries {
         let until = entry.parsed("until", Timestamp::parse)?;
         match (entry.take("publicKey"), entry.take("service")) {
             (Some(key), None) => {
-                let key = PublicKey::parse(json::plain_string(key)?)?;
+                let key = KeyName::parse(json::plain_string(key)?)?;
                 demand_once(self.keys.insert(key, until).is_none())
             }
             (None, Some(service)) => {

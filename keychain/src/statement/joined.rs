@@ -60,13 +60,16 @@ pub struct Joined {
     body: Digest,
     issued_at: Timestamp,
     entries: Entries,
+    /// When the first of the entries ends, if any does.
+    first_end: Option<Timestamp>,
 }
 
 impl Joined {
     /// The first head of an event.
     pub fn first(head: &Head) -> Self {
         let (number, body) = (head.number(), Digest::of(head.body()));
-        Self { number, body, issued_at: head.issued_at(), entries: head.entries().clone() }
+        let entries = head.entries().clone();
+        Self { number, body, issued_at: head.issued_at(), first_end: entries.first_end(), entries }
     }
 
     /// Takes in a further head of the same event. Nothing that was stated is lost, whatever the order.
@@ -100,6 +103,7 @@ impl Joined {
         } else {
             self.entries.denied.extend(head.entries().denied.iter().copied());
         }
+        self.first_end = self.entries.first_end();
         (order, lost)
     }
 
@@ -118,10 +122,19 @@ impl Joined {
         &self.entries
     }
 
-    /// Leaves out the revocations that have ended at `now`, and denied generations that are not known: they take no
-    /// key to make up.
-    pub fn shrink(&mut self, now: Timestamp, is_known: impl Fn(&Digest) -> bool) {
+    /// Whether any entry has ended at `now`.
+    pub fn has_ended(&self, now: Timestamp) -> bool {
+        self.first_end.is_some_and(|end| end <= now)
+    }
+
+    /// Leaves out the entries that have ended at `now`.
+    pub fn drop_ended(&mut self, now: Timestamp) {
         self.entries.drop_ended(now);
-        self.entries.denied.retain(|id| is_known(id));
+        self.first_end = self.entries.first_end();
+    }
+
+    /// Leaves out the denials of these generations.
+    pub fn forget_denials(&mut self, of: impl Fn(&Digest) -> bool) {
+        self.entries.denied.retain(|id| !of(id));
     }
 }

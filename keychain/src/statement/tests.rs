@@ -64,7 +64,7 @@ fn denying(denied: &[Digest]) -> Entries {
 }
 
 fn revoking(number: u8, until: i64) -> Entries {
-    Entries { keys: [(public(number), at(until))].into(), ..Entries::default() }
+    Entries { keys: [(public(number).name(), at(until))].into(), ..Entries::default() }
 }
 
 fn service(name: &str, endorsed_up_to: u64, until: i64) -> Entries {
@@ -144,7 +144,7 @@ fn the_fullest_head_is_read_and_no_fuller_one_is_made() {
     };
     let full = |denied: usize, keys: u8, services: usize, rolls: usize| Entries {
         denied: (0..denied).map(|number| Digest::of(number.to_string())).collect(),
-        keys: (1..=keys).map(|number| (public(number), at(20 * HOUR))).collect(),
+        keys: (1..=keys).map(|number| (public(number).name(), at(20 * HOUR))).collect(),
         services: (0..services).map(mark).collect(),
         rolls: (0..rolls).map(mark).collect(),
     };

@@ -40,7 +40,7 @@ pub(crate) fn denying(generation: Digest) -> Entries {
 
 /// One that revokes a key.
 pub(crate) fn revoking(key: &SigningKey, until: Timestamp) -> Entries {
-    Entries { keys: [(key.public_key(), until)].into(), ..Entries::default() }
+    Entries { keys: [(key.public_key().name(), until)].into(), ..Entries::default() }
 }
 
 /// One that revokes a service's endorsements up to a number.

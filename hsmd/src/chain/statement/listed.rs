@@ -33,7 +33,7 @@ pub(super) fn entries(stated: &Stated, now: Timestamp, skew: Duration) -> Entrie
     };
     Entries {
         denied: denied.map(|entry| entry.subject).collect(),
-        keys: keys.map(|entry| (entry.subject, entry.end.min(last))).collect(),
+        keys: keys.map(|entry| (entry.subject.name(), entry.end.min(last))).collect(),
         services: services.map(service).collect(),
         rolls: rolls.map(roll).collect(),
     }
@@ -54,7 +54,7 @@ pub(super) fn is_same(ours: &Entries, theirs: &Entries) -> bool {
 pub(super) fn all(stated: &Stated) -> Entries {
     Entries {
         denied: stated.denied.iter().map(|entry| entry.subject).collect(),
-        keys: stated.revoked.iter().map(|entry| (entry.subject, entry.end)).collect(),
+        keys: stated.revoked.iter().map(|entry| (entry.subject.name(), entry.end)).collect(),
         services: stated
             .services
             .iter()
@@ -138,7 +138,8 @@ mod tests {
             let listed = entries(&stated, at(now), SKEW);
             assert_eq!(listed.rolls.len(), usize::from(now < 10), "{now}");
             assert_eq!(listed.denied, denied.into_iter().collect(), "{now}");
-            assert_eq!(listed.keys, keys.iter().copied().collect(), "{now}");
+            let named = keys.iter().map(|(key, until)| (key.name(), *until)).collect();
+            assert_eq!(listed.keys, named, "{now}");
             let services: Vec<_> = listed.services.values().map(|it| (it.endorsed_up_to, it.until)).collect();
             let expected: Vec<_> =
                 keys.iter().map(|(of, until)| (if *of == key(1) { 7 } else { 8 }, *until)).collect();

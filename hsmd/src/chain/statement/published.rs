@@ -288,15 +288,18 @@ mod tests {
         let mut stated = Stated::default();
         let (revoked, until) = (key(22).public_key(), at(20 * HOUR));
         stated.revoked.push(Entry { subject: revoked, since: at(0), end: until });
-        let known = Entries { keys: [(revoked, until)].into(), ..Entries::default() };
+        let known = Entries { keys: [(revoked.name(), until)].into(), ..Entries::default() };
         let more = |entries: Entries| {
             let mut all = known.clone();
             all.join(&entries);
             all
         };
-        let other_key = more(Entries { keys: [(key(23).public_key(), until)].into(), ..Entries::default() });
-        let ended =
-            more(Entries { keys: [(key(23).public_key(), at(5 * HOUR))].into(), ..Entries::default() });
+        let other_key =
+            more(Entries { keys: [(key(23).public_key().name(), until)].into(), ..Entries::default() });
+        let ended = more(Entries {
+            keys: [(key(23).public_key().name(), at(5 * HOUR))].into(),
+            ..Entries::default()
+        });
         let denial = more(Entries { denied: [zero.id()].into(), ..Entries::default() });
         let revocation = ServiceRevocation { endorsed_up_to: 7, until };
         let service =
@@ -336,7 +339,10 @@ mod tests {
                 None => "nothing",
                 Some(Shown::Rival(_)) => "rival",
                 Some(Shown::Restored(restored)) => {
-                    assert!(!restored.lacking.keys.contains_key(&revoked), "what is known is not lacking");
+                    assert!(
+                        !restored.lacking.keys.contains_key(&revoked.name()),
+                        "what is known is not lacking"
+                    );
                     "restored"
                 }
             };

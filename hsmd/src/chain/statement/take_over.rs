@@ -78,8 +78,10 @@ impl Statements {
             let end = listed::denial_end(view, id, self.settings.skew).unwrap_or(now);
             ledger.declare(Declaration::Deny(Entry { subject: *id, since: now, end }), no_lines()).await?;
         }
-        for (key, until) in &entries.keys {
-            let revocation = Declaration::RevokeKeys { keys: vec![*key], since: now, end: *until };
+        for (name, until) in &entries.keys {
+            // A name that is no key's has no endorsement to refuse.
+            let Ok(key) = name.key() else { continue };
+            let revocation = Declaration::RevokeKeys { keys: vec![key], since: now, end: *until };
             ledger.declare(revocation, no_lines()).await?;
         }
         for (service, revocation) in &entries.services {

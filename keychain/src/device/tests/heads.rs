@@ -29,7 +29,7 @@ fn refusal(world: &World) -> Option<Code> {
 
 fn revoking_the_response_key(world: &World) -> Entries {
     let mut entries = Entries::default();
-    entries.keys.insert(world.response_key.public_key(), world.now.plus(Duration::from_hours(1)));
+    entries.keys.insert(world.response_key.public_key().name(), world.now.plus(Duration::from_hours(1)));
     entries
 }
 

@@ -121,7 +121,7 @@ fn who_counts_and_who_lags() {
     let of_later = acknowledge(&later, "edge:shop", "main", &[&own]);
 
     let mut revoked = Entries::default();
-    revoked.keys.insert(key(50).public_key(), at(1_000));
+    revoked.keys.insert(key(50).public_key().name(), at(1_000));
     let revoking = stating(before.clone(), 2, &revoked);
     let of_revoked = acknowledge(&revoking, "edge:shop", "main", &[&own]);
 
@@ -212,7 +212,7 @@ fn a_position_of_the_feed_counts_for_edges_alone() {
     let mut goal = Goal::feed(Position { epoch: 100, number: 7 });
     goal.note_written(Position { epoch: 101, number: 3 });
     let mut revoked = Entries::default();
-    revoked.keys.insert(key(50).public_key(), at(1_000));
+    revoked.keys.insert(key(50).public_key().name(), at(1_000));
     let later = stating(before.clone(), 2, &Entries::default());
     let revoking = stating(before.clone(), 2, &revoked);
     for (feed, chain, verdict) in [
