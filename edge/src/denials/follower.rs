@@ -133,7 +133,7 @@ impl Follower {
                     }
                 }
                 // Signers that were not known yet may be now.
-                _ = trust.changed() => pending = true,
+                _ = trust.changed() => pending |= self.waits_for_signers(),
                 () = tokio::time::sleep(retry) => {}
             }
             if !pending {
@@ -195,6 +195,11 @@ impl Follower {
             let missing = newest.filter(|_| !is_known && !self.went_back);
             return missing.map_or(Ok(()), |shown| Err(Unread::Missing { shown }));
         }
+    }
+
+    /// Whether what was read may say more once trust is another one.
+    fn waits_for_signers(&self) -> bool {
+        self.awaits_proof || self.missing.is_some() || !self.rejected.is_empty() || self.lacks().is_some()
     }
 
     fn is_missing_for_a_moment(&mut self) -> bool {

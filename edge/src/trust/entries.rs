@@ -11,6 +11,8 @@ use keychain::{Digest, Timestamp};
 #[derive(Debug, Clone, Default)]
 pub struct Entries {
     known: Shards<Entry>,
+    /// How many of them the directory lost.
+    lost: usize,
     confirmed: Option<Timestamp>,
     /// Grows with each change of an entry.
     changes: u64,
@@ -71,8 +73,8 @@ impl Entries {
     }
 
     /// How many of them the directory lost.
-    pub fn lost(&self) -> usize {
-        self.known.iter().filter(|(_, entry)| !entry.is_there).count()
+    pub const fn lost(&self) -> usize {
+        self.lost
     }
 
     /// Notes that at `now` all of them were known.
@@ -127,7 +129,10 @@ impl Entries {
     }
 
     pub(super) fn set(&mut self, who: &Digest, entry: Option<Entry>) {
-        if self.get(who) != entry {
+        let before = self.get(who);
+        if before != entry {
+            let is_lost = |entry: Option<Entry>| usize::from(entry.is_some_and(|entry| !entry.is_there));
+            self.lost = self.lost.saturating_sub(is_lost(before)).saturating_add(is_lost(entry));
             self.known.set(who, entry);
             self.changes = self.changes.wrapping_add(1);
         }

@@ -13,7 +13,7 @@ use super::Denied;
 /// changes: whoever judges a request holds one, and a newer one takes its place for the next request.
 #[derive(Debug, Clone)]
 pub struct TrustState {
-    chain: Chain,
+    chain: Arc<Chain>,
     /// When nothing newer than the chain existed, as the latest head showed that did show it.
     shown: Option<Timestamp>,
     head_max_age: Option<Duration>,
@@ -41,7 +41,7 @@ impl TrustState {
     /// The same, for a verifier that refuses once no head has shown for `head_max_age` that nothing newer exists;
     /// `shown` is when one did.
     pub fn with_heads(chain: Chain, shown: Option<Timestamp>, head_max_age: Option<Duration>) -> Self {
-        Self { chain, shown, head_max_age, denied: Denied::default(), heads: Arc::default() }
+        Self { chain: Arc::new(chain), shown, head_max_age, denied: Denied::default(), heads: Arc::default() }
     }
 
     /// The same, with others denied.
@@ -67,7 +67,7 @@ impl TrustState {
     }
 
     /// The chain, with the heads that it has heard.
-    pub const fn chain(&self) -> &Chain {
+    pub fn chain(&self) -> &Chain {
         &self.chain
     }
 
