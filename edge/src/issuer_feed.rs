@@ -32,6 +32,11 @@ const READING_EVERY: Duration = Duration::from_secs(1);
 /// Requests that may wait for a reading at a time. Honest ones seldom do: keys are announced.
 const WAITING_MAX: usize = 256;
 
+/// Shortest time between two readings of announced names: after a taint a fleet announces a name for each of its
+/// services, one after the other, and each would be a question of its own. A request that names a key does not wait
+/// for it.
+const NAMES_EVERY: Duration = Duration::from_millis(20);
+
 /// Longest that a request waits: one pause and one reading.
 const WAIT_MAX: Duration = Duration::from_millis(2_500);
 
@@ -90,6 +95,7 @@ impl IssuerFeed {
             progress,
             is_some,
             remember,
+            is_unkept: false,
         };
         let follow = follower.run(texts, updates.subscribe(), asked);
         let tasks = [Task::spawn(file.keep_up(to_keep)), Task::spawn(follow)];
@@ -124,7 +130,8 @@ impl IssuerFeed {
         let begun = readings.borrow().begun;
         // A full channel means that a reading is asked for already.
         let _asked_already = self.wanted.try_send(());
-        let read = readings.wait_for(|reading| reading.ended > begun);
+        let is_endorsed = || matches!(self.verifier.issuers().look_up(&key), Knowledge::Endorsed(_));
+        let read = readings.wait_for(|reading| reading.ended > begun || is_endorsed());
         let failed = match tokio::time::timeout(WAIT_MAX, read).await {
             Ok(Ok(reading)) => reading.failed,
             Ok(Err(_)) | Err(_) => true,
@@ -149,6 +156,8 @@ struct Follower {
     is_some: watch::Sender<bool>,
     /// Has the keys kept on disk.
     remember: watch::Sender<Content>,
+    /// Whether a key was learnt since.
+    is_unkept: bool,
 }
 
 impl Follower {
@@ -161,16 +170,16 @@ impl Follower {
         }
         let mut pending = Pending::default();
         let mut quiet_until = Instant::now();
+        // Names that are announced one after the other are read together.
+        let mut names_wait_until = Instant::now();
         loop {
+            self.keep();
             let quiet = Instant::now() < quiet_until;
             let due = pending.due();
             tokio::select! {
                 // The directory's own announcements do not wait: they are not strangers' doing.
-                update = updates.next() => self.note(&update, &mut pending),
-                _ = chain.changed() => {
-                    self.prove_again();
-                    self.keep();
-                }
+                update = updates.next() => self.note(&update, &mut pending, names_wait_until),
+                _ = chain.changed() => self.prove_again(),
                 Some(()) = asked.recv(), if !quiet => {
                     quiet_until = Instant::now() + READING_EVERY;
                     pending.want_everything(Instant::now());
@@ -185,7 +194,7 @@ impl Follower {
             match self.read(&pending).await {
                 Ok(()) => {
                     self.dependencies.good(health::DIRECTORY_ISSUERS);
-                    self.keep();
+                    names_wait_until = Instant::now() + NAMES_EVERY;
                     pending = Pending::default();
                 }
                 Err(error) => {
@@ -198,11 +207,11 @@ impl Follower {
         }
     }
 
-    fn note(&self, update: &Update, pending: &mut Pending) {
+    fn note(&self, update: &Update, pending: &mut Pending, names_wait_until: Instant) {
         for name in names_of_keys(update) {
             self.verifier.issuers().forget_absent(name);
         }
-        pending.add(update, Instant::now());
+        pending.add(update, Instant::now(), names_wait_until);
     }
 
     async fn read(&mut self, pending: &Pending) -> Result<(), directory::Error> {
@@ -217,6 +226,8 @@ impl Follower {
                 self.take(key, text);
             }
         }
+        // A request may wait for one of them.
+        self.progress.send_modify(|_| {});
         Ok(())
     }
 
@@ -241,9 +252,10 @@ impl Follower {
     /// Proves an entry and teaches it, or keeps it for when the chain has grown.
     fn take(&mut self, key: PublicKey, text: String) {
         match self.verifier.issuers().learn(key, &text, &self.feed.state(), self.feed.now()) {
-            Ok(()) => {
+            Ok(is_new) => {
                 self.unproven.remove(&key);
                 self.is_some.send_replace(true);
+                self.is_unkept |= is_new;
             }
             Err(refusal) => {
                 if self.unproven.get(&key) == Some(&text) {
@@ -259,15 +271,12 @@ impl Follower {
         }
     }
 
-    /// Has the keys kept on disk, if they are others than before.
-    fn keep(&self) {
-        let texts = self.verifier.issuers().texts();
-        let wanted = content(texts.iter().map(String::as_str)).filter(|_| !texts.is_empty());
-        self.remember.send_if_modified(|before| {
-            let is_new = *before != wanted;
-            *before = wanted;
-            is_new
-        });
+    /// Has the keys kept on disk, if another was learnt.
+    fn keep(&mut self) {
+        if std::mem::take(&mut self.is_unkept) {
+            let texts = self.verifier.issuers().texts();
+            self.remember.send_replace(content(texts.iter().map(String::as_str)));
+        }
     }
 
     fn prove_again(&mut self) {

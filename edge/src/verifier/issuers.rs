@@ -91,24 +91,26 @@ impl Issuers {
     }
 
     /// Takes in an entry of the directory, if it verifies. The same key may be endorsed again, as after a taint: of two
-    /// endorsements that hold, the one counts that ends later.
+    /// endorsements that hold, the one counts that ends later. Answers whether anything else is known than before.
     pub fn learn(
         &self,
         key: PublicKey,
         text: &str,
         trust: &TrustState,
         now: Timestamp,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         let known = self.endorsed.get(&key);
         if known.as_ref().is_some_and(|known| known.endorsement.text() == text) {
-            return Ok(());
+            return Ok(false);
         }
         let issuer = Issuer::verify(text, key, trust, now)?;
         let ends = |issuer: &Issuer| issuer.endorsement.subject.expiration;
-        if known.is_none_or(|known| known.check(trust, now).is_err() || ends(&known) < ends(&issuer)) {
+        let is_better =
+            known.is_none_or(|known| known.check(trust, now).is_err() || ends(&known) < ends(&issuer));
+        if is_better {
             self.keep(key, issuer);
         }
-        Ok(())
+        Ok(is_better)
     }
 
     /// Takes in a verified key.

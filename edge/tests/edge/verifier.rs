@@ -258,8 +258,8 @@ fn the_same_key_endorsed_again_is_good_again() {
     assert_eq!(learn(&old), Err(Code::DeadKey));
     let (short, long) = (3_600, 7_200);
     let endorse = |seconds| world.hsm.endorse(Purpose::Access, issuer, at(seconds));
-    assert_eq!(learn(&endorse(long)), Ok(()));
-    assert_eq!(learn(&endorse(short)), Ok(()), "an earlier end takes nothing away");
+    assert_eq!(learn(&endorse(long)), Ok(true));
+    assert_eq!(learn(&endorse(short)), Ok(false), "an earlier end takes nothing away");
     assert_eq!(
         world.check(&session.request(nonce(2), at(3), INNER), at(3)),
         Ok(true),
