@@ -32,11 +32,6 @@ const READING_EVERY: Duration = Duration::from_secs(1);
 /// Requests that may wait for a reading at a time. Honest ones seldom do: keys are announced.
 const WAITING_MAX: usize = 256;
 
-/// Shortest time between two readings of announced names: after a taint a fleet announces a name for each of its
-/// services, one after the other, and each would be a question of its own. A request that names a key does not wait
-/// for it.
-const NAMES_EVERY: Duration = Duration::from_millis(20);
-
 /// Longest that a request waits: one pause and one reading.
 const WAIT_MAX: Duration = Duration::from_millis(2_500);
 
@@ -170,15 +165,13 @@ impl Follower {
         }
         let mut pending = Pending::default();
         let mut quiet_until = Instant::now();
-        // Names that are announced one after the other are read together.
-        let mut names_wait_until = Instant::now();
         loop {
             self.keep();
             let quiet = Instant::now() < quiet_until;
             let due = pending.due();
             tokio::select! {
                 // The directory's own announcements do not wait: they are not strangers' doing.
-                update = updates.next() => self.note(&update, &mut pending, names_wait_until),
+                update = updates.next() => self.note(&update, &mut pending),
                 _ = chain.changed() => self.prove_again(),
                 Some(()) = asked.recv(), if !quiet => {
                     quiet_until = Instant::now() + READING_EVERY;
@@ -194,7 +187,6 @@ impl Follower {
             match self.read(&pending).await {
                 Ok(()) => {
                     self.dependencies.good(health::DIRECTORY_ISSUERS);
-                    names_wait_until = Instant::now() + NAMES_EVERY;
                     pending = Pending::default();
                 }
                 Err(error) => {
@@ -207,11 +199,11 @@ impl Follower {
         }
     }
 
-    fn note(&self, update: &Update, pending: &mut Pending, names_wait_until: Instant) {
+    fn note(&self, update: &Update, pending: &mut Pending) {
         for name in names_of_keys(update) {
             self.verifier.issuers().forget_absent(name);
         }
-        pending.add(update, Instant::now(), names_wait_until);
+        pending.add(update, Instant::now());
     }
 
     async fn read(&mut self, pending: &Pending) -> Result<(), directory::Error> {

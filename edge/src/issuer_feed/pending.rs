@@ -20,13 +20,13 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Adds what was announced at `now`. Names wait for others until `names_wait_until`.
-    pub(super) fn add(&mut self, update: &Update, now: Instant, names_wait_until: Instant) {
+    /// Adds what was announced at `now`.
+    pub(super) fn add(&mut self, update: &Update, now: Instant) {
         if update.is_everything() {
             self.want_everything(now);
         }
         for name in names_of_keys(update) {
-            self.want(now.max(names_wait_until));
+            self.want(now);
             self.names.insert(name.to_owned());
         }
         if self.names.len() > NAMES_MAX {
@@ -95,7 +95,7 @@ mod tests {
         ];
         for (name, update, due, count, all) in table {
             let mut pending = Pending::default();
-            pending.add(&update, now, now);
+            pending.add(&update, now);
             assert_eq!(
                 (pending.due(), pending.names().len(), pending.is_everything()),
                 (due, count, all),
@@ -109,18 +109,7 @@ mod tests {
         let now = Instant::now();
         let mut pending = Pending::default();
         pending.want_everything(now + Duration::from_secs(1));
-        pending.add(&names(1), now, now);
-        assert_eq!((pending.due(), pending.is_everything()), (Some(now), true));
-    }
-
-    #[test]
-    fn names_wait_for_others_and_a_flush_for_none() {
-        let (now, later) = (Instant::now(), Instant::now() + Duration::from_millis(20));
-        let mut pending = Pending::default();
-        pending.add(&names(1), now, later);
-        pending.add(&names(3), now, later);
-        assert_eq!((pending.due(), pending.names().len()), (Some(later), 3));
-        pending.add(&Update { everything: true, ..Update::default() }, now, later);
+        pending.add(&names(1), now);
         assert_eq!((pending.due(), pending.is_everything()), (Some(now), true));
     }
 }
