@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use edge::http::{Proxies, server};
+use edge::verifier::Audience;
 use keychain::acknowledgement::Instance;
 use keychain::{Digest, Refusal, limits};
 use serde::Deserialize;
@@ -100,6 +101,11 @@ pub struct Config {
     pub limits: Limits,
     /// The admin socket; none if unset.
     pub admin: Option<Admin>,
+    /// Its origin as devices name it in access requests to authd itself, `https://host`. Unset, a request that names an
+    /// audience is refused.
+    pub audience: Option<String>,
+    /// Whether such requests must name it; by default they must where one is configured.
+    pub audience_required: Option<bool>,
     /// How long an access token lasts.
     #[serde(default = "access_lifetime")]
     pub access_lifetime: Span,
@@ -157,6 +163,7 @@ impl Config {
         self.keysd().map_err(|error| unusable("keysd", error.to_string()))?;
         edge::updates::reread_every(self.reread_every)
             .map_err(|error| unusable("reread_every", error.to_string()))?;
+        self.audience()?;
         server::drain(self.drain).map_err(|error| unusable("drain", error.to_string()))?;
         server::check_tls(&self.listen, self.tls.as_ref())
             .map_err(|error| unusable("tls", error.to_string()))?;
@@ -182,6 +189,12 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Where this authd stands, for access requests that name a place.
+    pub fn audience(&self) -> Result<Audience, Unusable> {
+        Audience::configured(self.audience.as_deref(), self.audience_required)
+            .map_err(|(key, because)| Unusable { key, because })
     }
 
     /// What tokens permit.
@@ -312,13 +325,16 @@ mod tests {
     }
 
     #[test]
-    fn an_admin_socket_whose_callers_nobody_knows_is_refused() {
+    fn what_cannot_be_used_is_named() {
         let table = [
             ("[admin]\nlisten = \"unix:/a\"\npolicy = \"/p\"", None),
             ("[admin]\nlisten = \"fd:admin\"\npolicy = \"/p\"", None),
             ("[admin]\nlisten = \"127.0.0.1:1\"\npolicy = \"/p\"", Some("admin.listen")),
             ("[grantable_roles]\nuser = [\"read\"]", Some("grantable_roles")),
             ("[grantable_roles]\nadmin = [\"write\"]", None),
+            ("audience = \"https://auth.example\"", None),
+            ("audience = \"auth.example\"", Some("audience")),
+            ("audience_required = true", Some("audience_required")),
         ];
         for (more, key) in table {
             assert_eq!(config(more).check().err().map(|unusable| unusable.key), key, "{more}");

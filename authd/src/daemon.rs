@@ -20,6 +20,7 @@ use edge::own_key::{OwnKey, Plan};
 use edge::roll::{Hangups, Roll};
 use edge::trust::{self, TrustFeed};
 use edge::updates::{self, Updates};
+use edge::verifier::{self, AccessVerifier};
 use keychain::Timestamp;
 use keychain::directory::Directory;
 use keychain::feed::Position;
@@ -253,6 +254,11 @@ async fn service(
     let challenger = Challenger::new(store.challenge_key(&fresh).await.map_err(store_failure)?);
     Ok(Service {
         issuers: Issuers::new(directory.clone(), feed.clone()),
+        owners: AccessVerifier::new(verifier::Settings {
+            clock_skew: config.clock_skew.duration(),
+            audience: config.audience().map_err(Failure::config)?,
+            nonce_capacity: 0,
+        }),
         trust: feed,
         store,
         directory,

@@ -1,4 +1,5 @@
-//! The HTTP border: routes, sizes, and the form of answers (`PROTOCOL.md#operations`, `PROTOCOL.md#errors`).
+//! The HTTP border: routes, sizes, and the form of answers (`PROTOCOL.md#operations`, `PROTOCOL.md#owner`,
+//! `PROTOCOL.md#errors`).
 
 use std::error::Error;
 use std::sync::OnceLock;
@@ -10,11 +11,12 @@ use actix_web::{HttpRequest, HttpResponse};
 use edge::health::Dependencies;
 use edge::http::{self, Document, RefusalLog, RequestId};
 use keychain::message::Operation;
-use keychain::{Code, Refusal, limits};
+use keychain::{Code, Refusal, Timestamp, limits};
 use systemd::telemetry::Quota;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::service::Service;
+use crate::operation::owner;
+use crate::service::{Answer, Service};
 use crate::store::Failure;
 
 /// Requests worked on at once: what the connections to the database can serve within a device's patience.
@@ -32,6 +34,42 @@ const INTERFACE: Document = Document::interface(include_str!("../openapi.json"))
 static REFUSALS: RefusalLog = RefusalLog::new();
 static STORE_FAULTS: Quota = Quota::per_minute(12);
 
+/// What a path is for.
+#[derive(Clone, Copy)]
+enum Route {
+    /// An operation of a device.
+    Device(Operation),
+    /// An access request of an owner.
+    Owner(owner::Operation),
+}
+
+impl Route {
+    fn all() -> impl Iterator<Item = Self> {
+        let owner = owner::Operation::ALL.into_iter().map(Self::Owner);
+        Operation::ALL.into_iter().map(Self::Device).chain(owner)
+    }
+
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Device(operation) => operation.path(),
+            Self::Owner(operation) => operation.path(),
+        }
+    }
+
+    async fn answer(self, service: &Service, body: &[u8], now: Timestamp) -> Result<Answer, Failure> {
+        match self {
+            Self::Device(operation) => service.answer(operation, body, now).await,
+            Self::Owner(operation) => service.answer_owner(operation, body, now).await,
+        }
+    }
+}
+
+impl From<Operation> for Route {
+    fn from(operation: Operation) -> Self {
+        Self::Device(operation)
+    }
+}
+
 /// The places that requests take while they are worked on.
 pub struct Places {
     all: Semaphore,
@@ -40,10 +78,10 @@ pub struct Places {
 
 impl Places {
     /// A place for a request, held until it is dropped.
-    fn take(&self, operation: Operation) -> Result<[Option<SemaphorePermit<'_>>; 2], Refusal> {
+    fn take(&self, route: impl Into<Route>) -> Result<[Option<SemaphorePermit<'_>>; 2], Refusal> {
         let full = |_| Refusal::new(Code::TooMany, "every place is taken");
-        let unsigned = match operation {
-            Operation::SessionRequest => Some(self.unsigned.try_acquire().map_err(full)?),
+        let unsigned = match route.into() {
+            Route::Device(Operation::SessionRequest) => Some(self.unsigned.try_acquire().map_err(full)?),
             _ => None,
         };
         Ok([unsigned, Some(self.all.try_acquire().map_err(full)?)])
@@ -86,10 +124,10 @@ impl Entrance {
 /// The routes, for an app that has [`Entrance`], [`Places`] and [`http::Proxies`] as its data and [`http::border`] around
 /// it.
 pub fn routes(config: &mut ServiceConfig) {
-    for operation in Operation::ALL {
+    for route in Route::all() {
         let handler =
-            move |request, payload, entrance, places| handle(operation, request, payload, entrance, places);
-        config.service(http::write(operation.path(), handler));
+            move |request, payload, entrance, places| handle(route, request, payload, entrance, places);
+        config.service(http::write(route.path(), handler));
     }
     config.service(http::read("/health", health)).service(http::read("/", index));
     config.service(http::read(Document::INTERFACE_PATH, async || INTERFACE.answer()));
@@ -98,7 +136,7 @@ pub fn routes(config: &mut ServiceConfig) {
 }
 
 async fn handle(
-    operation: Operation,
+    route: Route,
     request: HttpRequest,
     payload: Payload,
     entrance: Data<Entrance>,
@@ -106,10 +144,10 @@ async fn handle(
 ) -> HttpResponse {
     let (begun, id) = (Instant::now(), RequestId::of(&request));
     let outcome = match entrance.service() {
-        Ok(service) => answer((operation, &id), &request, payload, service, &places).await,
+        Ok(service) => answer((route, &id), &request, payload, service, &places).await,
         Err(starting) => Err(starting),
     };
-    let op = operation.path();
+    let op = route.path();
     let mut code = "ok";
     if let Err(refusal) = &outcome {
         code = refusal.code().as_str();
@@ -121,7 +159,7 @@ async fn handle(
 }
 
 async fn answer(
-    (operation, id): (Operation, &RequestId),
+    (route, id): (Route, &RequestId),
     request: &HttpRequest,
     payload: Payload,
     service: &Service,
@@ -133,14 +171,13 @@ async fn answer(
         service.throttles.count_address(address, service.now())?;
     }
     let body = http::body(request, payload, limits::MESSAGE_MAX).await?;
-    let _place = places.take(operation)?;
+    let _place = places.take(route)?;
     let now = service.now();
     // An answer that cannot be checked is none: without a key for it, now or in a moment, nothing is decided.
     service.response.demand_not_ended(now)?;
-    let answer =
-        service.answer(operation, &body, now).await.map_err(|failure| explain(operation, id, failure))?;
+    let answer = route.answer(service, &body, now).await.map_err(|failure| explain(route, id, failure))?;
     if answer.repeated {
-        metrics::counter!("authd_replayed_operations_total", "op" => operation.path()).increment(1);
+        metrics::counter!("authd_replayed_operations_total", "op" => route.path()).increment(1);
     }
     // What was decided is not lost to a taint that came meanwhile.
     let key = service.response_key().await?;
@@ -148,11 +185,12 @@ async fn answer(
 }
 
 /// Says in the log what happened to the store, and to the caller what concerns him.
-fn explain(operation: Operation, id: &RequestId, failure: Failure) -> Refusal {
+fn explain(route: Route, id: &RequestId, failure: Failure) -> Refusal {
     if let Failure::Store(fault) = &failure
         && let Some(left_out) = STORE_FAULTS.admit()
     {
-        tracing::error!(request = %id, %operation, error = fault as &dyn Error, left_out, "the store failed");
+        let (operation, error) = (route.path(), fault as &dyn Error);
+        tracing::error!(request = %id, operation, error, left_out, "the store failed");
     }
     failure.into_refusal()
 }
@@ -176,7 +214,7 @@ async fn health(entrance: Data<Entrance>) -> HttpResponse {
 }
 
 async fn index() -> HttpResponse {
-    let paths: Vec<_> = Operation::ALL.iter().map(|operation| format!(r#""{}""#, operation.path())).collect();
+    let paths: Vec<_> = Route::all().map(|route| format!(r#""{}""#, route.path())).collect();
     http::json(
         StatusCode::OK,
         format!(

@@ -118,6 +118,12 @@ impl Issuers {
         Ok(key)
     }
 
+    /// What the HSM said of that key, if [`Self::key`] gives it.
+    pub async fn endorsement(&self, name: &PublicKey, now: Timestamp) -> Result<String, Refusal> {
+        self.key(name, now).await?;
+        self.known.get(name).map(|issuer| issuer.endorsement.text().to_owned()).ok_or_else(unknown)
+    }
+
     /// Whether a key is known already.
     pub fn knows(&self, name: &PublicKey) -> bool {
         self.known.contains_key(name)

@@ -5,8 +5,8 @@
 //! # What it is not
 //!
 //! It knows no passwords, e-mail addresses or names: an identity is a digest, and whoever holds the keys is
-//! it. It does not verify access requests (the edge before each app does) and signs nothing with the HSM's
-//! key: its own access and response keys are made in memory, live hours, and are believed because the HSM
+//! it. It verifies no access request but those to itself ([`owner`]; the edge before each app does) and signs nothing with
+//! the HSM's key: its own access and response keys are made in memory, live hours, and are believed because the HSM
 //! endorsed them. It has no way to recover an account without the recovery key committed to.
 //!
 //! # The way of a request
@@ -15,6 +15,7 @@
 //! |---|---|---|
 //! | size, route, a free place | [`http`] | nothing |
 //! | shape, signatures, all rules that need no store | [`keychain::message`] | one to three verifications |
+//! | the token that an owner asks with | [`owner`], by the edge's library | at most one read of the directory |
 //! | the issuer of a token that is refreshed | [`issuer`] | at most one read of the directory |
 //! | what the newest rows say | [`operation`] over [`store`] | one statement, a few indexed reads |
 //! | the rows that follow, if those still are the newest | the same, under the account's lock if need be | one transaction |
@@ -62,6 +63,7 @@ pub mod http;
 pub mod issuer;
 pub mod operation;
 pub mod outbox;
+pub mod owner;
 pub mod record;
 pub mod roles;
 pub mod service;

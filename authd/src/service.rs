@@ -5,13 +5,14 @@
 //! the decisions stand in [`crate::operation`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use edge::health::Dependencies;
 use edge::own_key::{Endorsed, OwnKey};
 use edge::roll::Roll;
 use edge::trust::TrustFeed;
+use edge::verifier::AccessVerifier;
 use keychain::directory::Directory;
 use keychain::feed::Position;
 use keychain::message::{self, AccessKeys, Operation, Request, Unverified, Verified};
@@ -26,7 +27,7 @@ use crate::operation::session::{self, Grant, Lifetimes, RefreshView, SessionView
 use crate::operation::{self, Decision};
 use crate::roles::Roles;
 use crate::store::{Account, Failure, Refreshing, SessionOpening, Store, Verdict};
-use crate::throttle::Throttles;
+use crate::throttle::{self, Throttles};
 
 /// How long an answer waits for the mirror of its refresh: SQL has decided, and a directory that is away
 /// must not make devices wait.
@@ -48,6 +49,8 @@ pub struct Service {
     pub trust: TrustFeed,
     /// Whose tokens may be refreshed.
     pub issuers: Issuers,
+    /// Judges access requests to authd itself. It keeps no nonces: the store does.
+    pub owners: AccessVerifier,
     /// The session challenges.
     pub challenger: Challenger,
     /// Signs tokens.
@@ -265,14 +268,11 @@ impl Service {
         operation: Operation,
         now: Timestamp,
     ) -> impl Fn((Digest, Digest)) -> Result<(), Refusal> {
-        let is_counted = AtomicBool::new(false);
-        move |owner| {
-            let was_counted = is_counted.swap(true, Ordering::Relaxed);
-            if was_counted { Ok(()) } else { self.throttles.count(operation, owner, now) }
-        }
+        throttle::once(move |asking| self.throttles.count(operation, asking, now))
     }
 
-    fn learn(&self, key: &Endorsed) -> Result<(), Refusal> {
+    /// Takes in an own key, whose tokens are judged also while the directory is away.
+    pub(crate) fn learn(&self, key: &Endorsed) -> Result<(), Refusal> {
         let name = key.public_key();
         if !self.issuers.knows(&name) {
             self.issuers.take(&name, key.endorsement().clone(), self.now())?;

@@ -13,6 +13,7 @@
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keychain::message::Operation;
@@ -57,6 +58,7 @@ pub struct Throttles {
     devices: Table<(Digest, Digest)>,
     identities: Table<Digest>,
     recoveries: Table<Digest>,
+    owners: Table<(Digest, Digest)>,
 }
 
 impl Throttles {
@@ -67,6 +69,7 @@ impl Throttles {
             devices: Table::new("device", limits.device),
             identities: Table::new("identity", limits.identity),
             recoveries: Table::new("recovery", limits.device),
+            owners: Table::new("owner", limits.device),
         }
     }
 
@@ -100,6 +103,20 @@ impl Throttles {
             | Operation::SessionRefresh => take(&[device(), self.identities.bucket(identity)], now),
         }
     }
+
+    /// Counts what a device is about to have carried out as its account's owner, now that its proof holds. Apart from its
+    /// sessions: who looks at his devices too often can still refresh.
+    pub fn count_owner(&self, (identity, device): (Digest, Digest), now: Timestamp) -> Result<(), Refusal> {
+        take(&[self.owners.bucket((identity, device)), self.identities.bucket(identity)], now)
+    }
+}
+
+/// Counts once, however often it is asked to.
+pub fn once(
+    count: impl Fn((Digest, Digest)) -> Result<(), Refusal>,
+) -> impl Fn((Digest, Digest)) -> Result<(), Refusal> {
+    let is_counted = AtomicBool::new(false);
+    move |asking| if is_counted.swap(true, Ordering::Relaxed) { Ok(()) } else { count(asking) }
 }
 
 /// Takes one from each, or from none: then it says how long to wait until there is one in each.

@@ -3,7 +3,7 @@
 
 Usage: client.py ENDPOINTS    (the JSON file that `opsctl dev --endpoints ENDPOINTS` writes)
 
-It walks the ten operations and the access requests at every app, verifies each answer down to the
+It walks the ten operations, an owner's requests and the access requests at every app, verifies each answer down to the
 pinned HSM identity, as it stands and as clients rewrite it, and then does what it must not: every
 refusal is held to its code, its status and its form. It prints a line a check, and exits 1 if one
 failed. It needs Python 3.11, the packages `cryptography` (45 or later) and `blake3`, and Node 20.
@@ -20,6 +20,7 @@ import access  # noqa: E402 (the path to them is set just above)
 import border  # noqa: E402
 import forgery  # noqa: E402
 import generations  # noqa: E402
+import owner  # noqa: E402
 import session  # noqa: E402
 import takeover  # noqa: E402
 import walk  # noqa: E402
@@ -33,7 +34,7 @@ def main():
         return 64
     report = Report()
     world = World(json.loads(pathlib.Path(sys.argv[1]).read_text()), report)
-    for module in (walk, takeover, session, access, forgery, border, generations):
+    for module in (walk, takeover, session, access, owner, forgery, border, generations):
         report.begin(module.__doc__.splitlines()[0].rstrip("."))
         try:
             module.run(world)

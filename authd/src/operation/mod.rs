@@ -11,12 +11,14 @@
 //! | `device` | `/device/rotate`, `/device/link`, `/device/unlink`, `/recovery/change` | the same |
 //! | `gate` | the rotation step that guards all that act for a device | `#rotation`, `#repeat-gated` |
 //! | `order` | what operators ask for through the admin socket | `#revocation` |
+//! | `owner` | what the account's owner asks by access requests | `#owner` |
 //! | `session` | `/session/request`, `/session/create`, `/session/refresh` | `#session-request` and following |
 
 mod account;
 mod device;
 mod gate;
 pub mod order;
+pub mod owner;
 pub mod session;
 #[cfg(test)]
 mod tests;

@@ -212,7 +212,7 @@ impl<F: Fn(&Digest) -> bool> Case for SessionOpening<F> {
         _: Timestamp,
     ) -> Result<bool, Fault> {
         let Ok(view) = view else { return Ok(false) };
-        let row = rows::challenge_row(macs, &self.challenge);
+        let row = rows::spent_row(macs, &self.challenge.nonce(), self.challenge.forgotten_at());
         append(on, &[row], &mut Some(session_guard(*identity, self.device, view))).await
     }
 }
@@ -242,7 +242,7 @@ impl Case for Refreshing {
     }
 }
 
-fn session_guard(identity: Digest, device: Digest, view: &SessionView) -> Guard {
+pub(super) fn session_guard(identity: Digest, device: Digest, view: &SessionView) -> Guard {
     Guard::default()
         .account(identity, view.account.as_ref())
         .ban(identity, view.ban.as_ref())
@@ -257,13 +257,18 @@ fn listed(devices: Vec<Result<DeviceRecord, Damaged>>) -> Listed {
         match device {
             Ok(record) => listed.intact.push(record),
             Err(Damaged { remains, fault }) => {
-                metrics::counter!("authd_damaged_devices_total").increment(1);
                 let device = remains.as_ref().map_or_else(|| "?".to_owned(), |it| it.device.to_string());
-                let error = &fault as &dyn std::error::Error;
-                tracing::error!(device, error, "a device of the account is damaged: it is cut off");
+                tell_damage(&device, &fault, "it is cut off");
                 listed.damaged.extend(remains.map(|remains| *remains));
             }
         }
     }
     listed
+}
+
+/// Says in the log and the metrics that a device is damaged, and what becomes of it.
+pub(super) fn tell_damage(device: &str, fault: &Fault, what_follows: &str) {
+    metrics::counter!("authd_damaged_devices_total").increment(1);
+    let error = fault as &dyn std::error::Error;
+    tracing::error!(device, error, what_follows, "a device of the account is damaged");
 }

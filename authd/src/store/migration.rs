@@ -17,6 +17,7 @@ impl MigratorTrait for Migrator {
             Box::new(HeldDenials),
             Box::new(Heads),
             Box::new(Macs),
+            Box::new(Sightings),
         ]
     }
 }
@@ -192,6 +193,26 @@ impl MigrationTrait for Macs {
             manager.alter_table(column).await?;
         }
         manager.create_table(marks()).await
+    }
+
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+}
+
+/// By which it is found when a device refreshed last.
+struct Sightings;
+
+impl MigrationName for Sightings {
+    fn name(&self) -> &'static str {
+        "m0008_sightings"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Sightings {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        create_indexes(manager, &[("refreshes", &["identity", "device", "issued_at"], false)]).await
     }
 
     fn use_transaction(&self) -> Option<bool> {

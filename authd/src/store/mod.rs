@@ -20,7 +20,7 @@
 //! (`mac`). A row whose MAC does not hold is an error, never an input.
 //!
 //! Records are only ever inserted, and deleted by a reset alone. Three tables hold rows that end by themselves: spent
-//! challenges (two minutes), refreshes (with their session) and endorsements (with their key); [`Store::prune`] removes
+//! nonces (two minutes), refreshes (with their session) and endorsements (with their key); [`Store::prune`] removes
 //! them.
 
 mod append;
@@ -40,6 +40,7 @@ mod mark;
 mod migration;
 mod order;
 mod outbox;
+mod owner;
 mod prune;
 mod reset;
 mod rows;
@@ -71,6 +72,7 @@ pub use held::{Held, Which as WhichHeld};
 pub use mac::{KEYS_LENGTH_MAX, MacKeys, Unusable as UnusableKeys};
 pub use order::{Ordered, Ordering};
 pub use outbox::{Backlog, Page as PendingPage, Pending};
+pub use owner::Owning;
 
 /// How often a request that lost a race is decided again. Each loss means that another one won, and the next decision
 /// already finds the winner's rows.

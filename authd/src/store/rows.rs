@@ -3,13 +3,12 @@
 //! is a fault of the store and never reaches a decision.
 
 use keychain::message::Operation;
-use keychain::{Digest, PublicKey, Signature, Timestamp};
+use keychain::{Digest, Nonce, PublicKey, Signature, Timestamp};
 use sea_orm::IntoActiveModel;
 
 use super::Fault;
 use super::mac::{MacKeys, Row, name_of, table_of};
 use super::tables::{account, ban, challenge, device, refresh, role};
-use crate::challenge::Challenge;
 use crate::operation::session::{Grant, Refresh};
 use crate::record::{
     AccountRecord, AccountState, Action, BanRecord, Cause, DeviceRecord, DeviceState, FORMAT, Order,
@@ -129,12 +128,10 @@ pub(super) fn refresh_row(macs: &MacKeys, refresh: &Refresh) -> refresh::ActiveM
     macs.with_mac(row).into_active_model()
 }
 
-pub(super) fn challenge_row(macs: &MacKeys, challenge: &Challenge) -> challenge::ActiveModel {
-    let row = challenge::Model {
-        nonce: challenge.nonce().to_string(),
-        forgotten_at: challenge.forgotten_at().unix_millis(),
-        mac: None,
-    };
+/// A nonce that is spent: a challenge that was answered, or the request of an owner.
+pub(super) fn spent_row(macs: &MacKeys, nonce: &Nonce, forgotten_at: Timestamp) -> challenge::ActiveModel {
+    let row =
+        challenge::Model { nonce: nonce.to_string(), forgotten_at: forgotten_at.unix_millis(), mac: None };
     macs.with_mac(row).into_active_model()
 }
 

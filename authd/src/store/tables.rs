@@ -219,7 +219,7 @@ pub(super) mod refresh {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// Challenges that were answered; kept until they would have expired anyhow.
+/// Nonces that are spent: challenges that were answered, and requests of owners. Kept until they would be out of date anyhow.
 pub(super) mod challenge {
     use sea_orm::entity::prelude::*;
 

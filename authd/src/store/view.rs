@@ -217,13 +217,13 @@ pub(super) async fn device_count(db: &impl ConnectionTrait, identity: &Digest) -
 }
 
 /// What a statement reads: columns, and the table that they are of, if that is not among the others'.
-struct Part {
-    columns: String,
-    join: String,
+pub(super) struct Part {
+    pub(super) columns: String,
+    pub(super) join: String,
 }
 
 /// The newest row of a chain: of those whose columns have the values that `place` says.
-fn newest<E: EntityTrait>(alias: &str, place: &[(&str, &str)]) -> Part {
+pub(super) fn newest<E: EntityTrait>(alias: &str, place: &[(&str, &str)]) -> Part {
     let table = E::default().table_name();
     let inner: Vec<_> = place.iter().map(|(column, value)| format!("{column} = {value}")).collect();
     let outer: Vec<_> = inner.iter().map(|equal| format!("{alias}.{equal}")).collect();
@@ -236,12 +236,12 @@ fn newest<E: EntityTrait>(alias: &str, place: &[(&str, &str)]) -> Part {
 }
 
 /// One value.
-fn asked(name: &str, expression: &str) -> Part {
+pub(super) fn asked(name: &str, expression: &str) -> Part {
     Part { columns: format!("{expression} AS {name}"), join: String::new() }
 }
 
 /// The newest rows that a sign-in or refresh is judged by.
-fn session_heads(identity: &str, device: &str) -> [Part; 4] {
+pub(super) fn session_heads(identity: &str, device: &str) -> [Part; 4] {
     [
         newest::<account::Entity>("a", &[("identity", identity)]),
         newest::<ban::Entity>("b", &[("identity", identity)]),
@@ -250,7 +250,7 @@ fn session_heads(identity: &str, device: &str) -> [Part; 4] {
     ]
 }
 
-fn session(
+pub(super) fn session(
     row: &QueryResult,
     macs: &MacKeys,
     (identity, name): (&Digest, &Digest),
@@ -303,7 +303,7 @@ fn refreshed(
     Ok(found)
 }
 
-fn intact(row: &QueryResult, macs: &MacKeys, identity: &Digest) -> Result<DeviceRecord, Fault> {
+pub(super) fn intact(row: &QueryResult, macs: &MacKeys, identity: &Digest) -> Result<DeviceRecord, Fault> {
     let because = "the device's chain goes on elsewhere";
     let damaged = |id: &str| Fault::Corrupt { table: "device_records", id: id.to_owned(), because };
     let newest: device::Model = head(row, "d")?.ok_or_else(|| damaged("?"))?;
@@ -335,14 +335,14 @@ fn remains(row: &QueryResult, identity: Digest) -> Option<Remains> {
     })
 }
 
-fn select(from: &str, parts: &[Part]) -> String {
+pub(super) fn select(from: &str, parts: &[Part]) -> String {
     let columns: Vec<_> = parts.iter().map(|part| part.columns.as_str()).collect();
     let joins: String = parts.iter().map(|part| part.join.as_str()).collect();
     format!("SELECT {} FROM {from}{joins}", columns.join(", "))
 }
 
 /// Every column of a table, named so that [`head_at`] finds it.
-fn columns<E: EntityTrait>(alias: &str) -> String {
+pub(super) fn columns<E: EntityTrait>(alias: &str) -> String {
     let names = E::Column::iter().map(|column| column.as_str());
     let columns: Vec<_> =
         names.map(|name| format!(r#"{alias}."{name}" AS "{}""#, prefix(alias) + name)).collect();
@@ -353,12 +353,16 @@ fn prefix(alias: &str) -> String {
     format!("{alias}_")
 }
 
-fn statement(db: &impl ConnectionTrait, text: &str, values: impl IntoIterator<Item = Value>) -> Statement {
+pub(super) fn statement(
+    db: &impl ConnectionTrait,
+    text: &str,
+    values: impl IntoIterator<Item = Value>,
+) -> Statement {
     Statement::from_sql_and_values(db.get_database_backend(), text, values)
 }
 
 /// The one row of a statement that always has one.
-async fn one(
+pub(super) async fn one(
     db: &impl ConnectionTrait,
     text: &str,
     values: impl IntoIterator<Item = Value>,
@@ -372,14 +376,17 @@ fn optional(digest: Option<Digest>) -> Value {
 }
 
 /// The row of a record's table, if there is one.
-fn head<M: ModelTrait + FromQueryResult>(row: &QueryResult, alias: &str) -> Result<Option<M>, Fault> {
+pub(super) fn head<M: ModelTrait + FromQueryResult>(
+    row: &QueryResult,
+    alias: &str,
+) -> Result<Option<M>, Fault> {
     head_at(row, alias, "identity")
 }
 
 /// The row of a table, if there is one: then `known`, by which it was found, is not null.
 ///
 /// A row that cannot be read is never taken for none: who is banned by it would not be any more.
-fn head_at<M: ModelTrait + FromQueryResult>(
+pub(super) fn head_at<M: ModelTrait + FromQueryResult>(
     row: &QueryResult,
     alias: &str,
     known: &str,
@@ -398,7 +405,7 @@ fn unreadable<M: ModelTrait>(row: &QueryResult, prefix: &str) -> Fault {
     }
 }
 
-fn answer<T: TryGetable>(row: &QueryResult, name: &str) -> Result<T, Fault> {
+pub(super) fn answer<T: TryGetable>(row: &QueryResult, name: &str) -> Result<T, Fault> {
     Ok(row.try_get("", name)?)
 }
 

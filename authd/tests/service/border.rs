@@ -1,5 +1,6 @@
 //! What no device would send: at every route, with its code, and nothing changed.
 
+use authd::operation::owner;
 use keychain::Code;
 use keychain::message::Operation;
 use reqwest::Method;
@@ -188,8 +189,9 @@ async fn every_answer_names_its_request_and_is_not_kept(stage: Stage) {
 async fn documents_say_what_there_is(stage: Stage) {
     let document = stage.auth.get("/openapi.json").await;
     assert_eq!(document.header("content-type"), "application/json");
-    let paths = Operation::ALL.map(Operation::path);
-    let paths = [&paths[..], &["/", "/errors", "/health", "/openapi.json"]].concat();
+    let (paths, owner) =
+        (Operation::ALL.map(Operation::path), owner::Operation::ALL.map(owner::Operation::path));
+    let paths = [&paths[..], &owner, &["/", "/errors", "/health", "/openapi.json"]].concat();
     tests::interface::check(&document.json(), env!("CARGO_PKG_VERSION"), &paths);
     let page = stage.auth.get("/errors").await;
     assert_eq!(page.header("content-type"), "text/markdown; charset=utf-8");

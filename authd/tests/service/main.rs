@@ -19,6 +19,7 @@ mod macs;
 mod operations;
 mod outage;
 mod outbox;
+mod owner;
 mod plans;
 mod program;
 mod races;

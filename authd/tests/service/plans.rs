@@ -98,6 +98,8 @@ async fn exercise(stage: &mut Stage) {
     for _ in 0..2 {
         device.try_refresh(&auth).await.response();
     }
+    let list = device.session().access(r#"{"operation":"/owner/devices/list"}"#);
+    auth.post("/owner/devices/list", list).await.response();
     let (rotate, _, keys) = gated(&device, Device::rotate_request);
     auth.post("/device/rotate", rotate.clone()).await.response();
     auth.post("/device/rotate", rotate).await.response();

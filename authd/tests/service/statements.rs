@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use authd::operation::owner;
 use keychain::Code;
 use keychain::message::Operation;
 use sea_orm::DbBackend;
@@ -23,6 +24,7 @@ crate::on_both!(
     operations_take_few_statements,
     what_is_refused_unproven_takes_one_statement_whoever_is_named,
     repeats_take_one_statement,
+    owners_requests_take_few_statements,
 );
 
 /// The spans of statements: where they are opened, and how they are named.
@@ -209,6 +211,25 @@ async fn what_is_refused_unproven_takes_one_statement_whoever_is_named(stage: St
         let body = format!(r#"{{"payload":{}}}"#, tests::craft::payload(&request));
         assert_eq!(count(&stage, Operation::SessionRequest, &body).await, (vec![], None));
     }
+}
+
+async fn owners_requests_take_few_statements(stage: Stage) {
+    let mut device = Device::create(&stage.auth).await;
+    device.open_session(&stage.auth).await;
+    let body = device.session().access(r#"{"operation":"/owner/devices/list"}"#);
+    let asked = async || {
+        let outcome = {
+            let [listener, _] = &*ASKED;
+            let _here = tracing::dispatcher::set_default(listener);
+            tracing::callsite::rebuild_interest_cache();
+            let service = stage.service();
+            service.answer_owner(owner::Operation::DevicesList, body.as_bytes(), service.now()).await
+        };
+        let code = outcome.err().map(|failure| failure.into_refusal().code());
+        (HERE.take(), code)
+    };
+    assert_eq!(asked().await, (vec!["query_one_raw", "execute_raw", "query_all_raw"], None));
+    assert_eq!(asked().await, (vec!["query_one_raw"], Some(Code::Replay)));
 }
 
 async fn repeats_take_one_statement(stage: Stage) {

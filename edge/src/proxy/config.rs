@@ -11,6 +11,7 @@ use systemd::tls;
 
 use crate::http::{Proxies, server};
 use crate::trust::{Keysd, KeysdUnusable};
+use crate::verifier::Audience;
 use crate::{denials, endorser, revocations, trust, updates};
 
 /// The file as it stands. Every key but the first eight has a default.
@@ -213,11 +214,7 @@ impl Config {
                 format!("is below {NONCES_MIN}; requests would be refused at once"),
             ));
         }
-        if let Some(audience) = &self.audience {
-            check_origin(audience)?;
-        } else if self.audience_required == Some(true) {
-            return Err(("audience_required", "needs `audience`, the origin that requests must name".into()));
-        }
+        Audience::configured(self.audience.as_deref(), self.audience_required)?;
         trust::head_max_age(self.head_max_age, self.insecure_any_head_age)
             .map_err(|error| ("head_max_age", error.to_string()))?;
         self.keysd().map_err(|error| ("keysd", error.to_string()))?;
@@ -233,17 +230,6 @@ impl Config {
     /// Each keysd that is asked.
     pub fn keysd(&self) -> Result<Vec<Keysd>, KeysdUnusable> {
         Keysd::list(&self.keysd, self.keysd_ca.as_deref())
-    }
-}
-
-fn check_origin(origin: &str) -> Result<(), (&'static str, String)> {
-    let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-    match host {
-        Some(host) if !host.is_empty() && !host.contains(['/', '?', '#', '@']) => Ok(()),
-        _ => Err((
-            "audience",
-            format!("`{origin}` is not an origin; write for example \"https://app.example\""),
-        )),
     }
 }
 

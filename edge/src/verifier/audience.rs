@@ -20,6 +20,29 @@ impl Audience {
         Self { origin: Some(origin.into()), required }
     }
 
+    /// The same as `audience` and `audience_required` of a configuration say it: where an origin is told, requests must
+    /// name it unless that is turned off. Fails with the key that cannot be used, and why.
+    pub fn configured(origin: Option<&str>, required: Option<bool>) -> Result<Self, (&'static str, String)> {
+        let Some(origin) = origin else {
+            return match required {
+                Some(true) => {
+                    Err(("audience_required", "needs `audience`, the origin that requests must name".into()))
+                }
+                _ => Ok(Self::default()),
+            };
+        };
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        match host {
+            Some(host) if !host.is_empty() && !host.contains(['/', '?', '#', '@']) => {
+                Ok(Self::new(origin, required.unwrap_or(true)))
+            }
+            _ => Err((
+                "audience",
+                format!("`{origin}` is not an origin; write for example \"https://app.example\""),
+            )),
+        }
+    }
+
     pub(super) fn check(&self, named: Option<&str>, place: &str) -> Result<(), Refusal> {
         let mismatch = |because| Err(Refusal::new(Code::AudienceMismatch, because));
         match (named, self.origin.as_deref()) {

@@ -148,8 +148,9 @@ impl AccessVerifier {
         self.prove(body, demand, trust, now).map(drop)
     }
 
-    /// Every step but the last, and until when the nonce must be remembered.
-    fn prove<'a>(
+    /// Every step but the last, and until when the nonce must be remembered: for a server that keeps nonces elsewhere,
+    /// where others see them too.
+    pub fn prove<'a>(
         &self,
         body: &'a [u8],
         demand: Demand<'_>,

@@ -2,6 +2,7 @@
 
 mod book;
 mod orders;
+mod owner;
 mod sessions;
 
 use book::{Book, Phone, at, change, create, delete, hash, link, recover, rotate, unlink};
