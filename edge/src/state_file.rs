@@ -7,15 +7,19 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::trust::memory::replace;
 
-/// Pause between two writes, and before another attempt: many changes in a row are one.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The shortest and the longest pause between two writes: many changes in a row are one, and a long file is written less
+/// often. The longest before another attempt.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// How many times as long as a write takes nothing is written.
+const REST: u32 = 4;
 
 /// What a file is to hold; nothing until something is known.
 pub(crate) type Content = Option<Arc<str>>;
@@ -33,13 +37,12 @@ pub(crate) struct StateFile {
     path: PathBuf,
     name: &'static str,
     most: u64,
-    pause: Duration,
 }
 
 impl StateFile {
     /// The file called `name` in `folder`, of at most `most` bytes.
     pub(crate) fn new(folder: &Path, name: &'static str, most: u64) -> Self {
-        Self { path: folder.join(name), name, most, pause: PAUSE }
+        Self { path: folder.join(name), name, most }
     }
 
     /// The texts that it holds; none, with a warning, if it cannot be read.
@@ -60,57 +63,126 @@ impl StateFile {
     }
 
     /// Makes durable what is wanted, the newest at a time, for ever. A disk that fails or hangs delays nothing but this.
-    pub(crate) async fn keep_up(self, mut wanted: watch::Receiver<Content>) {
-        let mut failing = false;
-        while wanted.changed().await.is_ok() {
-            let Some(content) = wanted.borrow_and_update().clone() else { continue };
-            let path = self.path.clone();
-            let written = tokio::task::spawn_blocking(move || replace(&path, content.as_bytes())).await;
-            let outcome = written.map_err(io::Error::other).and_then(|done| done);
-            if let Err(error) = &outcome {
-                wanted.mark_changed();
-                if !failing {
-                    let (path, error) = (self.path.display(), error as &dyn std::error::Error);
-                    tracing::error!(%path, error, "cannot keep what a start in an outage would go by; trying again");
-                }
-            }
-            failing = outcome.is_err();
-            metrics::gauge!("verifier_memory_behind", "file" => self.name).set(if failing {
-                1.0
-            } else {
-                0.0
-            });
-            tokio::time::sleep(self.pause).await;
+    ///
+    /// Once it is dropped, what is wanted then is on disk: a service that is stopped goes on with all that it knew. A stop
+    /// waits for the disk.
+    pub(crate) async fn keep_up(self, wanted: watch::Receiver<Content>) {
+        let mut writer = Writer { disk: Arc::new(Mutex::new(Disk::of(&self))), wanted, is_failing: false };
+        while writer.wanted.changed().await.is_ok() {
+            let pause = writer.write().await;
+            let is_failing = writer.is_failing;
+            metrics::gauge!("verifier_memory_behind", "file" => self.name)
+                .set(f64::from(u8::from(is_failing)));
+            tokio::time::sleep(pause).await;
         }
     }
+}
+
+/// Writes what is wanted.
+struct Writer {
+    /// One write at a time.
+    disk: Arc<Mutex<Disk>>,
+    wanted: watch::Receiver<Content>,
+    is_failing: bool,
+}
+
+impl Writer {
+    /// Writes the newest. How long nothing is to be written then.
+    async fn write(&mut self) -> Duration {
+        let newest = self.wanted.borrow_and_update().clone();
+        let (disk, begun) = (Arc::clone(&self.disk), Instant::now());
+        let written = tokio::task::spawn_blocking(move || lock(&disk).hold(newest)).await;
+        let outcome = written.map_err(io::Error::other).and_then(|done| done);
+        let was_failing = std::mem::replace(&mut self.is_failing, outcome.is_err());
+        let Err(error) = outcome else { return begun.elapsed().saturating_mul(REST).clamp(PAUSE.0, PAUSE.1) };
+        self.wanted.mark_changed();
+        if !was_failing {
+            let disk = lock(&self.disk);
+            let (path, error) = (disk.path.display(), &error as &dyn std::error::Error);
+            tracing::error!(%path, error, "cannot keep what a start in an outage would go by; trying again");
+        }
+        PAUSE.1
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let newest = self.wanted.borrow().clone();
+        let mut disk = lock(&self.disk);
+        if let Err(error) = disk.hold(newest) {
+            let (path, error) = (disk.path.display(), &error as &dyn std::error::Error);
+            tracing::error!(%path, error, "what was learnt last is not kept for a start in an outage");
+        }
+    }
+}
+
+/// What is on disk.
+struct Disk {
+    path: PathBuf,
+    holds: Content,
+}
+
+impl Disk {
+    fn of(file: &StateFile) -> Self {
+        Self { path: file.path.clone(), holds: None }
+    }
+
+    /// Makes `newest` durable, if there is any and it is not there.
+    fn hold(&mut self, newest: Content) -> io::Result<()> {
+        if let Some(text) = newest.as_ref().filter(|_| self.holds != newest) {
+            replace(&self.path, text.as_bytes())?;
+            self.holds = newest;
+        }
+        Ok(())
+    }
+}
+
+fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
+    disk.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn writer(file: &StateFile) -> (watch::Sender<Content>, Writer) {
+        let (sender, wanted) = watch::channel(None);
+        (sender, Writer { disk: Arc::new(Mutex::new(Disk::of(file))), wanted, is_failing: false })
+    }
+
     #[tokio::test]
     async fn the_newest_is_kept_and_a_disk_that_fails_is_tried_again() {
-        let pause = Duration::from_millis(5);
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
-        let file = StateFile { pause, ..StateFile::new(&state, "x", 16) };
+        let file = StateFile::new(&state, "x", 16);
         assert!(file.read().is_empty());
-        let (sender, wanted) = watch::channel(None);
-        let writer = tokio::spawn(file.clone().keep_up(wanted));
+        let (sender, mut writer) = writer(&file);
         sender.send_replace(content(["first"]));
-        tokio::time::sleep(pause * 3).await;
-        assert!(file.read().is_empty(), "there is no folder yet");
+        assert_eq!(writer.write().await, PAUSE.1);
+        assert!(writer.is_failing && file.read().is_empty(), "there is no folder yet");
         fs::create_dir(&state).unwrap();
         sender.send_replace(content(["two\nlines"]));
-        while file.read().is_empty() {
-            tokio::time::sleep(pause).await;
-        }
+        assert!(writer.wanted.has_changed().unwrap());
+        assert!(writer.write().await >= PAUSE.0);
+        assert!(!writer.is_failing);
         assert_eq!(file.read(), ["two\nlines"]);
-        writer.abort();
         for damaged in ["", "[\"a\"", "{}", "[\"longer than it can be\"]"] {
             fs::write(state.join("x"), damaged).unwrap();
             assert!(file.read().is_empty(), "{damaged}");
         }
+    }
+
+    /// What a service learns in its last moment, it goes on with.
+    #[tokio::test]
+    async fn a_stop_keeps_the_newest() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = StateFile::new(folder.path(), "x", 64);
+        let (sender, mut writer) = writer(&file);
+        sender.send_replace(content(["first"]));
+        writer.write().await;
+        sender.send_replace(content(["second"]));
+        drop(sender);
+        drop(writer);
+        assert_eq!(file.read(), ["second"]);
     }
 }

@@ -39,7 +39,7 @@ impl Host {
 
     /// The key that signed the edge's answer to a request that it admitted.
     async fn signer(&self, device: &Device) -> String {
-        // For a moment after Redis was emptied an edge may be unable to decide.
+        // For a moment after a start an edge may be unable to decide.
         let answer = until("the edge to decide", SOON, async || {
             let answer = self.app().post("/foo/bar", device.session().access(REQUEST)).await;
             (answer.status != 503).then_some(answer)
