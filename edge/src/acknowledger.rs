@@ -1,6 +1,6 @@
 //! Tells operators which head this service has applied, and how much of the denial feed (`PROTOCOL.md#acknowledgement`).
 //!
-//! It writes when trust, the feed's position or an own key changes, after the change is in force, when the directory was
+//! It writes when another head, a further part of the feed or an own key is in force and on disk, when the directory was
 //! emptied, and at an interval. What is written is signed by a key that is live under the head that it names: with no such key nothing is written, and the reader sees
 //! that this service lags. No request waits for any of it.
 
@@ -10,6 +10,7 @@ use keychain::Timestamp;
 use keychain::acknowledgement::{Applied, Budget, BudgetEnd, Instance, NewAcknowledgement};
 use keychain::directory::Directory;
 use keychain::limits;
+use keychain::statement::HeadPlace;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -69,7 +70,7 @@ async fn run(
     mut updates: Subscription,
     feed: TrustFeed,
 ) {
-    let mut trust = feed.version();
+    let mut head = feed.kept_head();
     let mut response = speaker.response.changes();
     let mut access = speaker.access.as_ref().map_or_else(|| speaker.response.changes(), OwnKey::changes);
     // Never changes where no feed is followed.
@@ -77,14 +78,15 @@ async fn run(
     let mut applied = speaker.feed.clone().unwrap_or(none);
     let mut is_told = true;
     loop {
-        trust.mark_unchanged();
+        head.mark_unchanged();
         applied.mark_unchanged();
         response.mark_unchanged();
         access.mark_unchanged();
         let begun = Instant::now();
         let mut wait = INTERVAL;
         let now = feed.now();
-        if let Some((service, text)) = speaker.compose(&feed.state(), now) {
+        let is_kept = *head.borrow();
+        if let Some((service, text)) = is_kept.and_then(|head| speaker.compose(head, &feed.state(), now)) {
             match directory.acknowledge(&service, &speaker.instance, &text, TTL).await {
                 Ok(()) => {
                     is_told = true;
@@ -101,7 +103,7 @@ async fn run(
         // A directory that refuses is not asked anew for every change.
         let soonest = begun + if is_told { PAUSE } else { RETRY };
         tokio::select! {
-            Ok(()) = trust.changed() => {}
+            Ok(()) = head.changed() => {}
             Ok(()) = response.changed() => {}
             Ok(()) = access.changed() => {}
             Ok(()) = applied.changed() => {}
@@ -118,9 +120,8 @@ async fn lost_everything(updates: &mut Subscription) {
 }
 
 impl Speaker {
-    /// The service and what it acknowledges; nothing without a head of the newest event, or without live keys.
-    fn compose(&self, trust: &TrustState, now: Timestamp) -> Option<(String, String)> {
-        let head = trust.chain().newest_head()?;
+    /// The service and what it acknowledges; nothing without live keys.
+    fn compose(&self, head: HeadPlace, trust: &TrustState, now: Timestamp) -> Option<(String, String)> {
         let response = self.response.usable_under(trust, now).ok()?;
         let access = self.access.as_ref().map(|key| key.usable_under(trust, now)).transpose().ok()?;
         let service = response.endorsement().service.clone()?;

@@ -297,7 +297,7 @@ impl Follower {
     fn remembered(&self, chain: &Chain) -> Remembered {
         let waiting = self.waiting.iter().map(|head| head.text().to_owned());
         let heads = self.heads(chain).chain(waiting).take(REMEMBERED_MAX).collect();
-        Remembered { highest: chain.highest(), heads }
+        Remembered { highest: chain.highest(), heads, newest: chain.newest_head() }
     }
 
     /// The texts of the heads that were heard, those of the newest event first.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keychain::Digest;
 use keychain::chain::Highest;
+use keychain::statement::HeadPlace;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -78,6 +79,8 @@ pub(super) struct Remembered {
     pub(super) highest: Option<Highest>,
     /// The heads that count, as received.
     pub(super) heads: Vec<String>,
+    /// The newest head of the newest event, which is one of them; what the file says of it, is said by the heads.
+    pub(super) newest: Option<HeadPlace>,
 }
 
 /// The file, and what it holds.
@@ -110,7 +113,7 @@ impl Memory {
         if content.identity != identity {
             return Err(Error::OtherIdentity { path, found: content.identity, configured: identity });
         }
-        let remembered = Remembered { highest: content.highest, heads: content.heads };
+        let remembered = Remembered { highest: content.highest, heads: content.heads, newest: None };
         Ok(Self { path, identity, remembered })
     }
 
@@ -118,9 +121,13 @@ impl Memory {
         &self.remembered
     }
 
-    /// Makes durable what is wanted, the newest at a time, for ever. A disk that fails or hangs delays nothing but
-    /// this.
-    pub(super) async fn keep_up(mut self, mut wanted: watch::Receiver<Remembered>) {
+    /// Makes durable what is wanted, the newest at a time, for ever, and tells `kept` of the head. A disk that fails or
+    /// hangs delays nothing but this.
+    pub(super) async fn keep_up(
+        mut self,
+        mut wanted: watch::Receiver<Remembered>,
+        kept: watch::Sender<Option<HeadPlace>>,
+    ) {
         let mut failing = false;
         loop {
             let wait = if failing { RETRY } else { Duration::MAX };
@@ -128,6 +135,7 @@ impl Memory {
                 return;
             }
             let newest = wanted.borrow_and_update().clone();
+            let head = newest.newest;
             if newest == self.remembered {
                 continue;
             }
@@ -136,6 +144,7 @@ impl Memory {
                 Ok(()) => {
                     behind(false);
                     failing = false;
+                    kept.send_replace(head);
                 }
                 Err(error) => {
                     if !failing {
@@ -153,7 +162,7 @@ impl Memory {
     async fn keep(&mut self, newest: Remembered) -> Result<(), Error> {
         let path = self.path.clone();
         let disk = |source| Error::Disk { path: path.clone(), source };
-        let Remembered { highest, heads } = newest.clone();
+        let Remembered { highest, heads, .. } = newest.clone();
         let content = Content { identity: self.identity, highest, heads };
         let content = serde_json::to_vec(&content).map_err(|source| disk(source.into()))?;
         let target = self.path.clone();
@@ -195,7 +204,7 @@ mod tests {
         let mut memory = Memory::open(folder.path(), identity).unwrap();
         assert_eq!(memory.remembered(), &Remembered::default());
         let highest = Some(Highest { id: Digest::of("event"), sequence_number: 7, pin: None });
-        let newest = Remembered { highest, heads: vec!["{\"body\":1}".to_owned()] };
+        let newest = Remembered { highest, heads: vec!["{\"body\":1}".to_owned()], newest: None };
         memory.keep(newest.clone()).await.unwrap();
         assert_eq!(Memory::open(folder.path(), identity).unwrap().remembered(), &newest);
 

@@ -30,6 +30,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use keychain::chain::{self, Chain, SignedEvent};
 use keychain::directory::Directory;
+use keychain::statement::HeadPlace;
 use keychain::{Digest, Timestamp};
 use systemd::config::Span;
 use tokio::sync::{mpsc, watch};
@@ -77,6 +78,7 @@ pub struct Settings {
 #[derive(Debug, Clone)]
 pub struct TrustFeed {
     shared: Arc<Shared>,
+    kept_head: watch::Receiver<Option<HeadPlace>>,
     _tasks: Arc<[Task]>,
 }
 
@@ -143,6 +145,7 @@ impl TrustFeed {
             independent: Mutex::default(),
         });
         let (remember, wanted) = watch::channel(Remembered::default());
+        let (kept, kept_head) = watch::channel(None);
         let file = StateFile::new(&settings.state, CHAIN_FILE, CHAIN_LENGTH_MAX);
         let events = file.read();
         let (remember_chain, wanted_chain) = watch::channel(None);
@@ -150,7 +153,7 @@ impl TrustFeed {
         let follower = Follower::new(Arc::clone(&shared), (remember, remember_chain), &remembered.heads);
         let source = DirectorySource::new(directory.clone(), Arc::clone(&shared), to.clone());
         let mut tasks = vec![
-            Task::spawn(memory.keep_up(wanted)),
+            Task::spawn(memory.keep_up(wanted, kept)),
             Task::spawn(file.keep_up(wanted_chain)),
             Task::spawn(follower.run(events, told)),
             Task::spawn(source.run(updates.subscribe(), updates.following())),
@@ -162,7 +165,7 @@ impl TrustFeed {
         if let Some(endorser) = hsmd {
             tasks.push(Task::spawn(HsmdSource::new(endorser, Arc::clone(&shared), to).run()));
         }
-        Ok(Self { shared, _tasks: tasks.into() })
+        Ok(Self { shared, kept_head, _tasks: tasks.into() })
     }
 
     /// What is trusted now.
@@ -204,6 +207,11 @@ impl TrustFeed {
     /// A number that grows whenever trust changes, to wait on; not with who is denied.
     pub fn version(&self) -> watch::Receiver<u64> {
         self.shared.version.subscribe()
+    }
+
+    /// The newest head that is in force and on disk, so that a crash does not take it back; none before any was kept.
+    pub(crate) fn kept_head(&self) -> watch::Receiver<Option<HeadPlace>> {
+        self.kept_head.clone()
     }
 
     /// Waits until the chain satisfies `wanted`.

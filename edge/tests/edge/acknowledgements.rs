@@ -21,6 +21,13 @@ pub(crate) fn newest(hsm: &HsmService) -> HeadPlace {
     HeadPlace::of(&Head::parse(hsm.hsm.lock().unwrap().newest_head()).unwrap())
 }
 
+/// What the instance has acknowledged.
+pub(crate) async fn acknowledgement(directory: &Directory, instance: &str) -> Acknowledgement {
+    let instance = Instance::parse(instance).unwrap();
+    let read = directory.acknowledgements(&[("edge:test", &instance)]).await.unwrap().remove(0);
+    Acknowledgement::parse(&read.unwrap()).unwrap()
+}
+
 /// Waits until the instance has acknowledged the newest head with a live key.
 pub(crate) async fn acknowledged(directory: &Directory, hsm: &HsmService, instance: &str) -> Acknowledgement {
     let instance = Instance::parse(instance).unwrap();

@@ -9,6 +9,7 @@ use keychain::Timestamp;
 use keychain::feed::Position;
 use tests::damage::{Damage, befall, cut, edited, endless, foreign, invented};
 
+use crate::acknowledgements::{acknowledged, acknowledgement, newest};
 use crate::keysd::Keysd;
 use crate::support::clock;
 use crate::support::feed::banned;
@@ -232,6 +233,9 @@ async fn a_full_disk_delays_no_denial() {
         until(metric, async || world.metrics().await.contains(metric).then_some(())).await;
     }
     assert!(world.edge.log().contains("cannot keep what"), "{}", world.edge.log());
+    // A crash would forget it: it is not acknowledged, which an operator sees.
+    let told = acknowledgement(&world.directory, "main").await.head();
+    assert!(told.number < newest(&world.hsm).number, "{told:?}");
     for path in &full {
         fs::remove_file(path).unwrap();
     }
@@ -240,6 +244,7 @@ async fn a_full_disk_delays_no_denial() {
     }
     let key = world.authd.public_key().to_string();
     assert!(world.remembered().contains(&key), "{}", world.remembered());
+    acknowledged(&world.directory, &world.hsm, "main").await;
 }
 
 /// A pipe without a reader: who opens it to write waits.
