@@ -14,6 +14,7 @@ use systemd::listen::{Address, Mode};
 use systemd::tls;
 
 use crate::admin::policy::Policy;
+use crate::operation::owner::Margins;
 use crate::operation::session::Lifetimes;
 use crate::roles::Roles;
 use crate::store::{KEYS_LENGTH_MAX, MacKeys};
@@ -232,6 +233,12 @@ impl Config {
             refresh: self.refresh_lifetime.duration(),
             skew: self.clock_skew.duration(),
         }
+    }
+
+    /// How long ends of sessions hold. A token that was asked for before an end was committed may have been issued by
+    /// another authd, whose clock is ahead.
+    pub fn margins(&self) -> Margins {
+        Margins { late: self.clock_skew.duration() + COMMIT_DEADLINE, denial: self.denial() }
     }
 
     /// How long edges are to deny a revoked device: until its last token has ended on every clock, and

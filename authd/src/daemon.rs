@@ -268,6 +268,7 @@ async fn service(
         roles: config.roles().map_err(Failure::config)?,
         lifetimes: config.lifetimes(),
         denial: config.denial(),
+        margins: config.margins(),
         throttles: Throttles::new(&config.limits),
         public_auth_servers: config.public_auth_servers,
         revoked: Notify::new(),

@@ -9,7 +9,7 @@ use keychain::access::AccessRequest;
 use keychain::token::Token;
 use keychain::{Code, Digest, Nonce, PublicKey, Refusal, Timestamp};
 
-use crate::operation::owner::{self, Operation, OwnerView, Request};
+use crate::operation::owner::{self, Decision, Operation, OwnerView, Request};
 use crate::service::{Answer, Service};
 use crate::store::{Failure, Owning, Verdict};
 use crate::throttle;
@@ -31,17 +31,28 @@ impl Service {
         let claims = admitted.claims();
         let (identity, device) = (claims.identity, claims.device);
         let nonce = spent_name(&identity, &device, &admitted.nonce());
-        let case = Owning { identity, device, nonce, asked_at: now };
-        let count = throttle::once(|asking| self.throttles.count_owner(asking, now));
+        let (other, is_writing) = (request.other(), request != Request::List);
+        let case = Owning { identity, device, nonce, asked_at: now, other, is_writing };
+        let count = throttle::once(|asking| self.throttles.count_owner(operation, asking, now));
         let judge = |view: &OwnerView| {
-            owner::admit(view, now)?;
+            let decision = owner::decide(&request, claims, view, &self.margins, now)?;
             count((identity, device))?;
-            Ok(Verdict::Write((), ()))
+            Ok(match decision {
+                Decision::Write(write) => {
+                    let answer = owner::answer(&write);
+                    Verdict::Write(write, answer)
+                }
+                Decision::Incomplete => Verdict::Incomplete,
+            })
         };
-        self.store.decide(&case, now, judge).await?;
-        let response = match request {
-            Request::List => owner::list(&self.store.sightings(&identity).await?, (device, claims.issued_at)),
-        };
+        let mut response = self.store.decide(&case, now, judge).await?;
+        match request {
+            Request::List => {
+                response = owner::list(&self.store.sightings(&identity).await?, (device, claims.issued_at));
+            }
+            Request::Name(..) => {}
+            Request::End(_) | Request::EndOthers => self.tell_denials(),
+        }
         Ok(Answer { nonce: admitted.nonce(), response, repeated: false })
     }
 

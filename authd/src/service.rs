@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::challenge::Challenger;
 use crate::issuer::Issuers;
+use crate::operation::owner::Margins;
 use crate::operation::session::{self, Grant, Lifetimes, RefreshView, SessionView};
 use crate::operation::{self, Decision};
 use crate::roles::Roles;
@@ -63,6 +64,8 @@ pub struct Service {
     pub lifetimes: Lifetimes,
     /// How long edges are to deny a revoked device.
     pub denial: Duration,
+    /// How long ends of sessions hold.
+    pub margins: Margins,
     /// How often somebody may ask.
     pub throttles: Throttles,
     /// Whether public auth servers on the directory are told of spent refresh keys.

@@ -22,6 +22,8 @@ use moka::sync::Cache;
 use serde::Deserialize;
 use systemd::caller::{Bucket, Rate};
 
+use crate::operation::owner;
+
 /// Most that one table counts: some 16 MiB when it is full.
 const COUNTED_MAX: u64 = 65_536;
 
@@ -106,8 +108,20 @@ impl Throttles {
 
     /// Counts what a device is about to have carried out as its account's owner, now that its proof holds. Apart from its
     /// sessions: who looks at his devices too often can still refresh.
-    pub fn count_owner(&self, (identity, device): (Digest, Digest), now: Timestamp) -> Result<(), Refusal> {
-        take(&[self.owners.bucket((identity, device)), self.identities.bucket(identity)], now)
+    pub fn count_owner(
+        &self,
+        operation: owner::Operation,
+        (identity, device): (Digest, Digest),
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let device = self.owners.bucket((identity, device));
+        match operation {
+            owner::Operation::DevicesList | owner::Operation::DevicesName => {
+                take(&[device, self.identities.bucket(identity)], now)
+            }
+            // It takes power from a thief.
+            owner::Operation::SessionsEnd | owner::Operation::SessionsEndOthers => take(&[device], now),
+        }
     }
 }
 

@@ -5,13 +5,18 @@ Each request names its operation; it counts once, and only for the account of it
 
 import json
 
-from protocol.primitives import PrivateKey, format_time
+from protocol.message import request
+from protocol.primitives import PrivateKey, digest, format_time
 
 from device import Device
 from session import forged
+from walk import first, served
 from world import Failed, fresh_nonce, now
 
 LIST = "/owner/devices/list"
+NAME = "/owner/devices/name"
+END = "/owner/sessions/end"
+END_OTHERS = "/owner/sessions/end-others"
 SECOND = 10**9
 
 
@@ -29,17 +34,21 @@ def run(world):
     world.holds(f"{LIST} has both devices", lambda: lists(phone, {phone.id: True, tablet.id: False}))
     world.holds("and of the other account its own", lambda: lists(other, {other.id: True}))
     world.holds("a refresh", tablet.refresh)
-    world.holds("which is the last that is known of the device", lambda: seen_later(phone, tablet))
+    world.holds("which is the last that is known of it", lambda: seen_later(phone, tablet))
     refusals(world, phone, tablet, other)
+    names(world, phone, tablet, other)
+    ends(world, phone, tablet, other)
     world.holds("the second device is unlinked",
                 lambda: phone.gated("/device/unlink", {"device": tablet.id}))
     world.expect("and asks no more", ask(tablet, LIST), "BA304")
     world.holds("and is not listed", lambda: lists(phone, {phone.id: True}))
 
 
-def ask(device, path, nonce=None, moment=None, operation=None, **more):
+def ask(device, path, nonce=None, moment=None, operation=None, about=None, name=None, **more):
     """An owner's request, made by a device."""
-    inner = {"operation": operation or path}
+    inner = {"device": about} if about else {}
+    inner |= {"name": name} if name else {}
+    inner |= {"operation": operation or path}
     return device.world.fetch(
         "POST", device.world.auth + path, device.sealed(inner, nonce, moment, **more))
 
@@ -66,6 +75,60 @@ def seen_later(device, refreshed):
     entry = listed(device)[refreshed.id]
     if entry["lastSeen"] <= entry["firstSeen"]:
         raise Failed(f"{entry}")
+
+
+def done(device, path, **more):
+    """A request that is carried out; its answer."""
+    nonce = fresh_nonce()
+    answer = device.world.trust(ask(device, path, nonce, **more), nonce, "authd")
+    return json.loads(answer.text)
+
+
+def names(world, phone, tablet, other):
+    """A device's name, and whose it is not to give."""
+    def called(name):
+        answer = done(phone, NAME, about=tablet.id, name=name)
+        entry = listed(phone)[tablet.id]
+        if answer != {} or entry.get("name") != name:
+            raise Failed(f"want {name}, got {answer}, {entry}")
+
+    for name in ("my tablet", "an older one", None):
+        world.holds(f"{NAME} to {name}", lambda name=name: called(name))
+    for name in ("x" * 65, "<b>", "sch\u00f6n"):
+        world.expect(f"{NAME} to {name[:9]}", ask(phone, NAME, about=tablet.id, name=name), "BA101")
+    for path in (NAME, END):
+        world.expect(f"{path} of another account's device",
+                     ask(phone, path, about=other.id), "BA301")
+        world.expect(f"{path} of no device", ask(phone, path, about=digest("none")), "BA301")
+
+
+def ends(world, phone, tablet, other):
+    """An end of sessions, to its last consequence."""
+    app = first(world)
+    world.holds("the second device has access", lambda: served(tablet, app))
+    answer = world.holds(END_OTHERS, lambda: done(phone, END_OTHERS))
+    world.report.check("it concerns one device", bool(answer) and answer["devices"] == 1, str(answer))
+    inner, keys = tablet.renewal()
+    world.refused("its session is not refreshed", "/session/refresh", inner, keys[0], "BA404")
+    world.expect("it asks for nothing more", ask(tablet, LIST), "BA401")
+    world.eventually("the app's edge refuses it", lambda: refused_at(tablet, app))
+    world.holds("the device that asked has access", lambda: served(phone, app))
+    world.holds("and a refresh", phone.refresh)
+    world.holds("another account is not touched", lambda: served(other, app))
+    inner, _ = tablet.proof(tablet.challenge())
+    wait = world.post("/session/create", request(fresh_nonce(), inner, tablet.current))
+    world.expect("a new session is told when to begin", wait, "BA604")
+    world.report.check("which is soon", 1 <= int(wait.header("retry-after") or 0) <= 21, str(wait))
+    world.eventually("and begins then", tablet.sign_in)
+    world.holds("with access", lambda: served(tablet, app))
+
+
+def refused_at(device, app):
+    """An app's edge says that the token has ended."""
+    answer = device.world.fetch(
+        "POST", device.world.apps[app] + "/foo/bar", device.sealed({"foo": 1, "bar": 2}))
+    if answer.code() != "BA401":
+        raise Failed(str(answer))
 
 
 def refusals(world, phone, tablet, other):

@@ -1,5 +1,6 @@
 //! Routes of the admin socket, with their requests and answers.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -134,7 +135,9 @@ async fn try_account(
     let identity = Digest::parse(&wanted.identity)?;
     let standing = door.service.store.standing(&identity).await;
     let standing = standing.map_err(|fault| explain(Operation::AccountShow, fault.into()))?;
-    Ok(spell(&identity, &standing, door.service.now()))
+    let names = door.service.store.names(&identity).await;
+    let names = names.map_err(|fault| explain(Operation::AccountShow, fault.into()))?;
+    Ok(spell(&identity, &standing, &names, door.service.now()))
 }
 
 #[derive(Deserialize)]
@@ -284,7 +287,7 @@ fn grantable(role: String, door: &Door) -> Result<String, Refusal> {
 }
 
 /// What the rows say of an identity, as JSON.
-fn spell(identity: &Digest, standing: &Standing, now: Timestamp) -> String {
+fn spell(identity: &Digest, standing: &Standing, names: &BTreeMap<String, String>, now: Timestamp) -> String {
     let mut body = format!(r#"{{"identity":"{identity}""#);
     // Writing to a text cannot fail.
     if let Some(account) = &standing.account {
@@ -301,8 +304,12 @@ fn spell(identity: &Digest, standing: &Standing, now: Timestamp) -> String {
     }
     let devices = standing.devices.iter().map(|device| {
         let signed = device.verify_order().is_ok();
-        let (name, state, since) = (device.device, device.state.as_str(), device.version.created_at);
-        format!(r#"{{"device":"{name}","state":"{state}","since":"{since}",{}}}"#, by(&device.cause, signed))
+        let (name, state, since) =
+            (device.device.to_string(), device.state.as_str(), device.version.created_at);
+        let called = names.get(&name);
+        let called = called.map_or_else(String::new, |called| format!(r#""name":{},"#, json::string(called)));
+        let by = by(&device.cause, signed);
+        format!(r#"{{"device":"{name}",{called}"state":"{state}","since":"{since}",{by}}}"#)
     });
     let roles = standing.roles.as_ref().map_or_else(|| "[]".to_owned(), crate::record::RoleRecord::text);
     let devices: Vec<_> = devices.collect();

@@ -34,6 +34,8 @@ pub struct SessionView {
     pub device: Option<DeviceRecord>,
     /// The newest record of the roles that were granted.
     pub roles: Option<RoleRecord>,
+    /// The sessions of the device are ended whose tokens were issued by then.
+    pub ended: Option<Timestamp>,
 }
 
 /// What a token says, but for who signs it and what it permits.
@@ -103,6 +105,13 @@ pub fn create(
 ) -> Result<Grant, Refusal> {
     let device = device(view)?;
     check_ban(view.ban.as_ref(), now)?;
+    // A token of now would be one of the ended sessions, for as long as clocks may differ.
+    if let Some(ended) = view.ended.filter(|ended| now <= *ended) {
+        let seconds = ended.since(now).as_secs().saturating_add(1);
+        return Err(Refusal::new(Code::TooMany, "the device's sessions were ended a moment ago")
+            .with("limit", "sessions-ended")
+            .with("retryAfter", seconds.to_string()));
+    }
     Ok(grant((device.identity, device.device), access, now.plus(lifetimes.refresh), lifetimes, now))
 }
 
@@ -132,6 +141,9 @@ pub fn refresh(
 ) -> Result<Decision, Refusal> {
     let device = device(&view.session)?;
     check_ban(view.session.ban.as_ref(), now)?;
+    if view.session.ended.is_some_and(|ended| claims.issued_at <= ended) {
+        return Err(Refusal::new(Code::RefreshExpired, "the session was ended by the account's owner"));
+    }
     if let Some(spent) = &view.spent {
         let same = spent.cause == cause && spent.grant.device == device.device;
         return if same && !view.superseded {

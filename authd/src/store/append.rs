@@ -3,7 +3,7 @@
 //! A decision is made on rows that were read before anything is locked. What it appends says so: the statement that
 //! appends the first row names the heads that were read, and appends nothing if one of them is not the newest any more.
 
-use keychain::Digest;
+use keychain::{Digest, Timestamp};
 use sea_orm::{
     ActiveModelTrait, ActiveValue, ConnectionTrait, DbBackend, EntityName, EntityTrait, IdenStatic, Iterable,
     Statement, Value,
@@ -52,6 +52,7 @@ impl Text {
 pub(super) struct Guard {
     heads: Vec<Head>,
     elsewhere: Option<Elsewhere>,
+    ended: Option<Ended>,
 }
 
 /// The newest row of a chain, or that there is none.
@@ -69,6 +70,14 @@ struct Elsewhere {
     identity: Digest,
     held: bool,
     recovered: bool,
+}
+
+/// Which sessions of a device were ended.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    device: Digest,
+    identity: Digest,
+    issued_up_to: Option<Timestamp>,
 }
 
 impl Guard {
@@ -94,6 +103,11 @@ impl Guard {
         Self { elsewhere: Some(Elsewhere { device, identity, held, recovered }), ..self }
     }
 
+    /// Up to which issue of a token the sessions of `device` were ended.
+    pub(super) fn ended(self, identity: Digest, device: Digest, issued_up_to: Option<Timestamp>) -> Self {
+        Self { ended: Some(Ended { device, identity, issued_up_to }), ..self }
+    }
+
     fn head(
         mut self,
         table: &'static str,
@@ -112,6 +126,9 @@ impl Guard {
         if let Some(elsewhere) = &self.elsewhere {
             elsewhere.write(text);
         }
+        if let Some(ended) = &self.ended {
+            ended.write(text);
+        }
     }
 }
 
@@ -129,6 +146,16 @@ impl Head {
         if let Some(id) = self.id {
             text.bind(id.to_string());
         }
+    }
+}
+
+impl Ended {
+    fn write(&self, text: &mut Text) {
+        text.push(" AND NOT EXISTS (SELECT 1 FROM session_ends WHERE device = ")
+            .bind(self.device.to_string());
+        text.push(" AND identity = ").bind(self.identity.to_string());
+        let read = self.issued_up_to.map_or(i64::MIN, Timestamp::unix_millis);
+        text.push(" AND issued_up_to > ").bind(read).push(")");
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A refresh and a sign-in append one row of their own, and need no lock: the row is unique by the digest of the
 //! revealed key, or by the challenge, so of two that race one is appended. What they are judged by besides are the
-//! newest records of account, ban, device and roles; the statement that appends the row appends it only while these
+//! newest records of account, ban, device and roles, and which sessions were ended; the statement that appends the row appends it only while these
 //! still are the newest ones. What is decided beside that statement (a ban, a recovery, a revocation) does not read
 //! the row, and so decides as it would have decided after it: each is as if the refresh had been before it. The token
 //! of such a refresh is denied with all others, for denials outlast every token that was asked for before they were
@@ -248,10 +248,11 @@ pub(super) fn session_guard(identity: Digest, device: Digest, view: &SessionView
         .ban(identity, view.ban.as_ref())
         .device(identity, device, view.device.as_ref())
         .roles(identity, view.roles.as_ref())
+        .ended(identity, device, view.ended)
 }
 
 /// Says in the log and the metrics which devices are damaged, and goes on with what is left of them.
-fn listed(devices: Vec<Result<DeviceRecord, Damaged>>) -> Listed {
+pub(super) fn listed(devices: Vec<Result<DeviceRecord, Damaged>>) -> Listed {
     let mut listed = Listed::default();
     for device in devices {
         match device {

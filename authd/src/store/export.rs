@@ -7,7 +7,7 @@ use sea_orm::{
 };
 
 use super::mac::Row;
-use super::tables::{account, ban, device, outbox, refresh, role};
+use super::tables::{account, ban, device, name, outbox, refresh, role, session_end};
 use super::{Fault, Store};
 
 /// Rows of a table in one page. A row with a signed request in it has some 2 KiB.
@@ -22,6 +22,8 @@ enum Table {
     Roles,
     Refreshes,
     Outbox,
+    Names,
+    SessionEnds,
 }
 
 /// Where a page ends: the table, and the key of its last row that was told.
@@ -41,8 +43,16 @@ pub struct Page {
 }
 
 impl Table {
-    const ALL: [Self; 6] =
-        [Self::Accounts, Self::Devices, Self::Bans, Self::Roles, Self::Refreshes, Self::Outbox];
+    const ALL: [Self; 8] = [
+        Self::Accounts,
+        Self::Devices,
+        Self::Bans,
+        Self::Roles,
+        Self::Refreshes,
+        Self::Outbox,
+        Self::Names,
+        Self::SessionEnds,
+    ];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -52,6 +62,8 @@ impl Table {
             Self::Roles => "roles",
             Self::Refreshes => "refreshes",
             Self::Outbox => "outbox",
+            Self::Names => "names",
+            Self::SessionEnds => "session-ends",
         }
     }
 
@@ -102,6 +114,12 @@ impl Store {
                 Table::Outbox => {
                     let after: i64 = after.parse().unwrap_or_default();
                     page::<outbox::Entity>(self, ("account", identity), ("id", after.into())).await?
+                }
+                Table::Names => {
+                    page::<name::Entity>(self, ("identity", identity), ("id", after.into())).await?
+                }
+                Table::SessionEnds => {
+                    page::<session_end::Entity>(self, ("identity", identity), ("id", after.into())).await?
                 }
             };
             rows.extend(more);

@@ -167,14 +167,15 @@ impl Store {
             let known = standings(&transaction, &self.macs, &places, now).await?;
             let mut held = Vec::new();
             for (entry, known) in page.iter().zip(known) {
-                let Standing::Denied(until) = entry.standing else { continue };
-                let is_said = match known.standing {
-                    Standing::Denied(None) => true,
-                    Standing::Denied(Some(known)) => until.is_some_and(|until| until <= known),
-                    Standing::Lifted => until.is_some_and(|until| until <= now),
+                let new = match entry.standing {
+                    Standing::Denied(until) => NewRow::denial(entry.place, until),
+                    Standing::Ended { issued_up_to, until } => {
+                        NewRow::ended(entry.place, issued_up_to, until)
+                    }
+                    Standing::Lifted => continue,
                 };
-                if !is_said {
-                    held.push(NewRow::held(entry.place, until, now));
+                if !is_said(entry.standing, known.standing, now) {
+                    held.push(new.held(now));
                 }
             }
             adopted += held.len();
@@ -215,7 +216,7 @@ impl Store {
         for ids in unreadable.chunks(PASSED_OVER_AT_ONCE) {
             pass_over(&self.writer, ids, outbox::Column::FedAt).await?;
         }
-        let entry = |(place, until)| Entry { place, standing: Standing::Denied(until) };
+        let entry = |(place, standing)| Entry { place, standing };
         Ok((position, longest.into_iter().map(entry).collect()))
     }
 
@@ -278,19 +279,47 @@ async fn standings(
     let (rows, _) = readable(macs, rows)?;
     let mut longest = BTreeMap::new();
     join(&mut longest, &rows);
-    let standing = |place| longest.get(place).map_or(Standing::Lifted, |until| Standing::Denied(*until));
+    let standing = |place| longest.get(place).copied().unwrap_or(Standing::Lifted);
     Ok(places.iter().map(|place| Entry { place: *place, standing: standing(place) }).collect())
 }
 
 /// Adds denials to the longest ones known of their places.
-fn join(longest: &mut BTreeMap<Place, Option<Timestamp>>, rows: &[(outbox::Model, Place)]) {
+fn join(longest: &mut BTreeMap<Place, Standing>, rows: &[(outbox::Model, Place)]) {
     for (row, place) in rows {
-        let until = row.expires_at.map(Timestamp::from_unix_millis);
-        longest
-            .entry(*place)
-            .and_modify(|known| *known = known.zip(until).map(|(known, until)| known.max(until)))
-            .or_insert(until);
+        let time = |column: Option<i64>| column.map(Timestamp::from_unix_millis);
+        let until = time(row.expires_at);
+        let new = match time(row.issued_up_to).zip(until) {
+            Some((issued_up_to, until)) => Standing::Ended { issued_up_to, until },
+            None => Standing::Denied(until),
+        };
+        longest.entry(*place).and_modify(|known| *known = longer(*known, new)).or_insert(new);
     }
+}
+
+/// What two denials of one place come to.
+fn longer(one: Standing, other: Standing) -> Standing {
+    match (one, other) {
+        (Standing::Denied(one), Standing::Denied(other)) => {
+            Standing::Denied(one.zip(other).map(|(one, other)| one.max(other)))
+        }
+        (
+            Standing::Ended { issued_up_to, until },
+            Standing::Ended { issued_up_to: other_issue, until: other },
+        ) => Standing::Ended { issued_up_to: issued_up_to.max(other_issue), until: until.max(other) },
+        // All tokens are more than some.
+        (Standing::Denied(until), _) | (_, Standing::Denied(until)) => Standing::Denied(until),
+        (Standing::Lifted, standing) | (standing, Standing::Lifted) => standing,
+    }
+}
+
+/// Whether what was published is nothing more than what rows say.
+fn is_said(published: Standing, known: Standing, now: Timestamp) -> bool {
+    let end = match published {
+        Standing::Denied(until) => until,
+        Standing::Ended { until, .. } => Some(until),
+        Standing::Lifted => return true,
+    };
+    end.is_some_and(|end| end <= now) || longer(known, published) == known
 }
 
 /// Has rows looked at again that were passed over: they may have been put back meanwhile, or their MAC key may

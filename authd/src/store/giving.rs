@@ -16,7 +16,8 @@ use super::feed::FEED_LOCK;
 use super::mac::{Flaw, MacKeys, Row, name_of, table_of};
 use super::mark::{self, Taken};
 use super::tables::{
-    account, audit, ban, challenge, device, endorsement, feed, outbox, refresh, role, secret, signer,
+    account, audit, ban, challenge, device, endorsement, feed, name, outbox, refresh, role, secret,
+    session_end, signer,
 };
 use super::{Fault, Store};
 
@@ -111,6 +112,8 @@ impl Store {
         self.give::<secret::Entity>(wanting, &mut given).await?;
         self.give::<outbox::Entity>(wanting, &mut given).await?;
         self.give::<feed::Entity>(wanting, &mut given).await?;
+        self.give::<name::Entity>(wanting, &mut given).await?;
+        self.give::<session_end::Entity>(wanting, &mut given).await?;
         Ok(given)
     }
 

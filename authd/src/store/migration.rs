@@ -18,6 +18,7 @@ impl MigratorTrait for Migrator {
             Box::new(Heads),
             Box::new(Macs),
             Box::new(Sightings),
+            Box::new(Owners),
         ]
     }
 }
@@ -213,6 +214,35 @@ impl MigrationName for Sightings {
 impl MigrationTrait for Sightings {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         create_indexes(manager, &[("refreshes", &["identity", "device", "issued_at"], false)]).await
+    }
+
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+}
+
+/// What owners call their devices, and which sessions they ended.
+struct Owners;
+
+impl MigrationName for Owners {
+    fn name(&self) -> &'static str {
+        "m0009_owners"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Owners {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.create_table(device_names()).await?;
+        manager.create_table(session_ends()).await?;
+        let column = Table::alter().table("outbox").add_column(big_integer_null("issued_up_to")).to_owned();
+        manager.alter_table(column).await?;
+        let indexes: [(&str, &[&str], bool); 3] = [
+            ("device_names", &["identity", "device"], false),
+            ("session_ends", &["identity", "device"], false),
+            ("session_ends", &["forgotten_at"], false),
+        ];
+        create_indexes(manager, &indexes).await
     }
 
     fn use_transaction(&self) -> Option<bool> {
@@ -418,6 +448,33 @@ fn marks() -> TableCreateStatement {
         .table("marks")
         .col(text("name").primary_key())
         .col(text("value"))
+        .col(text_null("mac"))
+        .to_owned()
+}
+
+fn device_names() -> TableCreateStatement {
+    Table::create()
+        .table("device_names")
+        .col(text("id").primary_key())
+        .col(text("identity"))
+        .col(text("device"))
+        .col(text("name"))
+        .col(big_integer("named_at"))
+        .col(text("named_by"))
+        .col(text_null("mac"))
+        .to_owned()
+}
+
+fn session_ends() -> TableCreateStatement {
+    Table::create()
+        .table("session_ends")
+        .col(text("id").primary_key())
+        .col(text("identity"))
+        .col(text("device"))
+        .col(big_integer("issued_up_to"))
+        .col(big_integer("ended_at"))
+        .col(text("ended_by"))
+        .col(big_integer("forgotten_at"))
         .col(text_null("mac"))
         .to_owned()
 }

@@ -40,6 +40,7 @@ mod mark;
 mod migration;
 mod order;
 mod outbox;
+mod owned;
 mod owner;
 mod prune;
 mod reset;

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use keychain::feed::{Cause, Place};
 use keychain::{Digest, Timestamp};
-use sea_orm::sea_query::{CaseStatement, Expr};
+use sea_orm::sea_query::{CaseStatement, Expr, SimpleExpr};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DbBackend, EntityTrait, IntoActiveModel, PaginatorTrait,
     QueryFilter, QueryOrder, QuerySelect, Statement,
@@ -67,23 +67,32 @@ pub(super) struct NewRow {
     place: Place,
     lifted: bool,
     end: Option<Timestamp>,
+    issued_up_to: Option<Timestamp>,
     held_since: Option<Timestamp>,
 }
+
+/// What `sent_at` says of a row that database 3 is not told: there, a denial is of all of a device's tokens.
+const FOR_THE_FEED_ALONE: i64 = 1;
 
 impl NewRow {
     /// Denies until `end`, or until it is lifted.
     pub(super) const fn denial(place: Place, end: Option<Timestamp>) -> Self {
-        Self { place, lifted: false, end, held_since: None }
+        Self { place, lifted: false, end, issued_up_to: None, held_since: None }
     }
 
-    /// A denial that the feed is known to have told, and that is held until an operator lifts it.
-    pub(super) const fn held(place: Place, end: Option<Timestamp>, now: Timestamp) -> Self {
-        Self { place, lifted: false, end, held_since: Some(now) }
+    /// Denies the tokens of a device that were issued by then.
+    pub(super) const fn ended(place: Place, issued_up_to: Timestamp, end: Timestamp) -> Self {
+        Self { issued_up_to: Some(issued_up_to), ..Self::denial(place, Some(end)) }
+    }
+
+    /// The same as one that the feed is known to have told, and that is held until an operator lifts it.
+    pub(super) const fn held(self, now: Timestamp) -> Self {
+        Self { held_since: Some(now), ..self }
     }
 
     /// Tells that what a place had denied is taken back.
     pub(super) fn lift(place: Place, now: Timestamp) -> Self {
-        Self { place, lifted: true, end: Some(now.plus(LIFT_REMEMBERED)), held_since: None }
+        Self { lifted: true, ..Self::denial(place, Some(now.plus(LIFT_REMEMBERED))) }
     }
 
     /// With its place in the order of rows.
@@ -97,9 +106,10 @@ impl NewRow {
             cause: cause.as_str().to_owned(),
             lifted: self.lifted,
             expires_at: self.end.map(Timestamp::unix_millis),
-            sent_at: None,
+            sent_at: (cause == Cause::Sessions).then_some(FOR_THE_FEED_ALONE),
             fed_at: since,
             held_at: since,
+            issued_up_to: self.issued_up_to.map(Timestamp::unix_millis),
             mac: None,
         }
     }
@@ -241,7 +251,8 @@ async fn take_ids(db: &impl ConnectionTrait, count: usize) -> Result<Vec<i64>, F
 impl Store {
     /// The next entries after the place `after`, in order. One that cannot be read hides no other.
     pub async fn pending(&self, backlog: Backlog, after: i64, now: Timestamp) -> Result<Page, Fault> {
-        let mut query = outbox::Entity::find().filter(outbox::Column::Id.gt(after)).filter(effective(now));
+        let query = outbox::Entity::find().filter(outbox::Column::Id.gt(after));
+        let mut query = query.filter(is_of_all_tokens()).filter(effective(now));
         if backlog == Backlog::Unsent {
             query = query.filter(outbox::Column::SentAt.is_null());
         }
@@ -283,6 +294,7 @@ impl Store {
         let denials = outbox::Entity::find()
             .filter(outbox::Column::Subject.eq(subject.to_string()))
             .filter(outbox::Column::Lifted.eq(false))
+            .filter(is_of_all_tokens())
             .filter(effective(now))
             .all(&self.reader)
             .await?;
@@ -293,6 +305,11 @@ impl Store {
         let latest = denials.iter().filter_map(|(denial, _)| denial.expires_at).max();
         Ok(latest.map(|end| BanEnd::At(Timestamp::from_unix_millis(end))))
     }
+}
+
+/// Entries of whole devices and identities: those that the directory is told.
+fn is_of_all_tokens() -> SimpleExpr {
+    outbox::Column::Cause.ne(Cause::Sessions.as_str())
 }
 
 /// Entries that still have effect.

@@ -7,15 +7,15 @@ use keychain::{Digest, Nonce, Timestamp};
 use sea_orm::{ConnectionTrait, QueryResult};
 
 use super::append::append;
-use super::case::{Case, Locks, session_guard, tell_damage};
+use super::case::{Case, Locks, listed, session_guard, tell_damage};
 use super::mac::MacKeys;
-use super::tables::{challenge, device, refresh};
+use super::tables::{challenge, device, name, refresh};
 use super::view::{
-    Part, answer, asked, columns, head, head_at, intact, newest, one, select, session, session_heads,
-    statement,
+    Part, answer, asked, columns, ended, head, head_at, intact, newest, one, optional, select, session,
+    session_heads, statement,
 };
-use super::{Fault, Store, rows};
-use crate::operation::owner::{OwnerView, Sighting, Sightings};
+use super::{Fault, Store, owned, rows, view};
+use crate::operation::owner::{OwnerView, Sighting, Sightings, Write};
 
 /// How long a spent nonce is kept: longer than any authd could take its request again.
 const NONCE_KEPT: Duration = Duration::from_mins(2);
@@ -31,14 +31,18 @@ pub struct Owning {
     pub nonce: Nonce,
     /// When it asks.
     pub asked_at: Timestamp,
+    /// The device that the request is about, if it is about one.
+    pub other: Option<Digest>,
+    /// Whether more is written than the nonce.
+    pub is_writing: bool,
 }
 
 impl Case for Owning {
     type View = OwnerView;
-    type Write = ();
+    type Write = Write;
 
     fn locks(&self) -> Option<Locks> {
-        None
+        self.is_writing.then_some(Locks { identity: self.identity, newcomer: None })
     }
 
     async fn load(&self, on: &impl ConnectionTrait, macs: &MacKeys) -> Result<OwnerView, Fault> {
@@ -49,18 +53,21 @@ impl Case for Owning {
                 join: " LEFT JOIN spent_challenges AS c ON c.nonce = $3".to_owned(),
             };
             // Unverified: who adds a denial has others refused, and who removes one is found by a check.
-            let denials = "FROM outbox WHERE subject IN ($1, $2) AND NOT lifted";
+            let denials = "FROM outbox WHERE subject IN ($1, $2) AND NOT lifted AND cause <> 'sessions'";
             let denied = format!(
                 "EXISTS (SELECT 1 {denials} AND expires_at IS NULL) \
                  OR EXISTS (SELECT 1 {denials} AND expires_at > $4)"
             );
-            select("(SELECT 1) AS one", &[account, ban, device, role, spent, asked("denied", &denied)])
+            let (ends, denied) = (ended("$1", "$2"), asked("denied", &denied));
+            let other = newest::<device::Entity>("o", &[("device", "$5"), ("identity", "$1")]);
+            select("(SELECT 1) AS one", &[account, ban, device, role, ends, spent, denied, other])
         });
         let values = [
             self.identity.to_string().into(),
             self.device.to_string().into(),
             self.nonce.to_string().into(),
             self.asked_at.unix_millis().into(),
+            optional(self.other),
         ];
         let row = &one(on, &TEXT, values).await?;
         let spent = head_at::<challenge::Model>(row, "c", "nonce")?;
@@ -70,7 +77,22 @@ impl Case for Owning {
             session: session(row, macs, of)?,
             is_denied: answer(row, "denied")?,
             is_spent: spent.is_some(),
+            other: match &self.other {
+                Some(other) => view::device(row, "o", macs, (&self.identity, other))?,
+                None => None,
+            },
+            devices: None,
         })
+    }
+
+    async fn complete(
+        &self,
+        on: &impl ConnectionTrait,
+        macs: &MacKeys,
+        view: &mut OwnerView,
+    ) -> Result<(), Fault> {
+        view.devices = Some(listed(view::devices(on, macs, &self.identity).await?));
+        Ok(())
     }
 
     async fn write(
@@ -78,12 +100,27 @@ impl Case for Owning {
         on: &impl ConnectionTrait,
         macs: &MacKeys,
         view: &OwnerView,
-        (): &(),
+        write: &Write,
         now: Timestamp,
     ) -> Result<bool, Fault> {
         let row = rows::spent_row(macs, &self.nonce, now.plus(NONCE_KEPT));
-        let guard = session_guard(self.identity, self.device, &view.session);
-        append(on, &[row], &mut Some(guard)).await
+        let mut guard = session_guard(self.identity, self.device, &view.session);
+        if let Some(other) = self.other {
+            guard = guard.device(self.identity, other, view.other.as_ref());
+        }
+        if !append(on, &[row], &mut Some(guard)).await? {
+            return Ok(false);
+        }
+        match write {
+            Write::Nothing => {}
+            Write::Name(device, named) => {
+                owned::rename(on, macs, (&self.identity, device), named.as_ref()).await?;
+            }
+            Write::End(devices, end) => {
+                owned::end_sessions(on, macs, &self.identity, (devices, end)).await?;
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -99,6 +136,11 @@ impl Store {
                     columns: columns::<refresh::Entity>("s"),
                     join: " LEFT JOIN refreshes AS s ON s.digest = (SELECT digest FROM refreshes \
                            WHERE identity = f.identity AND device = f.device ORDER BY issued_at DESC LIMIT 1)"
+                        .to_owned(),
+                },
+                Part {
+                    columns: columns::<name::Entity>("n"),
+                    join: " LEFT JOIN device_names AS n ON n.identity = f.identity AND n.device = f.device"
                         .to_owned(),
                 },
             ];
@@ -139,5 +181,9 @@ fn sighting(row: &QueryResult, macs: &MacKeys, identity: &Digest) -> Result<Sigh
             Some(found.grant.issued_at)
         }
     };
-    Ok(Sighting { newest, first: first.version.created_at, refreshed })
+    let name = match head::<name::Model>(row, "n")? {
+        Some(found) => Some(owned::device_name(macs, found, (identity, &newest.device))?),
+        None => None,
+    };
+    Ok(Sighting { newest, first: first.version.created_at, refreshed, name })
 }

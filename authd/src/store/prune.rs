@@ -3,7 +3,7 @@
 use keychain::Timestamp;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
-use super::tables::{challenge, endorsement, outbox, refresh};
+use super::tables::{challenge, endorsement, outbox, refresh, session_end};
 use super::{Fault, Store};
 
 impl Store {
@@ -20,6 +20,8 @@ impl Store {
         outbox::Entity::delete_many().filter(sent).exec(&self.writer).await?;
         let ended = endorsement::Column::EndsAt.lte(now);
         endorsement::Entity::delete_many().filter(ended).exec(&self.writer).await?;
+        let ended = session_end::Column::ForgottenAt.lt(now);
+        session_end::Entity::delete_many().filter(ended).exec(&self.writer).await?;
         Ok(())
     }
 }

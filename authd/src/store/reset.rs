@@ -12,7 +12,7 @@ use sea_orm::{
 use super::audit::{self, Lines};
 use super::feed::FEED_LOCK;
 use super::outbox::{readable, rewrite};
-use super::tables::{account, ban, device, outbox, refresh, role, signer};
+use super::tables::{account, ban, device, name, outbox, refresh, role, session_end, signer};
 use super::{ATTEMPTS_MAX, Fault, Store};
 
 /// Rows read at once.
@@ -42,6 +42,8 @@ impl Store {
             .into_tuple()
             .all(&transaction)
             .await?;
+        name::Entity::delete_many().exec(&transaction).await?;
+        session_end::Entity::delete_many().exec(&transaction).await?;
         refresh::Entity::delete_many().exec(&transaction).await?;
         role::Entity::delete_many().exec(&transaction).await?;
         ban::Entity::delete_many().exec(&transaction).await?;
@@ -81,7 +83,8 @@ impl Store {
 /// record whose earlier ones are gone. SQLite has one writer anyhow.
 async fn shut_out_others(transaction: &DatabaseTransaction) -> Result<(), Fault> {
     if transaction.get_database_backend() == DbBackend::Postgres {
-        let tables = "account_records, device_records, ban_records, role_records, refreshes, signers";
+        let tables = "account_records, device_records, ban_records, role_records, device_names, session_ends, \
+                      refreshes, signers";
         let lock = format!("LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE");
         transaction.execute_unprepared(&lock).await?;
     }

@@ -280,6 +280,7 @@ pub(super) mod outbox {
         pub sent_at: Option<i64>,
         pub fed_at: Option<i64>,
         pub held_at: Option<i64>,
+        pub issued_up_to: Option<i64>,
         pub mac: Option<String>,
     }
 
@@ -322,6 +323,54 @@ pub(super) mod mark {
         #[sea_orm(primary_key, auto_increment = false)]
         pub name: String,
         pub value: String,
+        pub mac: Option<String>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// What owners call their devices. One row a device, written in its place.
+pub(super) mod name {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "device_names")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub identity: String,
+        pub device: String,
+        pub name: String,
+        pub named_at: i64,
+        pub named_by: String,
+        pub mac: Option<String>,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// Which sessions of devices were ended by their owner: those whose tokens were issued up to then. One row a device,
+/// written in its place; kept until the last of these sessions would have ended anyhow.
+pub(super) mod session_end {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "session_ends")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: String,
+        pub identity: String,
+        pub device: String,
+        pub issued_up_to: i64,
+        pub ended_at: i64,
+        pub ended_by: String,
+        pub forgotten_at: i64,
         pub mac: Option<String>,
     }
 

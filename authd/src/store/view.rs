@@ -14,8 +14,8 @@ use sea_orm::{
 };
 
 use super::mac::MacKeys;
-use super::tables::{account, ban, challenge, device, refresh, role};
-use super::{Fault, elsewhere, rows};
+use super::tables::{account, ban, challenge, device, refresh, role, session_end};
+use super::{Fault, elsewhere, owned, rows};
 use crate::operation::order::Standing;
 use crate::operation::session::{Refresh, RefreshView, SessionView};
 use crate::operation::{DEVICES_MAX, Needs, View};
@@ -110,11 +110,12 @@ pub(super) async fn opening(
              AND sequence_number = 0 ORDER BY created_at LIMIT {OWNERS_MAX}) AS owners ON true"
         );
         let [account, ban, device, role] = session_heads("owners.identity", "$1");
+        let ends = ended("owners.identity", "$1");
         let spent = Part {
             columns: columns::<challenge::Entity>("c"),
             join: " LEFT JOIN spent_challenges AS c ON c.nonce = $2".to_owned(),
         };
-        select(&owners, &[account, ban, device, role, asked("owner", "owners.identity"), spent])
+        select(&owners, &[account, ban, device, role, ends, asked("owner", "owners.identity"), spent])
     });
     let values = [device.to_string().into(), nonce.to_string().into()];
     let owners = db.query_all_raw(statement(db, &TEXT, values)).await?;
@@ -144,6 +145,7 @@ pub(super) async fn refresh(
 ) -> Result<RefreshView, Fault> {
     static TEXT: LazyLock<String> = LazyLock::new(|| {
         let [account, ban, device, role] = session_heads("$1", "$2");
+        let ends = ended("$1", "$2");
         let spent = Part {
             columns: columns::<refresh::Entity>("s"),
             join: " LEFT JOIN refreshes AS s ON s.digest = $3".to_owned(),
@@ -152,7 +154,7 @@ pub(super) async fn refresh(
             columns: columns::<refresh::Entity>("n"),
             join: " LEFT JOIN refreshes AS n ON n.digest = $4".to_owned(),
         };
-        select("(SELECT 1) AS one", &[account, ban, device, role, spent, superseded])
+        select("(SELECT 1) AS one", &[account, ban, device, role, ends, spent, superseded])
     });
     let values = [identity, device, digest, next].map(|digest| digest.to_string().into());
     let row = &one(db, &TEXT, values).await?;
@@ -250,6 +252,14 @@ pub(super) fn session_heads(identity: &str, device: &str) -> [Part; 4] {
     ]
 }
 
+/// Which sessions of a device were ended.
+pub(super) fn ended(identity: &str, device: &str) -> Part {
+    Part {
+        columns: columns::<session_end::Entity>("e"),
+        join: format!(" LEFT JOIN session_ends AS e ON e.identity = {identity} AND e.device = {device}"),
+    }
+}
+
 pub(super) fn session(
     row: &QueryResult,
     macs: &MacKeys,
@@ -260,6 +270,7 @@ pub(super) fn session(
         ban: ban(row, macs, identity)?,
         device: device(row, "d", macs, (identity, name))?,
         roles: roles(row, macs, identity)?,
+        ended: sessions_ended(row, macs, (identity, name))?,
     })
 }
 
@@ -273,7 +284,7 @@ fn ban(row: &QueryResult, macs: &MacKeys, of: &Digest) -> Result<Option<BanRecor
     found.map(|found| rows::of_account(rows::ban_record(macs, &found)?, of)).transpose()
 }
 
-fn device(
+pub(super) fn device(
     row: &QueryResult,
     alias: &str,
     macs: &MacKeys,
@@ -286,6 +297,15 @@ fn device(
 fn roles(row: &QueryResult, macs: &MacKeys, of: &Digest) -> Result<Option<RoleRecord>, Fault> {
     let found: Option<role::Model> = head(row, "r")?;
     found.map(|found| rows::of_account(rows::role_record(macs, &found)?, of)).transpose()
+}
+
+fn sessions_ended(
+    row: &QueryResult,
+    macs: &MacKeys,
+    (identity, device): (&Digest, &Digest),
+) -> Result<Option<Timestamp>, Fault> {
+    let found: Option<session_end::Model> = head(row, "e")?;
+    found.map(|found| owned::sessions_ended(macs, &found, (identity, device))).transpose()
 }
 
 fn refreshed(
@@ -371,7 +391,7 @@ pub(super) async fn one(
     row.ok_or_else(|| DbErr::RecordNotFound("a statement that has one row had none".to_owned()).into())
 }
 
-fn optional(digest: Option<Digest>) -> Value {
+pub(super) fn optional(digest: Option<Digest>) -> Value {
     digest.map(|digest| digest.to_string()).into()
 }
 

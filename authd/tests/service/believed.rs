@@ -83,6 +83,17 @@ impl Scene {
         let mut second = Device::create(auth).await;
         second.open_session(auth).await;
         assert!(stage.order("/roles/grant", &second.identity, r#","role":"moderator""#).await);
+        let third = device.link(auth).await;
+        device.open_session(auth).await;
+        for (path, name, more) in [
+            ("/owner/devices/name", device.device, r#","name":"phone""#),
+            ("/owner/devices/name", third.device, r#","name":"tablet""#),
+            ("/owner/sessions/end", third.device, ""),
+            ("/owner/sessions/end", device.device, ""),
+        ] {
+            let request = format!(r#"{{"device":"{name}","operation":"{path}"{more}}}"#);
+            auth.post(path, device.session().access(&request)).await.response();
+        }
         stage.dump().await; // all is told
         let chain = stage.service().trust.state().chain().clone();
         until("two endorsements", PATIENCE, || async {
@@ -160,6 +171,14 @@ impl Scene {
                 let page = store.pending(Backlog::All, 0, now()).await.unwrap();
                 page.entries.len() < page.ids.len()
             }
+            "device_names" => store.sightings(&self.device.identity).await.unwrap().unreadable > 0,
+            "session_ends" => {
+                let (digest, next) = self.refresh;
+                let case =
+                    Refreshing { identity: self.device.identity, device: self.device.device, digest, next };
+                let asked = store.decide(&case, now(), |_| Ok(Verdict::Answer(())));
+                matches!(asked.await, Err(Failure::Store(Fault::Corrupt { .. })))
+            }
             "feeds" => is_fault(store.feed_position().await.err()),
             "marks" => {
                 let refused = Store::open(&self.stage.database, macs::keys()).await;
@@ -192,12 +211,16 @@ fn victim(scene: &Scene, rows: &[Row]) -> usize {
     let digest = scene.refresh.0.to_string();
     let nonce = scene.challenge.nonce().to_string();
     let is_it = |row: &Row| match row.table.name {
-        "device_records" => row.word("device") == scene.device.device.to_string(),
+        "device_records" | "device_names" | "session_ends" => {
+            row.word("device") == scene.device.device.to_string()
+        }
         "account_records" | "role_records" => row.word("identity") == identity,
         "refreshes" => row.word("digest") == digest,
         "spent_challenges" => row.word("nonce") == nonce,
         "secrets" => row.word("name") == "challenge",
         "marks" => row.word("name") == "macs",
+        // What database 3 is told: the feed reads the others in the same way.
+        "outbox" => row.word("cause") != "sessions",
         _ => true,
     };
     let mut found: Vec<usize> = (0..rows.len()).filter(|place| is_it(&rows[*place])).collect();

@@ -35,7 +35,7 @@ pub(crate) enum Value {
 }
 
 /// Every table.
-pub(crate) const TABLES: [Table; 13] = [
+pub(crate) const TABLES: [Table; 15] = [
     Table {
         name: "account_records",
         columns: &[
@@ -154,6 +154,30 @@ pub(crate) const TABLES: [Table; 13] = [
             ("sent_at", Long),
             ("fed_at", Long),
             ("held_at", Long),
+            ("issued_up_to", Long),
+        ],
+    },
+    Table {
+        name: "device_names",
+        columns: &[
+            ("id", Text),
+            ("identity", Text),
+            ("device", Text),
+            ("name", Text),
+            ("named_at", Long),
+            ("named_by", Text),
+        ],
+    },
+    Table {
+        name: "session_ends",
+        columns: &[
+            ("id", Text),
+            ("identity", Text),
+            ("device", Text),
+            ("issued_up_to", Long),
+            ("ended_at", Long),
+            ("ended_by", Text),
+            ("forgotten_at", Long),
         ],
     },
     Table {

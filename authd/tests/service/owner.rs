@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use authd::operation::owner::Operation;
+use authd::operation::session::{Grant, Refresh, RefreshView};
+use authd::store::{Refreshing, Verdict};
 use keychain::access::{Response, seal_request};
 use keychain::directory::Db;
 use keychain::endorsement::Purpose;
+use keychain::feed::Denials;
 use keychain::token::{Claims, Token};
-use keychain::{Code, Nonce, SigningKey, Timestamp};
+use keychain::{Code, Digest, Nonce, SigningKey, Timestamp};
 use serde_json::Value;
 use tests::craft::{Device, Keys, Session, key, nonce, now, same};
 use tests::until;
@@ -21,6 +24,11 @@ crate::on_both!(
     only_tokens_of_authd_are_believed,
     who_is_revoked_banned_or_deleted_may_ask_nothing,
     a_tainted_issuers_token_is_refused_until_it_is_made_anew,
+    names_are_given_changed_and_taken_away,
+    another_accounts_device_is_as_one_that_is_not_there,
+    an_ended_session_is_refused_everywhere_and_a_new_one_admitted,
+    a_refresh_that_races_an_end_is_decided_on_it,
+    all_others_sessions_end_at_once,
 );
 
 const LIST: &str = "/owner/devices/list";
@@ -294,4 +302,196 @@ async fn an_owner_who_asks_too_often_is_told_when_to_come_again_and_goes_on_refr
     // The refused request spent nothing, so that it is good when its time has come.
     let at = now().plus(Duration::from_secs(seconds));
     stage.service().answer_owner(Operation::DevicesList, body.as_bytes(), at).await.unwrap();
+}
+
+const NAME: &str = "/owner/devices/name";
+const END: &str = "/owner/sessions/end";
+const END_OTHERS: &str = "/owner/sessions/end-others";
+
+fn about(session: &Session, path: &str, device: &Device, more: &str) -> String {
+    session.access(&format!(r#"{{"device":"{}","operation":"{path}"{more}}}"#, device.device))
+}
+
+fn end_others(session: &Session) -> String {
+    session.access(&format!(r#"{{"operation":"{END_OTHERS}"}}"#))
+}
+
+async fn names_are_given_changed_and_taken_away(stage: Stage) {
+    let auth = &stage.auth;
+    let (mut device, other) = stage.couple().await;
+    device.open_session(auth).await;
+    let session = device.session();
+    for (more, expected) in [
+        (r#","name":"my tablet""#, Some("my tablet")),
+        (r#","name":"~ an old one, No. 2 ~""#, Some("~ an old one, No. 2 ~")),
+        ("", None),
+        ("", None),
+        (r#","name":"x""#, Some("x")),
+    ] {
+        let body = about(session, NAME, &other, more);
+        assert_eq!(auth.post(NAME, body.clone()).await.response(), serde_json::json!({}));
+        stage.refuses(NAME, body, Code::Replay).await;
+        let listed = devices(&stage, session).await;
+        let named: Vec<_> = listed.iter().map(|entry| entry.get("name").and_then(Value::as_str)).collect();
+        assert_eq!(named, [None, expected]);
+    }
+    // Operators see it too.
+    let shown = stage.admin().get(&format!("/account?identity={}", device.identity)).await;
+    assert_eq!(shown.json()["devices"].as_array().unwrap().iter().filter(|it| it["name"] == "x").count(), 1);
+    let exported = stage.admin().get(&format!("/account/export?identity={}", device.identity)).await;
+    assert!(exported.body.contains(r#""name":"x""#), "{}", exported.body);
+    for bad in [r#","name":"""#, r#","name":"a&b""#, r#","name":1"#] {
+        stage.refuses(NAME, about(session, NAME, &other, bad), Code::InvalidMessage).await;
+    }
+}
+
+/// One and the same answer, so that nobody learns whose a device is, or whether it is there.
+async fn another_accounts_device_is_as_one_that_is_not_there(stage: Stage) {
+    let auth = &stage.auth;
+    let (mut device, revoked) = stage.couple().await;
+    let gone = revoked.device;
+    device.gated(auth, "/device/unlink", |by, keys| by.unlink_request(keys, &gone)).await.response();
+    device.open_session(auth).await;
+    let mut stranger = Device::create(auth).await;
+    stranger.open_session(auth).await;
+    let nobody = Device::draw();
+    for (path, more) in [(NAME, r#","name":"mine""#), (END, "")] {
+        let mut answers = Vec::new();
+        for other in [&stranger, &revoked, &nobody] {
+            let body = about(device.session(), path, other, more);
+            let answer = stage.refuses(path, body, Code::UnknownDevice).await;
+            answers.push((answer.status, answer.body));
+        }
+        answers.dedup();
+        assert_eq!(answers.len(), 1, "{answers:?}");
+    }
+    stage.auth.post(END_OTHERS, end_others(device.session())).await.response();
+    stranger.try_refresh(auth).await.response();
+}
+
+async fn an_ended_session_is_refused_everywhere_and_a_new_one_admitted(stage: Stage) {
+    let (_second, other_auth) = stage.another("second").await;
+    let auth = &stage.auth;
+    let (mut device, mut other) = stage.couple().await;
+    let mut third = device.link(auth).await;
+    for device in [&mut device, &mut other, &mut third] {
+        device.open_session(auth).await;
+    }
+    let before = claims(other.session());
+    let unspent = listing(other.session());
+    let body = about(device.session(), END, &other, "");
+    let answer = auth.post(END, body.clone()).await.response();
+    assert_eq!(answer["devices"], 1);
+    let from = time(&answer, "signInFrom");
+    assert!(from > now() && from < now().plus(Duration::from_secs(21)), "{answer}");
+    stage.refuses(END, body.clone(), Code::Replay).await;
+    other_auth.post(END, body).await.refused(Code::Replay);
+    // Neither authd refreshes it, and it asks for nothing more.
+    for auth in [auth, &other_auth] {
+        other.try_refresh(auth).await.refused(Code::RefreshExpired);
+        auth.post(LIST, unspent.clone()).await.refused(Code::ExpiredToken);
+        let wait = other.try_session(auth).await;
+        wait.refused(Code::TooMany);
+        let seconds: u64 = wait.header("retry-after").parse().unwrap();
+        assert!((1..=21).contains(&seconds), "{seconds}");
+    }
+    // The others are as they were.
+    device.try_refresh(auth).await.response();
+    third.try_refresh(auth).await.response();
+
+    // What edges are told: this token, and none of a later session.
+    let denials = fed(&stage, &device).await;
+    assert!(denials.ends(&before, now()) && !denials.denies(&other.device, now()));
+    assert!(!denials.ends(&claims(third.session()), now()));
+    assert_eq!(stage.names(3).await, Vec::<String>::new(), "database 3 would refuse new sessions too");
+
+    stage.hand.set(now().plus(Duration::from_secs(22)));
+    other.open_session(&other_auth).await;
+    other.try_refresh(auth).await.response();
+    assert!(!denials.ends(&claims(other.session()), now()));
+    assert_eq!(devices(&stage, other.session()).await.len(), 3);
+}
+
+/// The end comes between the reading and the writing of a refresh.
+async fn a_refresh_that_races_an_end_is_decided_on_it(stage: Stage) {
+    let (mut device, mut other) = stage.couple().await;
+    device.open_session(&stage.auth).await;
+    other.open_session(&stage.auth).await;
+    let (before, keys) = (claims(other.session()), other.session().keys.ahead());
+    let (identity, digest, next) = (before.identity, before.rotation_hash, keys.rotation_hash());
+    let case = Refreshing { identity, device: before.device, digest, next };
+    let grant = Grant {
+        identity,
+        device: before.device,
+        public_key: keys.public_key(),
+        rotation_hash: next,
+        issued_at: now(),
+        expiry: now().plus(Duration::from_mins(15)),
+        refresh_expiry: before.refresh_expiry,
+    };
+    let refresh = Refresh { digest, cause: Digest::of("cause"), grant };
+    let seen = std::sync::Mutex::new(Vec::new());
+    let outcome = stage.service().store.decide(&case, now(), |view: &RefreshView| {
+        seen.lock().unwrap().push(view.session.ended);
+        if view.session.ended.is_some() {
+            return Ok(Verdict::Answer(false));
+        }
+        let end = async {
+            let body = about(device.session(), END, &other, "");
+            stage.auth.post(END, body).await.response();
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(end));
+        Ok(Verdict::Write(refresh.clone(), true))
+    });
+    assert!(!outcome.await.unwrap(), "the refresh was written beside the end");
+    let seen = seen.into_inner().unwrap();
+    assert!(seen.len() == 2 && seen[0].is_none() && seen[1].is_some(), "{seen:?}");
+}
+
+async fn all_others_sessions_end_at_once(stage: Stage) {
+    let auth = &stage.auth;
+    let (mut device, mut other) = stage.couple().await;
+    let mut third = device.link(auth).await;
+    for device in [&mut device, &mut other, &mut third] {
+        device.open_session(auth).await;
+    }
+    let answer = auth.post(END_OTHERS, end_others(device.session())).await.response();
+    assert_eq!(answer["devices"], 2);
+    for ended in [&mut other, &mut third] {
+        ended.try_refresh(auth).await.refused(Code::RefreshExpired);
+        stage.refuses(END_OTHERS, end_others(ended.session()), Code::ExpiredToken).await;
+    }
+    let denials = fed(&stage, &device).await;
+    for ended in [&other, &third] {
+        assert!(denials.ends(&claims(ended.session()), now()));
+    }
+    assert!(!denials.ends(&claims(device.session()), now()));
+    device.try_refresh(auth).await.response();
+    // Again, and its own.
+    let answer = auth.post(END_OTHERS, end_others(device.session())).await.response();
+    assert_eq!(answer["devices"], 2);
+    let own = about(device.session(), END, &device, "");
+    auth.post(END, own).await.response();
+    device.try_refresh(auth).await.refused(Code::RefreshExpired);
+    stage.hand.set(now().plus(Duration::from_secs(22)));
+    // What has ended is forgotten once nothing of it could be refreshed, and not before.
+    let store = &stage.service().store;
+    store.prune(now().plus(Duration::from_hours(12))).await.unwrap();
+    assert!(stage.dump().await.contains("session_ends"));
+    store.prune(now().plus(Duration::from_hours(14))).await.unwrap();
+    assert!(!stage.dump().await.contains("session_ends"));
+}
+
+/// Whom edges deny, once they were told all of an account.
+async fn fed(stage: &Stage, device: &Device) -> Denials {
+    let store = &stage.service().store;
+    until("the feed to have told it", Duration::from_secs(20), || async {
+        store.fed_up_to(&device.identity, now()).await.unwrap()
+    })
+    .await;
+    let mut denials = Denials::default();
+    for entry in store.feed_state(now()).await.unwrap().1 {
+        denials.set(&entry);
+    }
+    denials
 }

@@ -24,10 +24,11 @@ const SETTINGS: [&str; 5] = [
 ];
 
 /// The tables of authd.
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 16] = [
     "account_records",
     "audit_lines",
     "ban_records",
+    "device_names",
     "device_records",
     "endorsements",
     "feeds",
@@ -36,6 +37,7 @@ const TABLES: [&str; 14] = [
     "refreshes",
     "role_records",
     "secrets",
+    "session_ends",
     "signers",
     "spent_challenges",
     "seaql_migrations",
@@ -100,6 +102,14 @@ async fn exercise(stage: &mut Stage) {
     }
     let list = device.session().access(r#"{"operation":"/owner/devices/list"}"#);
     auth.post("/owner/devices/list", list).await.response();
+    for (path, more) in [("/owner/devices/name", r#","name":"a""#), ("/owner/sessions/end", "")] {
+        let request = format!(r#"{{"device":"{}","operation":"{path}"{more}}}"#, other.device);
+        auth.post(path, device.session().access(&request)).await.response();
+    }
+    let end = device.session().access(r#"{"operation":"/owner/sessions/end-others"}"#);
+    auth.post("/owner/sessions/end-others", end).await.response();
+    let shown = stage.admin().get(&format!("/account/export?identity={}", device.identity)).await;
+    assert_eq!(shown.status, 200, "{}", shown.body);
     let (rotate, _, keys) = gated(&device, Device::rotate_request);
     auth.post("/device/rotate", rotate.clone()).await.response();
     auth.post("/device/rotate", rotate).await.response();

@@ -28,7 +28,7 @@ use crate::macs;
 
 /// The tables of authd that requests change, and their columns; but for when something was sent, which is no decision.
 /// The endorsements of its keys are kept by a task, at its own pace.
-const TABLES: [(&str, &str); 9] = [
+const TABLES: [(&str, &str); 11] = [
     (
         "account_records",
         "id,prefix,previous,sequence_number,created_at,identity,recovery_hash,revealed,state,format,path,cause,payload,action,operator,reason,signer,signature",
@@ -49,7 +49,9 @@ const TABLES: [(&str, &str); 9] = [
     ("signers", "public_key,endorsement"),
     ("refreshes", "digest,cause,identity,device,public_key,rotation_hash,issued_at,expiry,refresh_expiry"),
     ("spent_challenges", "nonce,forgotten_at"),
-    ("outbox", "id,subject,account,cause,lifted,expires_at"),
+    ("outbox", "id,subject,account,cause,lifted,expires_at,issued_up_to"),
+    ("device_names", "id,identity,device,name,named_at,named_by"),
+    ("session_ends", "id,identity,device,issued_up_to,ended_at,ended_by,forgotten_at"),
 ];
 
 /// Limits that no test reaches.

@@ -57,6 +57,10 @@ impl Denied {
         if denied(&claims.identity) {
             return Err(Refusal::new(Code::Revoked, "the identity is banned"));
         }
+        // The device is as good as before: a client that is told so refreshes, is refused, and signs in anew.
+        if self.feed.denials().ends(claims, now) {
+            return Err(Refusal::new(Code::ExpiredToken, "the token's session was ended by its owner"));
+        }
         Ok(())
     }
 
@@ -117,7 +121,7 @@ impl Denied {
                 // authd's word lifts what was lost.
                 Standing::Lifted if !entry.is_there => None,
                 Standing::Lifted => Some(entry),
-                Standing::Denied(_) => Some(compared(&self.feed, who, entry)),
+                Standing::Denied(_) | Standing::Ended { .. } => Some(compared(&self.feed, who, entry)),
             };
             self.entries.set(who, left);
         }

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use keychain::Digest;
 use keychain::acknowledgement::Applied;
-use keychain::feed::Position;
+use keychain::feed::{Cause, Entry, Place, Position, Standing};
 use keychain::statement::Entries;
+use keychain::{Digest, Timestamp};
 use redis::AsyncCommands as _;
 
 use crate::acknowledgements::acknowledged;
@@ -102,6 +102,30 @@ async fn a_ban_of_the_feed_outlives_flush_deletion_and_restart() {
     assert_eq!(world.ask(&session).await.code(), "BA304");
     world.teller().publish_batch(&world.directory, position.next().next(), &[banned(who, false)]).await;
     answers(&world, &session, 200).await;
+}
+
+/// An end of sessions denies the token, and none that is issued later; a restart forgets neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ended_session_is_refused_and_a_later_one_is_admitted() {
+    let (mut world, session, position) = start().await;
+    let claims = &session.claims;
+    let ended = |issued_up_to: Timestamp| {
+        let place = Place { subject: claims.device, account: claims.identity, cause: Cause::Sessions };
+        let until = issued_up_to.plus(Duration::from_mins(16));
+        Entry { place, standing: Standing::Ended { issued_up_to, until } }
+    };
+    let earlier = ended(claims.issued_at.minus(Duration::from_millis(1)));
+    world.teller().publish_batch(&world.directory, position.next(), &[earlier]).await;
+    applies(&world, Applied { position: position.next(), went_back: false }).await;
+    answers(&world, &session, 200).await;
+    let now = ended(claims.issued_at);
+    world.teller().publish_batch(&world.directory, position.next().next(), &[now]).await;
+    answers(&world, &session, 401).await;
+    assert_eq!(world.ask(&session).await.code(), "BA401");
+    applies(&world, Applied { position: position.next().next(), went_back: false }).await;
+    restart(&mut world).await;
+    world.edge.ready().await;
+    assert_eq!(world.ask(&session).await.code(), "BA401");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,8 @@ pub enum Cause {
     Deletion,
     /// The device was revoked.
     Revocation,
+    /// The owner ended the device's sessions.
+    Sessions,
 }
 
 impl Cause {
@@ -28,12 +30,13 @@ impl Cause {
             Self::Ban => "ban",
             Self::Deletion => "deletion",
             Self::Revocation => "revocation",
+            Self::Sessions => "sessions",
         }
     }
 
     /// The cause that the word stands for.
     pub fn parse(word: &str) -> Result<Self, Refusal> {
-        [Self::Ban, Self::Deletion, Self::Revocation]
+        [Self::Ban, Self::Deletion, Self::Revocation, Self::Sessions]
             .into_iter()
             .find(|cause| cause.as_str() == word)
             .ok_or(Refusal::new(Code::InvalidMessage, "not a cause of a denial"))
@@ -56,6 +59,14 @@ pub struct Place {
 pub enum Standing {
     /// Denied until that time; without one, until it is lifted.
     Denied(Option<Timestamp>),
+    /// Of the account's tokens for the device those are denied that were issued at `issued_up_to` or before, until
+    /// `until`. What holds for [`Cause::Sessions`], and for no other cause.
+    Ended {
+        /// The issue of the last token that is denied.
+        issued_up_to: Timestamp,
+        /// When all of these tokens have ended.
+        until: Timestamp,
+    },
     /// Not denied, or no longer.
     Lifted,
 }
@@ -77,11 +88,19 @@ impl Entry {
             account: object.parsed("account", Digest::parse)?,
             cause: object.parsed("cause", Cause::parse)?,
         };
-        let until = object.take("until").map(until).transpose()?;
-        let standing = match (object.take("lifted"), until) {
-            (None, until) => Standing::Denied(until),
-            (Some("true"), None) => Standing::Lifted,
-            _ => return Err(Refusal::new(Code::InvalidMessage, "`lifted` is not `true` alone")),
+        let until = object.take("until").map(|raw| time("until", raw)).transpose()?;
+        let issued = object.take("issuedUpTo").map(|raw| time("issuedUpTo", raw)).transpose()?;
+        let is_lifted = object.take("lifted");
+        let standing = match (place.cause, is_lifted, until, issued) {
+            (_, Some("true"), None, None) => Standing::Lifted,
+            (Cause::Sessions, None, Some(until), Some(issued_up_to)) => {
+                Standing::Ended { issued_up_to, until }
+            }
+            (Cause::Ban | Cause::Deletion | Cause::Revocation, None, until, None) => Standing::Denied(until),
+            _ => {
+                let because = "`lifted` is not `true` alone, or `issuedUpTo` is not that of ended sessions";
+                return Err(Refusal::new(Code::InvalidMessage, because));
+            }
         };
         Ok(Self { place, standing })
     }
@@ -91,6 +110,9 @@ impl Entry {
         let end = match self.standing {
             Standing::Denied(None) => String::new(),
             Standing::Denied(Some(until)) => format!(",\"until\":\"{until}\""),
+            Standing::Ended { issued_up_to, until } => {
+                format!(",\"until\":\"{until}\",\"issuedUpTo\":\"{issued_up_to}\"")
+            }
             Standing::Lifted => ",\"lifted\":true".to_owned(),
         };
         let cause = cause.as_str();
@@ -114,6 +136,6 @@ pub fn write_entries(entries: &[Entry]) -> String {
     format!("[{}]", entries.join(","))
 }
 
-fn until(raw: &str) -> Result<Timestamp, Refusal> {
-    Timestamp::parse(crate::json::plain_string(raw)?).map_err(|refusal| refusal.with("member", "until"))
+fn time(member: &'static str, raw: &str) -> Result<Timestamp, Refusal> {
+    Timestamp::parse(crate::json::plain_string(raw)?).map_err(|refusal| refusal.with("member", member))
 }

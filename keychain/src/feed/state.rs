@@ -7,7 +7,7 @@ use super::{
     message::{Content, Position, Proven},
     shards::Shards,
 };
-use crate::{cesr::Digest, limits, time::Timestamp};
+use crate::{cesr::Digest, limits, time::Timestamp, token::Claims};
 
 /// One denial of a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,11 +15,20 @@ struct Denial {
     account: Digest,
     cause: Cause,
     until: Option<Timestamp>,
+    /// Denied are tokens that were issued by then, and nothing else of the subject; none is all of it.
+    issued_up_to: Option<Timestamp>,
 }
 
 impl Denial {
     fn holds(&self, now: Timestamp) -> bool {
         self.until.is_none_or(|until| until > now)
+    }
+
+    fn standing(&self) -> Standing {
+        match (self.issued_up_to, self.until) {
+            (Some(issued_up_to), Some(until)) => Standing::Ended { issued_up_to, until },
+            _ => Standing::Denied(self.until),
+        }
     }
 }
 
@@ -28,9 +37,19 @@ impl Denial {
 pub struct Denials(Shards<Vec<Denial>>);
 
 impl Denials {
-    /// Whether a device or identity is denied at `now`, for whatever cause.
+    /// Whether a device or identity is denied at `now`, for whatever cause; some of its tokens alone do not count.
     pub fn denies(&self, subject: &Digest, now: Timestamp) -> bool {
-        self.0.get(subject).is_some_and(|denials| denials.iter().any(|denial| denial.holds(now)))
+        let denies = |denial: &Denial| denial.issued_up_to.is_none() && denial.holds(now);
+        self.0.get(subject).is_some_and(|denials| denials.iter().any(denies))
+    }
+
+    /// Whether the session of a token was ended: by the owner of the token's account, after the token was issued.
+    pub fn ends(&self, claims: &Claims, now: Timestamp) -> bool {
+        let ends = |denial: &Denial| {
+            let is_before = denial.issued_up_to.is_some_and(|last| claims.issued_at <= last);
+            is_before && denial.account == claims.identity && denial.holds(now)
+        };
+        self.0.get(&claims.device).is_some_and(|denials| denials.iter().any(ends))
     }
 
     /// How many devices and identities are denied.
@@ -43,7 +62,7 @@ impl Denials {
         self.0.iter().flat_map(|(subject, denials)| {
             denials.iter().map(|denial| Entry {
                 place: Place { subject: *subject, account: denial.account, cause: denial.cause },
-                standing: Standing::Denied(denial.until),
+                standing: denial.standing(),
             })
         })
     }
@@ -53,9 +72,12 @@ impl Denials {
         let Place { subject, account, cause } = entry.place;
         let mut denials = self.0.get(&subject).cloned().unwrap_or_default();
         denials.retain(|denial| (denial.account, denial.cause) != (account, cause));
-        if let Standing::Denied(until) = entry.standing {
-            denials.push(Denial { account, cause, until });
-        }
+        let denied = match entry.standing {
+            Standing::Denied(until) => Some((until, None)),
+            Standing::Ended { issued_up_to, until } => Some((Some(until), Some(issued_up_to))),
+            Standing::Lifted => None,
+        };
+        denials.extend(denied.map(|(until, issued_up_to)| Denial { account, cause, until, issued_up_to }));
         self.0.set(&subject, Some(denials).filter(|denials| !denials.is_empty()));
     }
 

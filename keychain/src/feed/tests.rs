@@ -7,6 +7,7 @@ use crate::{
     endorsement::{self, Endorsement, Purpose, SignRequest},
     limits,
     statement::{Entries, Head, NewHead},
+    token::{Attributes, Claims},
 };
 
 const EPOCH: u64 = 50_000;
@@ -252,6 +253,61 @@ fn batches_count_in_order_and_denials_at_once() {
         (place(EPOCH + 1, 0), true),
     ] {
         assert_eq!(state.wants(position), wanted);
+    }
+}
+
+/// Ended sessions deny tokens that were issued before, of that account and device; nothing later, and nobody else.
+#[test]
+fn ended_sessions_deny_what_was_issued_before() {
+    let (device, account) = (Digest::of("device"), Digest::of("account"));
+    let place = Place { subject: device, account, cause: Cause::Sessions };
+    let ended = |last, until| {
+        let standing = Standing::Ended { issued_up_to: at(last), until: at(until) };
+        Entry { place, standing }
+    };
+    let claims = |device, identity, issued| Claims {
+        server_identity: key(1).public_key(),
+        device,
+        identity,
+        public_key: key(2).public_key(),
+        rotation_hash: Digest::of("next"),
+        issued_at: at(issued),
+        expiry: at(issued + 900),
+        refresh_expiry: at(issued + 43_200),
+        attributes: Attributes::default(),
+    };
+    let mut denials = Denials::default();
+    denials.set(&ended(100, 1_000));
+    for (device, account, issued, now, expected) in [
+        (device, account, 99, 101, true),
+        (device, account, 100, 101, true),
+        (device, account, 101, 101, false),
+        (device, account, 100, 999, true),
+        (device, account, 100, 1_000, false),
+        (Digest::of("another"), account, 99, 101, false),
+        (device, Digest::of("another"), 99, 101, false),
+    ] {
+        assert_eq!(denials.ends(&claims(device, account, issued), at(now)), expected, "{issued} {now}");
+        assert!(!denials.denies(&device, at(now)), "the device itself is denied");
+    }
+    // A later end counts alone; a ban beside it stays.
+    denials.set(&ended(200, 1_100));
+    denials.set(&Entry { place: Place { cause: Cause::Ban, ..place }, standing: Standing::Denied(None) });
+    assert!(denials.ends(&claims(device, account, 200), at(1_050)) && denials.denies(&device, at(1_050)));
+    denials.set(&Entry { place, standing: Standing::Lifted });
+    assert!(!denials.ends(&claims(device, account, 1), at(300)) && denials.denies(&device, at(300)));
+
+    let entries = [ended(100, 1_000)];
+    let text = write_entries(&entries);
+    assert_eq!(parse_entries(&text), Ok(entries.to_vec()));
+    for (from, to) in [
+        ("sessions", "revocation"),
+        ("sessions", "ban"),
+        ("issuedUpTo", "issued"),
+        ("\"until\"", "\"untill\""),
+        ("}", ",\"lifted\":true}"),
+    ] {
+        assert_eq!(code(parse_entries(&text.replace(from, to))), Err(Code::InvalidMessage), "{to}");
     }
 }
 

@@ -55,7 +55,10 @@ struct Ban {
 
 #[derive(Deserialize)]
 struct Device {
-    device: String,
+    #[serde(rename = "device")]
+    id: String,
+    /// What its owner calls it.
+    name: Option<String>,
     #[serde(flatten)]
     state: Condition,
 }
@@ -141,7 +144,8 @@ impl fmt::Display for Condition {
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}  {}", self.device, self.state)
+        write!(f, "{}  {}", self.id, self.state)?;
+        self.name.as_ref().map_or(Ok(()), |name| write!(f, ", called {name:?}"))
     }
 }
 

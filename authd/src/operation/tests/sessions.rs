@@ -125,3 +125,37 @@ fn a_refresh_keeps_the_sessions_end_and_is_repeated_with_its_own_times() {
     foreign.grant.device = Digest::of("another device");
     assert_eq!(code(again(&foreign, cause, false)), Some(Code::RefreshSpent));
 }
+
+/// Ended are sessions whose token was issued by then; a later one is good, and is given from then on.
+#[test]
+fn an_ended_session_is_not_refreshed_and_a_new_one_is_told_when_to_begin() {
+    let ended = |seconds| SessionView { ended: Some(at(seconds)), ..standing() };
+    for (now, wait) in [(0, Some("21")), (19, Some("2")), (20, Some("1")), (21, None)] {
+        let refusal = create(&ended(20), &access(30), &LIFETIMES, at(now)).err();
+        let told = refusal.as_ref().and_then(|refusal| refusal.context("retryAfter"));
+        assert_eq!(told, wait, "at {now}");
+        assert_eq!(refusal.map(|refusal| refusal.code()), wait.map(|_| Code::TooMany), "at {now}");
+    }
+    for (issued, now, expected) in [
+        (19, 30, Some(Code::RefreshExpired)),
+        (20, 30, Some(Code::RefreshExpired)),
+        (21, 30, None),
+        // However early it is tried.
+        (20, 20, Some(Code::RefreshExpired)),
+    ] {
+        let view = RefreshView { session: ended(20), ..RefreshView::default() };
+        let refused =
+            refresh(Digest::of("c"), &access(31), &claims(31, at(issued)), &view, &LIFETIMES, at(now));
+        assert_eq!(code(refused), expected, "issued at {issued}, at {now}");
+    }
+    // Neither is what it led to repeated.
+    let first = RefreshView { session: standing(), ..RefreshView::default() };
+    let claims = claims(31, at(10));
+    let made = refresh(Digest::of("c"), &access(31), &claims, &first, &LIFETIMES, at(12)).unwrap();
+    let Decision::Apply(spent) = made else { panic!("a repeat of nothing") };
+    for (cut, expected) in [(9, None), (10, Some(Code::RefreshExpired))] {
+        let view = RefreshView { session: ended(cut), spent: Some(spent.clone()), superseded: false };
+        let again = refresh(Digest::of("c"), &access(31), &claims, &view, &LIFETIMES, at(13));
+        assert_eq!(code(again), expected);
+    }
+}

@@ -8,7 +8,9 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::sweep::is_kept;
 use super::{Finding, Judge, PAGE, Stands, Visitor};
-use crate::store::tables::{account, audit, ban, device, endorsement, feed, outbox, role, secret, signer};
+use crate::store::tables::{
+    account, audit, ban, device, endorsement, feed, outbox, role, secret, session_end, signer,
+};
 use crate::store::{Fault, Store};
 
 /// What operators have ordered since.
@@ -88,6 +90,13 @@ impl Store {
                         signer::Entity::find_by_id(key.to_string()).one(&self.reader).await?.is_some();
                     if !is_there && !since.reset {
                         found("signers", key.to_string(), "it was removed");
+                    }
+                }
+                Stands::SessionEnd { id, issued_up_to, end } => {
+                    let row = session_end::Entity::find_by_id(id.clone()).one(&self.reader).await?;
+                    let is_there = row.is_some_and(|row| row.issued_up_to >= *issued_up_to);
+                    if *end > now && !is_there && !since.reset {
+                        found("session_ends", id.clone(), "it was removed or put back from before");
                     }
                 }
                 Stands::Endorsement { key, end } => {

@@ -49,6 +49,15 @@ pub enum Stands {
     },
     /// Rows that end together, as a set: no row joins it any more.
     Set(Set),
+    /// That sessions of a device were ended, until none of them could be refreshed any more.
+    SessionEnd {
+        /// The row's key.
+        id: String,
+        /// The issue of the last token that is refused, in Unix milliseconds.
+        issued_up_to: i64,
+        /// When it is forgotten, in Unix milliseconds.
+        end: i64,
+    },
     /// The HSM's word for a key that signed orders.
     Signer(PublicKey),
     /// The newest line of the audit trail.
@@ -92,6 +101,7 @@ impl fmt::Display for Stands {
             Self::Set(Set { table, ends, before, count, sum }) => {
                 write!(f, "set {table} {ends} {before} {count} {sum}")
             }
+            Self::SessionEnd { id, issued_up_to, end } => write!(f, "session-end {id} {issued_up_to} {end}"),
             Self::Signer(key) => write!(f, "signer {key}"),
             Self::Trail { number, digest } => write!(f, "trail {number} {digest}"),
         }
@@ -125,6 +135,9 @@ impl Stands {
                 count: count(rows)?,
                 sum: (*sum).to_owned(),
             }),
+            ["session-end", id, last, end] => {
+                Self::SessionEnd { id: (*id).to_owned(), issued_up_to: number(last)?, end: number(end)? }
+            }
             ["signer", of] => Self::Signer(key(of)?),
             ["trail", place, of] => Self::Trail { number: number(place)?, digest: digest(of)? },
             _ => return Err(Line),
@@ -156,6 +169,7 @@ mod tests {
             },
             Stands::Secret { name: "challenge".to_owned(), digest },
             Stands::Set(set),
+            Stands::SessionEnd { id: digest.to_string(), issued_up_to: 5, end: 6 },
             Stands::Signer(key),
             Stands::Trail { number: 4, digest },
         ] {

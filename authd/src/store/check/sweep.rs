@@ -14,8 +14,10 @@ use super::stands::Set;
 use super::{PAGE, Stands, Visitor, Walk};
 use crate::record::{AccountState, DeviceState};
 use crate::store::mac::{Row, name_of, table_of};
-use crate::store::tables::{audit, challenge, endorsement, feed, mark, outbox, refresh, secret, signer};
-use crate::store::{Fault, Store, rows};
+use crate::store::tables::{
+    audit, challenge, endorsement, feed, mark, name, outbox, refresh, secret, session_end, signer,
+};
+use crate::store::{Fault, Store, owned, rows};
 
 /// How long after it was decided a row may still be on its way into the database: the longest transaction, and the
 /// difference of clocks.
@@ -58,6 +60,7 @@ impl<V: Visitor> Walk<'_, V> {
         self.refreshes().await?;
         self.challenges().await?;
         self.outbox().await?;
+        self.owned().await?;
         self.single_rows().await
     }
 
@@ -160,6 +163,11 @@ impl<V: Visitor> Walk<'_, V> {
         let Ok(standing) = standing else { return Ok(None) };
         let now = self.judge.now;
         let is_said = match cause {
+            Cause::Sessions => {
+                let id = owned::id_of("session_ends", &account, &subject);
+                let end = session_end::Entity::find_by_id(id).one(&self.store.reader).await?;
+                end.is_some_and(|end| row.issued_up_to.is_some_and(|last| last <= end.issued_up_to))
+            }
             Cause::Ban => standing.ban.as_ref().is_some_and(|ban| ban.is_in_force(now)),
             Cause::Deletion => {
                 standing.account.as_ref().is_some_and(|account| account.state == AccountState::Deleted)
@@ -175,6 +183,44 @@ impl<V: Visitor> Walk<'_, V> {
         // It may have been lifted since it was read.
         let is_there = outbox::Entity::find_by_id(row.id).one(&self.store.reader).await?.is_some();
         Ok(is_there.then_some("no record says what it denies"))
+    }
+
+    /// Names of devices, and ended sessions.
+    async fn owned(&mut self) -> Result<(), Fault> {
+        each_row!(self, name by Id (id), |_row| {});
+        let now = self.judge.now.unix_millis();
+        each_row!(self, session_end by Id (id), |row| {
+            if row.forgotten_at > now {
+                if self.is_unheard(&row).await? {
+                    let because = "its denial is missing in the outbox, so edges may not hear of it";
+                    self.found("session_ends", row.id.clone(), because);
+                }
+                self.visitor.stands(Stands::SessionEnd { id: row.id, issued_up_to: row.issued_up_to, end: row.forgotten_at });
+            }
+        });
+        Ok(())
+    }
+
+    /// Whether edges are to deny the tokens of ended sessions, and the outbox does not say so.
+    async fn is_unheard(&self, row: &session_end::Model) -> Result<bool, Fault> {
+        let denial = i64::try_from(self.judge.denial.as_millis()).unwrap_or(i64::MAX);
+        if row.issued_up_to.saturating_add(denial) <= self.judge.now.unix_millis() {
+            return Ok(false);
+        }
+        let told = outbox::Entity::find()
+            .filter(outbox::Column::Subject.eq(&row.device))
+            .filter(outbox::Column::Account.eq(&row.identity))
+            .filter(outbox::Column::Cause.eq(Cause::Sessions.as_str()))
+            .filter(outbox::Column::Lifted.eq(false))
+            .filter(outbox::Column::IssuedUpTo.gte(row.issued_up_to))
+            .one(&self.store.reader)
+            .await?;
+        if told.is_some() {
+            return Ok(false);
+        }
+        // A later end may have taken the place of this one since.
+        let now = session_end::Entity::find_by_id(row.id.clone()).one(&self.store.reader).await?;
+        Ok(now.as_ref() == Some(row))
     }
 
     async fn single_rows(&mut self) -> Result<(), Fault> {

@@ -16,7 +16,8 @@ use sea_orm::{EntityName, EntityTrait, IdenStatic, Iterable, ModelTrait, Primary
 
 use super::Fault;
 use super::tables::{
-    account, audit, ban, challenge, device, endorsement, feed, mark, outbox, refresh, role, secret, signer,
+    account, audit, ban, challenge, device, endorsement, feed, mark, name, outbox, refresh, role, secret,
+    session_end, signer,
 };
 use keys::MacKey;
 pub use keys::{KEYS_LENGTH_MAX, MacKeys, Unusable};
@@ -172,7 +173,22 @@ macro_rules! rows {
     };
 }
 
-rows!(account, audit, ban, challenge, device, endorsement, feed, mark, refresh, role, secret, signer);
+rows!(
+    account,
+    audit,
+    ban,
+    challenge,
+    device,
+    endorsement,
+    feed,
+    mark,
+    name,
+    refresh,
+    role,
+    secret,
+    session_end,
+    signer,
+);
 
 impl Row for outbox::Model {
     fn mac(&self) -> Option<&str> {

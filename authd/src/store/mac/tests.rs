@@ -18,6 +18,7 @@ fn denial() -> outbox::Model {
         sent_at: None,
         fed_at: None,
         held_at: None,
+        issued_up_to: None,
         mac: None,
     }
 }
@@ -25,7 +26,7 @@ fn denial() -> outbox::Model {
 #[test]
 fn a_change_of_any_column_is_found() {
     type Change = fn(&mut outbox::Model);
-    let changes: [(&str, Change); 12] = [
+    let changes: [(&str, Change); 13] = [
         ("id", |row| row.id = 8),
         ("subject", |row| row.subject.push('c')),
         ("a letter from one column to the next", |row| {
@@ -38,6 +39,7 @@ fn a_change_of_any_column_is_found() {
         ("sent_at", |row| row.sent_at = Some(1)),
         ("fed_at", |row| row.fed_at = Some(1)),
         ("held_at", |row| row.held_at = Some(0)),
+        ("issued_up_to", |row| row.issued_up_to = Some(0)),
         ("held_at to another column", |row| row.expires_at = Some(1)),
         ("the MAC itself", |row| row.mac.as_mut().unwrap().make_ascii_uppercase()),
     ];

@@ -139,6 +139,7 @@ impl Book {
             ban: self.ban(identity).cloned(),
             device: self.device(identity, device).cloned(),
             roles: self.roles(identity).cloned(),
+            ended: None,
         }
     }
 
