@@ -42,7 +42,7 @@ use crate::issuer::Issuers;
 use crate::service::Service;
 use crate::store::{Fault, MacKeys, Store};
 use crate::throttle::Throttles;
-use crate::{endorsements, feed, outbox};
+use crate::{endorsements, feed, outbox, pruning};
 
 /// Connections that a worker holds at once. Each may be sending short bodies: one, or with HTTP/2 a few.
 const CONNECTIONS_MAX: usize = 2_048;
@@ -81,6 +81,7 @@ pub struct Daemon {
     ended: JoinHandle<std::io::Result<()>>,
     admin: Option<ServerHandle>,
     outbox: JoinHandle<()>,
+    pruning: JoinHandle<()>,
     endorsements: JoinHandle<()>,
     feed: JoinHandle<()>,
     _acknowledger: Acknowledger,
@@ -147,6 +148,7 @@ impl Starting {
             Data::new(service(&self.config, store, self.directory.clone(), &updates, &self.watcher).await?);
         let admin = admin(&self.config, self.policy, &service)?;
         let outbox = tokio::spawn(outbox::run(service.clone().into_inner(), updates.subscribe()));
+        let pruning = tokio::spawn(pruning::run(service.clone().into_inner()));
         let endorsements = tokio::spawn(endorsements::run(service.clone().into_inner(), updates.subscribe()));
         let feed = tokio::spawn(feed::run(service.clone().into_inner(), updates.subscribe()));
         let acknowledger = acknowledge(&self.config, &service, &updates);
@@ -166,6 +168,7 @@ impl Starting {
             ended,
             admin,
             outbox,
+            pruning,
             endorsements,
             feed,
             probe,
@@ -214,6 +217,7 @@ impl Daemon {
             ended = self.ended => ended.map_err(Failure::software)?.map_err(Failure::io),
         };
         self.outbox.abort();
+        self.pruning.abort();
         self.endorsements.abort();
         self.probe.abort();
         self.service.stopping.notify_one();

@@ -64,6 +64,7 @@ pub mod issuer;
 pub mod operation;
 pub mod outbox;
 pub mod owner;
+pub mod pruning;
 pub mod record;
 pub mod roles;
 pub mod service;

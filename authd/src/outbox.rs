@@ -21,9 +21,6 @@ use crate::store::{Backlog, Fault, Pending};
 /// How often the task looks by itself: another instance may have died with entries unsent.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
-/// How often rows that have ended are removed.
-const PRUNE: Duration = Duration::from_mins(10);
-
 /// How often a denial that changes while it is told is told again at once.
 const SETTLE_MAX: usize = 5;
 
@@ -41,10 +38,9 @@ pub enum Untold {
     Store(#[from] Fault),
 }
 
-/// Carries revocations to the directory and removes what has ended, for as long as it is polled.
+/// Carries revocations to the directory, for as long as it is polled.
 pub async fn run(service: Arc<Service>, mut updates: Subscription) {
     let (mut backlog, mut waits) = (Backlog::All, false);
-    let mut prune = tokio::time::interval(PRUNE);
     loop {
         match tell(&service, backlog).await {
             Ok(()) => {
@@ -64,11 +60,6 @@ pub async fn run(service: Arc<Service>, mut updates: Subscription) {
             () = service.revoked.notified() => {}
             () = tokio::time::sleep(LOOK_AGAIN) => {}
             () = forgotten(&mut updates) => backlog = Backlog::All,
-            _ = prune.tick() => {
-                if let Err(fault) = service.store.prune(service.now()).await {
-                    tracing::warn!(error = &fault as &dyn Error, "ended rows were not removed");
-                }
-            }
         }
     }
 }
