@@ -358,3 +358,59 @@ fn position(row: &feed::Model) -> Result<Position, Fault> {
     let position = position.map(|(epoch, number)| Position { epoch, number });
     position.ok_or(Fault::Corrupt { table: "feeds", id: NAME.to_owned(), because: "negative position" })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_millis(seconds * 1_000)
+    }
+
+    fn denied(until: i64) -> Standing {
+        Standing::Denied(Some(at(until)))
+    }
+
+    fn ended(issued_up_to: i64, until: i64) -> Standing {
+        Standing::Ended { issued_up_to: at(issued_up_to), until: at(until) }
+    }
+
+    #[test]
+    fn of_two_denials_of_a_place_the_longer_counts_and_the_later_end_of_sessions() {
+        let forever = Standing::Denied(None);
+        for (one, other, expected) in [
+            (denied(10), denied(20), denied(20)),
+            (denied(10), forever, forever),
+            (ended(1, 20), ended(2, 10), ended(2, 20)),
+            (ended(1, 10), ended(1, 10), ended(1, 10)),
+            (ended(1, 20), denied(10), denied(10)),
+            (Standing::Lifted, ended(1, 10), ended(1, 10)),
+            (Standing::Lifted, Standing::Lifted, Standing::Lifted),
+        ] {
+            assert_eq!((longer(one, other), longer(other, one)), (expected, expected), "{one:?} {other:?}");
+        }
+    }
+
+    /// What a restored store is to take over at second 5.
+    #[test]
+    fn what_was_published_is_held_unless_the_store_says_as_much_or_it_is_over() {
+        let forever = Standing::Denied(None);
+        for (published, known, expected) in [
+            (denied(10), Standing::Lifted, false),
+            (denied(5), Standing::Lifted, true),
+            (denied(10), denied(10), true),
+            (denied(11), denied(10), false),
+            (forever, denied(10), false),
+            (denied(10), forever, true),
+            (ended(1, 10), Standing::Lifted, false),
+            (ended(1, 5), Standing::Lifted, true),
+            (ended(1, 10), ended(1, 10), true),
+            (ended(1, 10), ended(2, 11), true),
+            (ended(2, 10), ended(1, 10), false),
+            (ended(2, 10), ended(3, 9), false),
+            (Standing::Lifted, Standing::Lifted, true),
+        ] {
+            assert_eq!(is_said(published, known, at(5)), expected, "{published:?} {known:?}");
+        }
+    }
+}

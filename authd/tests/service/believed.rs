@@ -22,6 +22,7 @@ crate::on_both!(
     a_commitment_to_ones_own_key_lets_nobody_in,
     a_whole_older_state_is_found_by_a_summary,
     a_lift_or_a_denial_that_was_put_back_is_found,
+    an_end_of_sessions_and_its_denial_are_each_missed_by_the_other,
 );
 
 const PAGE: &str = include_str!("../../STORE.md");
@@ -489,4 +490,34 @@ async fn a_lift_or_a_denial_that_was_put_back_is_found(mut stage: Stage) {
     let mut seen = Seen::default();
     store.walk(judge, &mut seen).await.unwrap();
     assert_eq!(seen.findings, []);
+}
+
+async fn an_end_of_sessions_and_its_denial_are_each_missed_by_the_other(mut stage: Stage) {
+    let mut device = Device::create(&stage.auth).await;
+    device.open_session(&stage.auth).await;
+    let path = "/owner/sessions/end";
+    let request = format!(r#"{{"device":"{}","operation":"{path}"}}"#, device.device);
+    stage.auth.post(path, device.session().access(&request)).await.response();
+    stage.dump().await;
+    let chain = stage.service().trust.state().chain().clone();
+    let judge = Judge { chain: &chain, denial: Duration::from_mins(16), now: now() };
+    stage.dismiss().await;
+    let store = stage.open_store().await;
+    let walk = async || {
+        let mut seen = Seen::default();
+        store.walk(judge, &mut seen).await.unwrap();
+        seen.findings.iter().map(|finding| (finding.table, finding.because.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(walk().await, []);
+    for (table, missed_by, because) in [
+        ("outbox", "session_ends", "its denial is missing in the outbox, so edges may not hear of it"),
+        ("session_ends", "outbox", "no record says what it denies"),
+    ] {
+        let rows = stage.rows(table).await;
+        assert_eq!(rows.len(), 1);
+        stage.remove(&rows[0]).await;
+        assert_eq!(walk().await, [(missed_by, because.to_owned())]);
+        stage.put_back(table, &rows).await;
+        assert_eq!(walk().await, []);
+    }
 }

@@ -161,3 +161,21 @@ impl fmt::Display for By {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_shown_as_its_owner_calls_it() {
+        let shown = |name: &str| {
+            let text = format!(
+                r#"{{"device":"E1",{name}"state":"active","since":"now","by":"device","path":"/device/link"}}"#
+            );
+            serde_json::from_str::<Device>(&text).unwrap().to_string()
+        };
+        let plain = shown("");
+        assert_eq!(plain, "E1  active   since now, by a device (/device/link)");
+        assert_eq!(shown(r#""name":"my phone","#), format!(r#"{plain}, called "my phone""#));
+    }
+}
