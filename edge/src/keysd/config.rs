@@ -12,7 +12,8 @@ use systemd::tls;
 
 use crate::endorser::{self, Endorser};
 use crate::http::{Proxies, server};
-use crate::{trust, updates};
+use crate::trust::{self, Keysd, KeysdUnusable};
+use crate::updates;
 
 /// The file as it stands.
 #[derive(Debug, Deserialize)]
@@ -61,6 +62,11 @@ pub struct Config {
     /// How often everything in the key directory is read again, whatever it announced.
     #[serde(default = "reread_every")]
     pub reread_every: Span,
+    /// Each other keysd that is asked for chain and heads: `unix:/path`, `http://host:port` or `https://host`.
+    #[serde(default)]
+    pub keysd: Vec<String>,
+    /// The authorities that the certificates of those over https must come from: a PEM file.
+    pub keysd_ca: Option<PathBuf>,
 }
 
 impl Config {
@@ -71,6 +77,11 @@ impl Config {
             (None, Some(_)) => Err(endorser::TlsError::Unasked.into()),
             (None, None) => Ok(None),
         }
+    }
+
+    /// Each other keysd that is asked.
+    pub fn keysd(&self) -> Result<Vec<Keysd>, KeysdUnusable> {
+        Keysd::list(&self.keysd, self.keysd_ca.as_deref())
     }
 
     /// Reads and checks a file.
@@ -87,6 +98,7 @@ impl Config {
             .map_err(|error| config::Error::value(path, "tls", error.to_string()))?;
         let tls = config.tls.as_ref().map_or(Ok(()), tls::Files::check);
         tls.map_err(|error| config::Error::value(path, "tls", Failure::config(error).to_string()))?;
+        config.keysd().map_err(|error| config::Error::value(path, "keysd", error.to_string()))?;
         updates::reread_every(config.reread_every)
             .map_err(|error| config::Error::value(path, "reread_every", error.to_string()))?;
         match trust::head_max_age(config.head_max_age, config.insecure_any_head_age) {

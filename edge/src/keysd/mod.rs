@@ -324,6 +324,6 @@ fn trust_settings(config: &Config) -> Result<trust::Settings, Failure> {
         state: config.state.clone(),
         head_max_age: trust::head_max_age(config.head_max_age, config.insecure_any_head_age)
             .map_err(Failure::config)?,
-        keysd: Vec::new(),
+        keysd: config.keysd().map_err(Failure::config)?,
     })
 }

@@ -140,6 +140,32 @@ async fn it_answers_verbatim_from_memory() {
     assert_eq!(keysd.redis.reads().await, reads, "no request reaches Redis");
 }
 
+/// A keysd whose own directory withholds everything hears it from another one. That makes it no follower of hsmd.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keysd_hears_another_one() {
+    let first = Keysd::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (at, other) = (folder.path().display(), first.folder.path().display());
+    let empty = Redis::start(folder.path()).await;
+    let configuration = format!(
+        "identity = \"{}\"\nlisten = \"unix:{at}/keysd.sock\"\nredis = \"{}\"\nkeysd = [\"unix:{other}/keysd.sock\"]\n\
+         metrics = \"unix:{at}/metrics.sock\"\nstate = \"{at}/state\"\n",
+        first.hsm.prefix(),
+        empty.url(),
+    );
+    let mut second = Daemon::spawn(env!("CARGO_BIN_EXE_keysd"), folder.path(), &configuration);
+    second.ready().await;
+    let client = reqwest::Client::builder().unix_socket(folder.path().join("keysd.sock")).build().unwrap();
+    let get = async |path: &str| client.get(url(path)).send().await.unwrap().text().await.unwrap();
+    let (chain, heads) = (first.get("/hsm/keys").await.1, first.get("/hsm/heads").await.1);
+    until("the other's chain and head", async || {
+        (get("/hsm/keys").await == chain && get("/hsm/heads").await == heads).then_some(())
+    })
+    .await;
+    let health = get("/health").await;
+    assert!(health.contains("\"follows\":\"directory\""), "{health}");
+}
+
 /// With the directory away it tells what it knew before a restart, as far as that still verifies.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_in_an_outage_goes_by_its_own_state() {
