@@ -57,6 +57,9 @@ pub struct Config {
     pub drain: Span,
     /// `sqlite:///path` or `postgres://…`.
     pub database: String,
+    /// Whether the database may lose in a crash what it acknowledged.
+    #[serde(default)]
+    pub insecure_lossy_database: bool,
     /// The keys of the MACs by which the rows of the database are believed: a credential's name, or the
     /// absolute path of a private file.
     #[serde(default = "store_mac_key")]

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::App;
@@ -40,7 +40,7 @@ use crate::config::Config;
 use crate::http::{self, Entrance, Places};
 use crate::issuer::Issuers;
 use crate::service::Service;
-use crate::store::{Fault, MacKeys, Store};
+use crate::store::{Durability, Fault, MacKeys, Store};
 use crate::throttle::Throttles;
 use crate::{endorsements, feed, outbox, pruning};
 
@@ -56,6 +56,8 @@ const LEASE_WAIT: Duration = Duration::from_secs(1);
 /// How often the database is asked whether it is there, and how long it may take.
 const PROBE_EVERY: Duration = Duration::from_millis(700);
 const PROBE_DEADLINE: Duration = Duration::from_secs(1);
+/// How many probes in a row have to be late for requests to be refused at once.
+const LATE_MAX: u32 = 2;
 
 /// Pause before a database that does not answer is tried again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -142,6 +144,7 @@ impl Starting {
     pub async fn ready(self) -> Result<Daemon, Failure> {
         let dependencies = self.entrance.dependencies();
         let store = open_store(&self.config.database, &self.macs, dependencies).await?;
+        let durability = durability(&store, self.config.insecure_lossy_database, dependencies).await?;
         let every = updates::reread_every(self.config.reread_every).map_err(Failure::config)?;
         let updates = Updates::follow(&self.directory, dependencies.clone(), every);
         let service =
@@ -153,11 +156,14 @@ impl Starting {
         let feed = tokio::spawn(feed::run(service.clone().into_inner(), updates.subscribe()));
         let acknowledger = acknowledge(&self.config, &service, &updates);
         let hangups = service.roll().on_hangup().map_err(Failure::io)?;
-        let probe = tokio::spawn(probe(service.clone().into_inner()));
+        let (insecure, found) = (self.config.insecure_lossy_database, watch::Sender::new(durability));
+        let durability = found.subscribe();
+        let probe = tokio::spawn(probe(service.clone().into_inner(), found, insecure));
         let (seen, seen_by) = (service.clone().into_inner(), dependencies.clone());
         let (eviction, certificate) = (updates.eviction().clone(), self.renewal.detail());
         self.watcher.replace(move |now| {
-            report(&seen, &seen_by, now).with(vec![eviction.detail()]).with(certificate())
+            let details = vec![eviction.detail(), durability.borrow().detail()];
+            report(&seen, &seen_by, now).with(details).with(certificate())
         });
         self.entrance.open(service.clone());
         let Self { address, server, ended, renewal, watcher, .. } = self;
@@ -280,6 +286,7 @@ async fn service(
         fed: watch::Sender::new(None),
         stopping: Notify::new(),
         feed_behind: AtomicBool::new(false),
+        store_away: AtomicBool::new(false),
         dependencies: updates.dependencies().clone(),
     })
 }
@@ -301,12 +308,32 @@ fn acknowledge(config: &Config, service: &Service, updates: &Updates) -> Acknowl
 async fn open_store(location: &str, macs: &MacKeys, dependencies: &Dependencies) -> Result<Store, Failure> {
     loop {
         match Store::open(location, macs.clone()).await {
-            Ok(store) => {
-                dependencies.good(health::STORE);
-                return Ok(store);
-            }
+            Ok(store) => return Ok(store),
             Err(fault @ Fault::Unavailable(_)) => dependencies.lost(health::STORE, &fault),
             Err(fault) => return Err(store_failure(fault)),
+        }
+        tokio::time::sleep(STORE_RETRY).await;
+    }
+}
+
+/// How the database keeps what it acknowledges, waiting for it as long as it takes. Refuses one that does not, unless that
+/// is configured.
+async fn durability(
+    store: &Store,
+    insecure: bool,
+    dependencies: &Dependencies,
+) -> Result<Durability, Failure> {
+    loop {
+        match store.probe().await {
+            Ok(Durability { lossy: Some(lossy), .. }) if !insecure => {
+                let cure = "or accept the loss by `insecure_lossy_database`";
+                return Err(Failure::config(Fault::Location(format!("{lossy}, {cure}"))));
+            }
+            Ok(durability) => {
+                dependencies.good(health::STORE);
+                return Ok(durability);
+            }
+            Err(fault) => dependencies.lost(health::STORE, &fault),
         }
         tokio::time::sleep(STORE_RETRY).await;
     }
@@ -377,19 +404,34 @@ fn report(service: &Service, dependencies: &Dependencies, now: Timestamp) -> Rep
         .with(vec![("denial_feed_told".to_owned(), fed)])
 }
 
-/// Sees whether the database answers, for ever.
-async fn probe(service: Arc<Service>) {
+/// Sees whether the database writes, for ever. While it does not, requests are refused at once.
+async fn probe(service: Arc<Service>, found: watch::Sender<Durability>, insecure: bool) {
     let mut interval = tokio::time::interval(PROBE_EVERY);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut late = 0_u32;
     loop {
         interval.tick().await;
-        match tokio::time::timeout(PROBE_DEADLINE, service.store.ping()).await {
-            Ok(Ok(())) => service.dependencies.good(health::STORE),
-            Ok(Err(fault)) => service.dependencies.lost(health::STORE, &fault),
-            Err(_late) => {
-                service.dependencies.failed(health::STORE, "it does not answer in time");
+        let probed = tokio::time::timeout(PROBE_DEADLINE, service.store.probe()).await;
+        late = if probed.is_err() { late.saturating_add(1) } else { 0 };
+        // A busy database is late now and then.
+        let mut is_away = late >= LATE_MAX;
+        match probed {
+            Ok(Ok(durability)) => {
+                let lossy = durability.lossy.clone().filter(|_| !insecure);
+                found.send_replace(durability);
+                is_away = lossy.is_some();
+                match lossy {
+                    Some(lossy) => service.dependencies.failed(health::STORE, lossy),
+                    None => service.dependencies.good(health::STORE),
+                }
             }
+            Ok(Err(fault)) => {
+                is_away = true;
+                service.dependencies.lost(health::STORE, &fault);
+            }
+            Err(_late) => service.dependencies.failed(health::STORE, "it does not answer in time"),
         }
+        service.store_away.store(is_away, Ordering::Relaxed);
     }
 }
 

@@ -170,6 +170,7 @@ async fn answer(
     if let Some(address) = address {
         service.throttles.count_address(address, service.now())?;
     }
+    service.demand_store()?;
     let body = http::body(request, payload, limits::MESSAGE_MAX).await?;
     let _place = places.take(route)?;
     let now = service.now();
@@ -201,7 +202,7 @@ async fn health(entrance: Data<Entrance>) -> HttpResponse {
         Err(starting) => return http::refuse(&starting),
     };
     let now = service.now();
-    let store = service.store.ping().await.is_ok();
+    let store = service.demand_store().is_ok();
     let keys = service.response.usable(now).is_ok() && service.access.usable(now).is_ok();
     let word = |good| if good { "ok" } else { "down" };
     let (status, verdict) = if store && keys {

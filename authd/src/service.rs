@@ -5,7 +5,7 @@
 //! the decisions stand in [`crate::operation`].
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use edge::health::Dependencies;
@@ -80,6 +80,8 @@ pub struct Service {
     pub stopping: Notify,
     /// Whether that task waits for an operator, because the store is behind the feed that is published.
     pub feed_behind: AtomicBool,
+    /// Whether the database was seen not to write: nothing is to wait for it.
+    pub store_away: AtomicBool,
     /// What this authd rests on, to be told how it is.
     pub dependencies: Dependencies,
 }
@@ -99,6 +101,14 @@ impl Service {
     /// What orders new keys: those that issue tokens first, for others wait for them.
     pub fn roll(&self) -> Roll {
         Roll::new(vec![self.access.clone(), self.response.clone()])
+    }
+
+    /// Refuses while the database does not write: a request that waited for it would hold its place for seconds.
+    pub fn demand_store(&self) -> Result<(), Refusal> {
+        if self.store_away.load(Ordering::Relaxed) {
+            return Err(Refusal::new(Code::Unavailable, "the database does not write"));
+        }
+        Ok(())
     }
 
     /// Carries out one request.

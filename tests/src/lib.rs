@@ -16,6 +16,7 @@
 
 pub mod certificate;
 pub mod craft;
+pub mod cutting_proxy;
 pub mod damage;
 pub mod fleet;
 pub mod http;

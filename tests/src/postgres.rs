@@ -85,6 +85,44 @@ impl Drop for PostgreSql {
     }
 }
 
+/// A PgBouncer in transaction mode before a server, stopped when dropped.
+pub struct PgBouncer {
+    _process: Process,
+    port: Port,
+    _folder: TempDir,
+}
+
+impl PgBouncer {
+    /// Starts one on a free port of loopback.
+    pub async fn before(server: &PostgreSql) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        open_to_nobody(folder.path());
+        let port = Port::reserve();
+        let configuration = folder.path().join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\npostgres = host=127.0.0.1 port={} user=test\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\n",
+            server.port.number(),
+            port.number(),
+        );
+        std::fs::write(&configuration, text).unwrap();
+        let mut program = unprivileged(PathBuf::from("/usr/sbin/pgbouncer"));
+        program.arg(&configuration);
+        let process = Process::start("pgbouncer", program, folder.path());
+        let number = port.number();
+        until("PgBouncer to listen", Duration::from_secs(30), || async {
+            tokio::net::TcpStream::connect(("127.0.0.1", number)).await.ok().map(drop)
+        })
+        .await;
+        Self { _process: process, port, _folder: folder }
+    }
+
+    /// `postgres://test@127.0.0.1:PORT/postgres`
+    pub fn url(&self) -> String {
+        format!("postgres://test@127.0.0.1:{}/postgres", self.port.number())
+    }
+}
+
 /// Debian keeps the server's programs out of PATH, in a folder per version; the newest is taken.
 fn programs() -> PathBuf {
     let all = Path::new("/usr/lib/postgresql");

@@ -4,7 +4,8 @@ use std::fs::{OpenOptions, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use sea_orm::sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous};
@@ -25,6 +26,28 @@ const SQLITE_READERS: u32 = 4;
 
 /// Connections to PostgreSQL of one authd. Its default allows a hundred in all.
 const POSTGRES_CONNECTIONS: u32 = 16;
+
+/// Longest that a connection to PostgreSQL is used: a server that took another's name is found by then.
+const LIFE_MAX: Duration = Duration::from_mins(1);
+
+/// A connection that was not used for as long is tried before it is used.
+const TRIED_AFTER: Duration = Duration::from_secs(1);
+
+/// Since when the server of the connections made until then is not believed to write.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Doubt(Arc<Mutex<Option<Instant>>>);
+
+impl Doubt {
+    /// No connection made until now is used again.
+    pub(super) fn raise(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether a connection that is so old was made since.
+    fn spares(&self, age: Duration) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|raised| age < raised.elapsed())
+    }
+}
 
 /// Where the records are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +78,11 @@ impl Location {
         }
     }
 
-    /// Opens it: the connections that read, and those that write.
-    pub(super) async fn connect(&self) -> Result<(DatabaseConnection, DatabaseConnection), Fault> {
+    /// Opens it: the connections that read, and those that write. PostgreSQL's are given up once `doubt` is raised.
+    pub(super) async fn connect(
+        &self,
+        doubt: &Doubt,
+    ) -> Result<(DatabaseConnection, DatabaseConnection), Fault> {
         match self {
             Self::Sqlite(path) => {
                 own_file(path)?;
@@ -64,7 +90,7 @@ impl Location {
                 Ok((Database::connect(sqlite(path, SQLITE_READERS)).await?, writer))
             }
             Self::Postgres(url) => {
-                let both = Database::connect(postgres(url)).await?;
+                let both = Database::connect(postgres(url, doubt.clone())).await?;
                 Ok((both.clone(), both))
             }
         }
@@ -107,10 +133,16 @@ async fn is_outside_transaction(connection: &mut SqliteConnection) -> Result<boo
         .is_err_and(|error| error.as_database_error().is_some_and(|error| error.message().contains(OUTSIDE))))
 }
 
-fn postgres(url: &str) -> ConnectOptions {
+fn postgres(url: &str, doubt: Doubt) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
     options
         .max_connections(POSTGRES_CONNECTIONS)
+        .max_lifetime(LIFE_MAX)
+        .test_before_acquire_if_idle_for(TRIED_AFTER)
+        .map_sqlx_postgres_before_acquire(move |_, connection| {
+            let is_spared = doubt.spares(connection.age);
+            async move { Ok(is_spared) }.boxed()
+        })
         .acquire_timeout(WAIT_MAX)
         .connect_timeout(WAIT_MAX)
         .sqlx_logging(false)
@@ -183,6 +215,16 @@ mod tests {
     }
 
     #[test]
+    fn a_doubt_spares_the_connections_made_since() {
+        let (doubt, hour) = (Doubt::default(), Duration::from_hours(1));
+        assert!(doubt.spares(hour));
+        doubt.raise();
+        assert!(!doubt.spares(hour));
+        std::thread::yield_now();
+        assert!(doubt.spares(Duration::ZERO));
+    }
+
+    #[test]
     fn a_file_is_ours_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("accounts.db");
@@ -208,7 +250,7 @@ mod tests {
         for (name, failure) in FAILURES {
             let folder = tempfile::tempdir().unwrap();
             let location = Location::Sqlite(folder.path().join("accounts.db"));
-            let (_, writer) = location.connect().await.unwrap();
+            let (_, writer) = location.connect(&Doubt::default()).await.unwrap();
             for statement in [
                 "CREATE TABLE t (id INTEGER PRIMARY KEY, v BLOB, parent INTEGER REFERENCES t DEFERRABLE INITIALLY \
                  DEFERRED)",
@@ -234,7 +276,7 @@ mod tests {
                 transaction.execute_unprepared(&insert).await.unwrap();
                 transaction.commit().await.unwrap();
             }
-            let (reader, _) = location.connect().await.unwrap();
+            let (reader, _) = location.connect(&Doubt::default()).await.unwrap();
             let ids = Statement::from_string(DbBackend::Sqlite, "SELECT id FROM t ORDER BY id");
             let rows = reader.query_all_raw(ids).await.unwrap();
             let ids: Vec<i64> = rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();

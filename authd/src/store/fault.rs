@@ -39,11 +39,35 @@ pub enum Failure {
     Store(#[from] Fault),
 }
 
-impl From<DbErr> for Fault {
-    fn from(error: DbErr) -> Self {
-        if is_lost(&error) { Self::Lost(error) } else { Self::Unavailable(error) }
+impl Fault {
+    /// Whether the server ended the connection, as it does when it is stopped or promoted.
+    pub(super) fn is_cut(&self) -> bool {
+        let Self::Unavailable(
+            DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)),
+        ) = self
+        else {
+            return false;
+        };
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        matches!(**error, sqlx::Error::Io(_)) || code.is_some_and(|code| code.starts_with("57P"))
     }
 }
+
+impl From<DbErr> for Fault {
+    fn from(error: DbErr) -> Self {
+        if is_lost(&error) {
+            Self::Lost(error)
+        } else if is_pooler(&error) {
+            Self::Location(POOLER.to_owned())
+        } else {
+            Self::Unavailable(error)
+        }
+    }
+}
+
+/// Why a pooler is refused, and what to do.
+const POOLER: &str = "it is a pooler, which does not take the settings that a session of authd begins with: give the \
+                      address of PostgreSQL itself (see authd/DATABASE.md)";
 
 impl From<DbErr> for Failure {
     fn from(error: DbErr) -> Self {
@@ -65,6 +89,14 @@ impl Failure {
             Self::Store(Fault::Corrupt { .. }) => Refusal::new(Code::Internal, "a row is not intact"),
         }
     }
+}
+
+/// PgBouncer refuses settings that it does not know in the first message of a session.
+fn is_pooler(error: &DbErr) -> bool {
+    let DbErr::Conn(RuntimeErr::SqlxError(error)) = error else { return false };
+    error.as_database_error().is_some_and(|error| {
+        error.code().as_deref() == Some("08P01") && error.message().contains("startup parameter")
+    })
 }
 
 /// Unique violations, serialisation failures and deadlocks: whoever met one may simply decide again.

@@ -19,9 +19,8 @@
 //! What the database says is not believed: each row carries a MAC by a key outside of it, verified on each reading
 //! (`mac`). A row whose MAC does not hold is an error, never an input.
 //!
-//! Records are only ever inserted, and deleted by a reset alone. Three tables hold rows that end by themselves: spent
-//! nonces (two minutes), refreshes (with their session) and endorsements (with their key); [`Store::prune`] removes
-//! them.
+//! Records are only ever inserted, and deleted by a reset alone. What ends by itself ([`Store::prune`] lists it) is removed
+//! in batches.
 
 mod append;
 mod audit;
@@ -42,6 +41,7 @@ mod order;
 mod outbox;
 mod owned;
 mod owner;
+mod probe;
 mod prune;
 mod reset;
 mod rows;
@@ -74,6 +74,7 @@ pub use mac::{KEYS_LENGTH_MAX, MacKeys, Unusable as UnusableKeys};
 pub use order::{Ordered, Ordering};
 pub use outbox::{Backlog, Page as PendingPage, Pending};
 pub use owner::Owning;
+pub use probe::Durability;
 
 /// How often a request that lost a race is decided again. Each loss means that another one won, and the next decision
 /// already finds the winner's rows.
@@ -88,6 +89,7 @@ pub struct Store {
     reader: DatabaseConnection,
     writer: DatabaseConnection,
     macs: Arc<MacKeys>,
+    doubt: connect::Doubt,
 }
 
 impl Store {
@@ -105,8 +107,9 @@ impl Store {
 
     /// The same for a database whose rows may have no MACs yet.
     async fn open_unmarked(url: &str, macs: MacKeys) -> Result<Self, Fault> {
-        let (reader, writer) = connect::Location::parse(url)?.connect().await?;
-        let store = Self { reader, writer, macs: Arc::new(macs) };
+        let doubt = connect::Doubt::default();
+        let (reader, writer) = connect::Location::parse(url)?.connect(&doubt).await?;
+        let store = Self { reader, writer, macs: Arc::new(macs), doubt };
         store.migrate().await?;
         Ok(store)
     }
@@ -133,25 +136,60 @@ impl Store {
         now: Timestamp,
         judge: impl Fn(&C::View) -> Result<Verdict<C::Write, A>, Refusal>,
     ) -> Result<A, Failure> {
-        let mut lost = DbErr::Custom("what was read did not stand".to_owned());
+        let mut lost = Fault::Lost(DbErr::Custom("what was read did not stand".to_owned()));
+        // Only the rows say whether a write was carried out whose connection was cut.
+        let mut unknown = None;
         for _ in 0..ATTEMPTS_MAX {
-            let view = case.load(&self.reader, &self.macs).await?;
-            let verdict = judge(&view)?;
-            if let Verdict::Answer(answer) = verdict {
-                return Ok(answer);
-            }
-            let written = match case.locks() {
-                Some(locks) => self.write_locked(case, &locks, (view, verdict), now, &judge).await,
-                None => self.write_alone(case, (view, verdict), now).await,
-            };
-            match written {
+            match self.attempt(case, now, &judge, unknown.is_some()).await {
                 Ok(Some(answer)) => return Ok(answer),
                 Ok(None) => {}
-                Err(Failure::Store(Fault::Lost(error))) => lost = error,
+                Err(Failure::Store(fault @ Fault::Lost(_))) => lost = fault,
+                Err(Failure::Store(fault)) if fault.is_cut() && unknown.is_none() => {
+                    self.doubt.raise();
+                    unknown = Some(fault);
+                }
+                // It may be refused because of the rows that it has written itself.
+                Err(Failure::Refused(refusal)) => {
+                    return Err(unknown.map_or(Failure::Refused(refusal), Failure::Store));
+                }
                 Err(failure) => return Err(failure),
             }
         }
-        Err(Fault::Lost(lost).into())
+        Err(unknown.unwrap_or(lost).into())
+    }
+
+    /// Judges and writes once. `None` if the rows that were read did not stand.
+    async fn attempt<C: Case, A>(
+        &self,
+        case: &C,
+        now: Timestamp,
+        judge: &impl Fn(&C::View) -> Result<Verdict<C::Write, A>, Refusal>,
+        is_unknown: bool,
+    ) -> Result<Option<A>, Failure> {
+        let view = self.load(case).await?;
+        let verdict = judge(&view)?;
+        let done = match (verdict, case.locks()) {
+            (Verdict::Answer(answer), _) => Some(answer),
+            (verdict, Some(locks)) => self.write_locked(case, &locks, (view, verdict), now, judge).await?,
+            (verdict, None) => self.write_alone(case, (view, verdict), now).await?,
+        };
+        // The rows of an earlier write are on disk once a later commit is.
+        if is_unknown && done.is_some() {
+            self.probe().await?;
+        }
+        Ok(done)
+    }
+
+    /// Reads what a request is judged by. A connection that the server has cut is seen only once it is used: then it is
+    /// read by another one, made since.
+    async fn load<C: Case>(&self, case: &C) -> Result<C::View, Fault> {
+        match case.load(&self.reader, &self.macs).await {
+            Err(fault) if fault.is_cut() => {
+                self.doubt.raise();
+                case.load(&self.reader, &self.macs).await
+            }
+            loaded => loaded,
+        }
     }
 
     /// The key of the session challenges: `fresh` random bytes of whichever instance comes first.
@@ -173,11 +211,6 @@ impl Store {
         })?;
         self.macs.verify(&row)?;
         Ok(Zeroizing::new(*rows::digest("secrets", &row.value)?.bytes()))
-    }
-
-    /// Whether the database answers.
-    pub async fn ping(&self) -> Result<(), Fault> {
-        Ok(self.reader.ping().await?)
     }
 
     /// Writes by one statement, which is a transaction of its own. `None` if what was read does not stand.

@@ -37,14 +37,21 @@ const ENDED: [Ended; 5] = [
 ];
 
 impl Store {
-    /// Removes the rows that have ended before `now`, each batch for itself.
-    ///
-    /// What fails leaves the batches before it removed.
+    /// Removes the rows that have ended before `now`, each batch for itself. What fails in one table keeps no other one
+    /// full; the last failure is answered.
     pub async fn prune(&self, now: Timestamp) -> Result<(), Fault> {
+        let mut outcome = Ok(());
         for ended in &ENDED {
-            while self.prune_batch(ended, now).await? == BATCH_MAX {
-                tokio::time::sleep(PAUSE).await;
+            if let Err(fault) = self.prune_table(ended, now).await {
+                outcome = Err(fault);
             }
+        }
+        outcome
+    }
+
+    async fn prune_table(&self, ended: &Ended, now: Timestamp) -> Result<(), Fault> {
+        while self.prune_batch(ended, now).await? == BATCH_MAX {
+            tokio::time::sleep(PAUSE).await;
         }
         Ok(())
     }
@@ -82,7 +89,7 @@ mod tests {
     use super::*;
     use crate::store::MacKeys;
 
-    /// The first batch leaves the rest, the last what has not ended.
+    /// The first batch leaves the rest, the last one the rows that have not ended.
     #[tokio::test]
     async fn batches_are_bounded_and_leave_what_has_not_ended() {
         let folder = tempfile::tempdir().unwrap();

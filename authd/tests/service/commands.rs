@@ -31,7 +31,7 @@ async fn page(stage: &Stage, mark: &str) -> Output {
     let after = PAGE.split_once(&format!("<!-- {mark} -->")).unwrap_or_else(|| panic!("no mark {mark}")).1;
     let block = after.split("```sh\n").nth(1).and_then(|block| block.split("```").next()).unwrap();
     let folder = stage.folder.path().display().to_string();
-    shell(stage, &block.replace("/etc/authd", &folder).replace("/root", &folder)).await
+    shell(stage, &block.replace("/etc/authd", &folder).replace("/var/backups", &folder)).await
 }
 
 /// Runs commands in which `authd` is this one, with this stage's configuration.

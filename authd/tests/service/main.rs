@@ -8,6 +8,7 @@ mod admin;
 mod believed;
 mod border;
 mod commands;
+mod cuts;
 mod daemon;
 mod ending;
 mod endorsements;

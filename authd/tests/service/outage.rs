@@ -11,6 +11,7 @@ use serde_json::Value;
 use tests::craft::{Device, now};
 use tests::http::Http;
 use tests::name::Name;
+use tests::postgres::PgBouncer;
 use tests::redis_server::{RedisServer, load_the_rest, save_much};
 use tests::until;
 
@@ -70,6 +71,95 @@ async fn without_the_database_authd_says_so_and_a_start_waits_for_it() {
         answer.refused(Code::Unavailable);
     }
     start.abort();
+}
+
+/// Sessions of authd that begin from now on may only read, as at a standby, and those that it has are ended.
+const DEMOTE: [&str; 2] = [
+    "ALTER DATABASE postgres SET default_transaction_read_only = on",
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'authd'",
+];
+/// The name leads to the primary again: sessions that have begun stay with the standby.
+const PROMOTE: [&str; 2] = [
+    "SET default_transaction_read_only = off",
+    "ALTER DATABASE postgres RESET default_transaction_read_only",
+];
+
+/// A standby behind the same name: authd says so and refuses at once, and finds the primary again by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_behind_the_same_name_is_left_once_there_is_a_primary() {
+    let stage = Stage::on_postgres().await;
+    let mut device = Device::create(&stage.auth).await;
+    device.open_session(&stage.auth).await;
+    is_seen(&stage, "store", "ok").await;
+    stage.sql(&DEMOTE).await;
+    is_seen(&stage, "store", "lost").await;
+    for _ in 0..3 {
+        device.try_refresh(&stage.auth).await.refused(Code::Unavailable);
+    }
+    assert_eq!(stage.auth.get("/health").await.status, 503);
+    stage.sql(&PROMOTE).await;
+    is_seen(&stage, "store", "ok").await;
+    device.try_refresh(&stage.auth).await.response();
+    device.rotate(&stage.auth).await.response();
+}
+
+/// A primary that becomes a standby under open connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demoted_primary_is_seen_through_open_connections() {
+    let stage = Stage::on_postgres().await;
+    let mut device = Device::create(&stage.auth).await;
+    device.open_session(&stage.auth).await;
+    is_seen(&stage, "store", "ok").await;
+    stage.sql(&["ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"]).await;
+    is_seen(&stage, "store", "lost").await;
+    device.try_refresh(&stage.auth).await.refused(Code::Unavailable);
+    stage
+        .sql(&[
+            "SET default_transaction_read_only = off",
+            "ALTER SYSTEM RESET default_transaction_read_only",
+            "SELECT pg_reload_conf()",
+        ])
+        .await;
+    is_seen(&stage, "store", "ok").await;
+    device.try_refresh(&stage.auth).await.response();
+}
+
+/// Connections that are cut while they are idle cost no request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_were_cut_while_idle_are_replaced() {
+    let stage = Stage::on_postgres().await;
+    let mut device = Device::create(&stage.auth).await;
+    device.open_session(&stage.auth).await;
+    stage.sql(&[DEMOTE[1]]).await;
+    device.try_refresh(&stage.auth).await.response();
+    assert_eq!(stage.health()["serving"], true);
+}
+
+/// A pooler in transaction mode is refused by its name: it would be taken for a database that does not answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_is_refused_and_named() {
+    let stage = Stage::on_postgres().await;
+    let pooler = PgBouncer::before(stage.postgres()).await;
+    let path = stage.configuration("pooled");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace(&stage.database, &pooler.url())).unwrap();
+    let refused = Daemon::start(&load(&path), Clock::system()).await.err().unwrap();
+    assert!(refused.to_string().contains("it is a pooler"), "{refused}");
+    assert_eq!(refused.code(), systemd::exit::CONFIG);
+}
+
+/// A database that loses in a crash what it acknowledged is refused, and taken if the configuration says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lossy_database_is_refused_unless_it_is_configured() {
+    let stage = Stage::on_postgres().await;
+    let page = stage.health();
+    assert!(page["detail"]["database_durability"].as_str().unwrap().contains("`fsync` is `off`"), "{page}");
+    let path = stage.configuration("strict");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("insecure_lossy_database = true\n", "")).unwrap();
+    let refused = Daemon::start(&load(&path), Clock::system()).await.err().unwrap();
+    let told = refused.to_string();
+    assert!(told.contains("`fsync` is `off`") && told.contains("insecure_lossy_database"), "{told}");
 }
 
 const SECOND: Duration = Duration::from_secs(1);

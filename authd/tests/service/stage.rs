@@ -18,6 +18,7 @@ use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
 use systemd::config::Span;
 use tempfile::TempDir;
 use tests::craft::{Device, Keys, message, now};
+use tests::cutting_proxy::CuttingProxy;
 use tests::http::{Answer, Http};
 use tests::postgres::PostgreSql;
 use tests::redis_server::RedisServer;
@@ -100,6 +101,22 @@ impl Stage {
         Self::start(tempfile::tempdir().unwrap(), server.url(), Some(server), "", |_| {}).await
     }
 
+    /// On a PostgreSQL to which the road can be cut.
+    pub(crate) async fn on_postgres_behind_a_road() -> (Self, CuttingProxy) {
+        let server = PostgreSql::start().await;
+        let url = server.url();
+        let (user, rest) = url.split_once('@').unwrap();
+        let (server_address, name) = rest.split_once('/').unwrap();
+        let road = CuttingProxy::before(server_address.to_owned()).await;
+        let database = format!("{user}@{}/{name}", road.address());
+        (Self::start(tempfile::tempdir().unwrap(), database, Some(server), UNLIMITED, |_| {}).await, road)
+    }
+
+    /// The PostgreSQL under it.
+    pub(crate) fn postgres(&self) -> &PostgreSql {
+        self.postgres.as_ref().unwrap()
+    }
+
     /// What PostgreSQL has logged.
     pub(crate) fn postgres_log(&self) -> String {
         self.postgres.as_ref().unwrap().log()
@@ -134,7 +151,9 @@ impl Stage {
         let hsm = Hsm::start();
         prepare(&hsm);
         hsm.publish(&directory).await;
-        let lines = lines.to_owned();
+        // The testkit's PostgreSQL does not outlive its machine.
+        let lossy = if postgres.is_some() { "insecure_lossy_database = true\n" } else { "" };
+        let lines = format!("{lossy}{lines}");
         let path = configuration(&folder, "authd", &hsm, (&redis.url(), &database), &lines);
         let (clock, hand) = Clock::with_hand();
         let daemon = Daemon::start(&load(&path), clock.clone()).await.unwrap();
@@ -168,6 +187,15 @@ impl Stage {
     /// Where this stage's authd listens.
     pub(crate) fn address(&self) -> std::net::SocketAddr {
         self.daemon.as_ref().unwrap().address().unwrap()
+    }
+
+    /// Has PostgreSQL carry out statements in one session, each for itself.
+    pub(crate) async fn sql(&self, statements: &[&str]) {
+        let mut one = sea_orm::ConnectOptions::new(&self.database);
+        let session = Database::connect(one.max_connections(1).to_owned()).await.unwrap();
+        for statement in statements {
+            session.execute_unprepared(statement).await.unwrap();
+        }
     }
 
     /// Ends PostgreSQL at once.
