@@ -64,8 +64,8 @@ impl StateFile {
 
     /// Makes durable what is wanted, the newest at a time, for ever. A disk that fails or hangs delays nothing but this.
     ///
-    /// Once it is dropped, what is wanted then is on disk: a service that is stopped goes on with all that it knew. A stop
-    /// waits for the disk.
+    /// Once it is dropped, the content wanted then is on disk: a service that is stopped goes on with all that it knew. A
+    /// stop waits for the disk.
     pub(crate) async fn keep_up(self, wanted: watch::Receiver<Content>) {
         let mut writer = Writer { disk: Arc::new(Mutex::new(Disk::of(&self))), wanted, is_failing: false };
         while writer.wanted.changed().await.is_ok() {
@@ -78,7 +78,7 @@ impl StateFile {
     }
 }
 
-/// Writes what is wanted.
+/// Writes the newest content.
 struct Writer {
     /// One write at a time.
     disk: Arc<Mutex<Disk>>,
@@ -116,7 +116,7 @@ impl Drop for Writer {
     }
 }
 
-/// What is on disk.
+/// The content that is on disk.
 struct Disk {
     path: PathBuf,
     holds: Content,

@@ -197,7 +197,7 @@ impl Follower {
         }
     }
 
-    /// Whether what was read may say more once trust is another one.
+    /// Whether a message that was read may count once trust is another one.
     fn waits_for_signers(&self) -> bool {
         self.awaits_proof || self.missing.is_some() || !self.rejected.is_empty() || self.lacks().is_some()
     }
