@@ -89,9 +89,9 @@ struct Writer {
 impl Writer {
     /// Writes the newest. How long nothing is to be written then.
     async fn write(&mut self) -> Duration {
-        let newest = self.wanted.borrow_and_update().clone();
-        let (disk, begun) = (Arc::clone(&self.disk), Instant::now());
-        let written = tokio::task::spawn_blocking(move || lock(&disk).hold(newest)).await;
+        self.wanted.mark_unchanged();
+        let (disk, wanted, begun) = (Arc::clone(&self.disk), self.wanted.clone(), Instant::now());
+        let written = tokio::task::spawn_blocking(move || hold_newest(&disk, &wanted)).await;
         let outcome = written.map_err(io::Error::other).and_then(|done| done);
         let was_failing = std::mem::replace(&mut self.is_failing, outcome.is_err());
         let Err(error) = outcome else { return begun.elapsed().saturating_mul(REST).clamp(PAUSE.0, PAUSE.1) };
@@ -107,9 +107,8 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let newest = self.wanted.borrow().clone();
-        let mut disk = lock(&self.disk);
-        if let Err(error) = disk.hold(newest) {
+        if let Err(error) = hold_newest(&self.disk, &self.wanted) {
+            let disk = lock(&self.disk);
             let (path, error) = (disk.path.display(), &error as &dyn std::error::Error);
             tracing::error!(%path, error, "what was learnt last is not kept for a start in an outage");
         }
@@ -135,6 +134,13 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+/// The content is looked at under the lock: a write that was begun earlier and comes later takes nothing back.
+fn hold_newest(disk: &Mutex<Disk>, wanted: &watch::Receiver<Content>) -> io::Result<()> {
+    let mut disk = lock(disk);
+    let newest = wanted.borrow().clone();
+    disk.hold(newest)
 }
 
 fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
@@ -182,6 +188,27 @@ mod tests {
         writer.write().await;
         sender.send_replace(content(["second"]));
         drop(sender);
+        drop(writer);
+        assert_eq!(file.read(), ["second"]);
+    }
+
+    /// A write that was begun before a stop, and that comes after it.
+    #[tokio::test]
+    async fn a_write_that_comes_late_takes_nothing_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = StateFile::new(folder.path(), "x", 64);
+        let (sender, mut writer) = writer(&file);
+        let disk = Arc::clone(&writer.disk);
+        sender.send_replace(content(["first"]));
+        let held = lock(&disk);
+        let late = tokio::task::spawn_blocking({
+            let (disk, wanted) = (Arc::clone(&writer.disk), writer.wanted.clone());
+            move || hold_newest(&disk, &wanted)
+        });
+        sender.send_replace(content(["second"]));
+        drop(held);
+        late.await.unwrap().unwrap();
+        writer.write().await;
         drop(writer);
         assert_eq!(file.read(), ["second"]);
     }
