@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::service::Service;
-use crate::store::{Batch, Fault, LEASE, Lease};
+use crate::store::{Batch, Fault, LEASE, Lease, Lost};
 use snapshot::{Published, publish};
 
 /// How often the task looks by itself: another authd on this store does not wake it.
@@ -189,10 +189,10 @@ impl Teller {
         self.renew_keys(lease, now).await?;
         self.flush().await?;
         let due = self.spoke.elapsed() >= SILENCE;
-        let mut batch = self.service.store.next_batch(lease, ENTRIES, due, now).await?;
+        let mut batch = self.next_batch(lease, due).await?;
         while let Ok(Some(told)) = batch {
             self.tell(told).await?;
-            batch = self.service.store.next_batch(lease, ENTRIES, false, self.service.now()).await?;
+            batch = self.next_batch(lease, false).await?;
         }
         if batch.is_err() {
             self.lease = None;
@@ -200,6 +200,18 @@ impl Teller {
         }
         self.begin_snapshot();
         Ok(())
+    }
+
+    /// The next batch. If the store does not say whether it gave one, a snapshot says all that would be in it.
+    async fn next_batch(
+        &mut self,
+        lease: Lease,
+        even_if_empty: bool,
+    ) -> Result<Result<Option<Batch>, Lost>, Halted> {
+        let now = self.service.now();
+        let batch = self.service.store.next_batch(lease, ENTRIES, even_if_empty, now).await;
+        self.snapshot_wanted |= batch.is_err();
+        Ok(batch?)
     }
 
     /// Takes or renews the lease. A new one begins with a snapshot.

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use keychain::Code;
-use tests::craft::{Device, Keys, key, message};
+use keychain::{Code, Digest};
+use tests::craft::{Device, Keys, key, message, now};
 use tests::cutting_proxy::{Cut, CuttingProxy};
 use tests::http::Answer;
 use tests::until;
 
+use crate::feed::reads;
 use crate::stage::{Stage, gated};
 
 /// More pieces than any operation sends, the probe's among them.
@@ -97,4 +98,24 @@ async fn a_cut_road_to_the_database_loses_and_doubles_nothing() {
         "counted: {cut} requests during which the road to PostgreSQL was cut, {answered} of them answered at once"
     );
     assert!(cut > 50 && answered > 10, "{cut} {answered}");
+}
+
+/// Whom a ban denies is told to a new reader of the feed, wherever the talk of its order and of the feed is cut.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_road_to_the_database_delays_a_ban_and_loses_none() {
+    let (stage, road) = Stage::on_postgres_behind_a_road().await;
+    for after in 0..2 * PIECES {
+        let identity = Digest::of(after.to_string());
+        let body = format!(r#"{{"identity":"{identity}","reason":"a test"}}"#);
+        road.cut(Cut::After, after);
+        until("the order to be taken", Duration::from_secs(20), || async {
+            (stage.admin().post("/ban", body.clone()).await.status == 200).then_some(())
+        })
+        .await;
+        reads(&stage, &format!("the ban that was cut at {after} to be told"), |state| {
+            state.denials().denies(&identity, now())
+        })
+        .await;
+        road.mend();
+    }
 }

@@ -53,7 +53,7 @@ async fn take_next(directory: &Directory, chain: &Chain, state: &mut State) -> b
 }
 
 /// Waits until a new reader finds `wanted`.
-async fn reads(stage: &Stage, what: &str, wanted: impl Fn(&State) -> bool) -> State {
+pub(crate) async fn reads(stage: &Stage, what: &str, wanted: impl Fn(&State) -> bool) -> State {
     until(what, PATIENCE, || async { read(stage).await.filter(|state| wanted(state)) }).await
 }
 
